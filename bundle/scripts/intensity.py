@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From scanner units to [-1, 1] and back.
+
+MR has no unit: the range is taken from robust percentiles of the acquired volume and remembered, so that the way
+back is the same straight line. Nothing is clipped, because a clipped value could not be brought back. CT is in
+Hounsfield units: a fixed window, with the padding outside the scanner's field of view handled first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["IntensityRange", "ct_to_unit", "mr_intensity_range"]
+
+
+@dataclass(frozen=True)
+class IntensityRange:
+    """The straight line that takes ``[low, high]`` (scanner units) to ``[-1, 1]``."""
+
+    low: float
+    high: float
+
+    def to_unit(self, volume: torch.Tensor) -> torch.Tensor:
+        """Scanner units to unit range; values beyond ``[low, high]`` go beyond ``[-1, 1]``."""
+        return (volume - self.low) * (2 / (self.high - self.low)) - 1
+
+    def from_unit(self, volume: torch.Tensor) -> torch.Tensor:
+        """Unit range to scanner units: the exact inverse of :meth:`to_unit`."""
+        return (volume + 1) * ((self.high - self.low) / 2) + self.low
+
+
+def mr_intensity_range(volume: torch.Tensor, lower_percentile: float, upper_percentile: float) -> IntensityRange:
+    """Robust range of an MR volume.
+
+    Args:
+        volume: any shape, scanner units.
+        lower_percentile: percentile that goes to -1, for example 0.5.
+        upper_percentile: percentile that goes to +1, for example 99.5.
+
+    Raises:
+        ValueError: if the volume holds NaN or infinity, or is constant.
+    """
+    values = volume.detach().flatten().float()
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError("intensities must be finite, got NaN or infinity; repair the image")
+    low, high = _percentiles(values, lower_percentile, upper_percentile)
+    if high <= low:  # nearly all voxels are equal: fall back to the full range before giving up
+        low, high = float(values.min()), float(values.max())
+    if high <= low:
+        raise ValueError(f"intensities must vary, got the constant {low:g}; there is nothing to super-resolve")
+    return IntensityRange(low, high)
+
+
+def _percentiles(values: torch.Tensor, *percentiles: float) -> list[float]:
+    """Nearest-rank percentiles of (an evenly strided subset of at most about four million of) the values."""
+    stride = values.numel() // 2**22 | 1  # odd, so that it does not fall in step with the usual matrix sizes
+    values = values[::stride]
+    ranks = [1 + round((values.numel() - 1) * p / 100) for p in percentiles]
+    return [float(values.kthvalue(rank).values) for rank in ranks]
+
+
+def ct_to_unit(volume_hu: torch.Tensor, window_hu: tuple[float, float], padding_below_hu: float) -> torch.Tensor:
+    """Hounsfield units to ``[-1, 1]``, clipped to a fixed window.
+
+    Args:
+        volume_hu: any shape.
+        window_hu: ``(low, high)``, mapped to ``(-1, 1)``.
+        padding_below_hu: values below this (-2000, -3024, ... outside the reconstruction circle) are air.
+
+    Raises:
+        ValueError: if the window is empty.
+    """
+    low, high = window_hu
+    if high <= low:
+        raise ValueError(f"window_hu must be (low, high) with low < high, got {tuple(window_hu)}; correct ct_window_hu")
+    volume_hu = torch.where(volume_hu < padding_below_hu, torch.full_like(volume_hu, -1000.0), volume_hu)
+    return IntensityRange(low, high).to_unit(volume_hu.clamp(low, high))

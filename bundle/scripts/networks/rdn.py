@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SRNet: a residual dense network that multiplies the number of slices by K (paper, section 2.1).
+
+Zhang et al., "Residual Dense Network for Image Super-Resolution", CVPR 2018, with two changes for thick slices: the
+upsampling acts on one axis only (1 x K pixel shuffle), and the network predicts what cubic interpolation *on the same
+grid* lacks (global skip). Symbols are that paper's: D blocks of C layers, growth G, G0 features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+__all__ = ["RDN", "ResidualDenseBlock", "shuffle_last_axis", "upsample_cubic"]
+
+
+def upsample_cubic(image: torch.Tensor, scale_factor: int) -> torch.Tensor:
+    """Cubic convolution along the last axis on the grid of :mod:`scripts.geometry`.
+
+    Args:
+        image: ``(B, C, H, W)``.
+        scale_factor: K.
+
+    Returns:
+        ``(B, C, H, K * W)``; centred blocks are exactly what ``align_corners=False`` means.
+    """
+    size = [image.shape[-2], image.shape[-1] * scale_factor]
+    return F.interpolate(image, size=size, mode="bicubic", align_corners=False)
+
+
+def shuffle_last_axis(features: torch.Tensor, scale_factor: int) -> torch.Tensor:
+    """One-axis pixel shuffle: ``(B, K * C, H, W)`` to ``(B, C, H, K * W)``; channel ``c * K + p`` is phase ``p``."""
+    b, ck, h, w = features.shape
+    features = features.reshape(b, ck // scale_factor, scale_factor, h, w)
+    return features.permute(0, 1, 3, 4, 2).reshape(b, ck // scale_factor, h, w * scale_factor)
+
+
+class ResidualDenseBlock(nn.Module):
+    """C convolutions that each see all features before them, fused by a 1x1 convolution, plus the identity.
+
+    Args:
+        features: G0, channels in and out.
+        growth: G, channels that each convolution adds.
+        layers: C.
+    """
+
+    def __init__(self, features: int, growth: int, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Conv2d(features + i * growth, growth, kernel_size=3, padding=1) for i in range(layers)
+        )
+        self.fusion = nn.Conv2d(features + layers * growth, features, kernel_size=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, G0, H, W)`` to the same shape."""
+        dense = x
+        for layer in self.layers:
+            dense = torch.cat([dense, F.relu(layer(dense))], dim=1)
+        return x + self.fusion(dense)
+
+
+class RDN(nn.Module):
+    """Residual dense network with its body on the LR grid.
+
+    Args:
+        scale_factor: K >= 2, slices out per slice in.
+        blocks: D, number of residual dense blocks.
+        layers: C, convolutions per block.
+        growth: G, channels added by each of them.
+        features: G0, channels between the blocks.
+
+    Raises:
+        ValueError: if any size is out of range.
+    """
+
+    def __init__(self, scale_factor: int, blocks: int, layers: int, growth: int, features: int) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("scale_factor", scale_factor, 2),
+            ("blocks", blocks, 1),
+            ("layers", layers, 1),
+            ("growth", growth, 1),
+            ("features", features, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be >= {least}, got {value}; correct network_def")
+        self.scale_factor = scale_factor
+        self.shallow_1 = nn.Conv2d(1, features, kernel_size=3, padding=1)
+        self.shallow_2 = nn.Conv2d(features, features, kernel_size=3, padding=1)
+        self.blocks = nn.ModuleList(ResidualDenseBlock(features, growth, layers) for _ in range(blocks))
+        self.fusion = nn.Sequential(
+            nn.Conv2d(blocks * features, features, kernel_size=1),
+            nn.Conv2d(features, features, kernel_size=3, padding=1),
+        )
+        self.expand = nn.Conv2d(features, features * scale_factor, kernel_size=3, padding=1)
+        self.reconstruct = nn.Conv2d(features, 1, kernel_size=3, padding=1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Super-resolve slices that contain the thick axis.
+
+        Args:
+            image: ``(B, 1, H, W)``, about [-1, 1]; the last axis is the thick one.
+
+        Returns:
+            ``(B, 1, H, K * W)`` on the HR grid.
+        """
+        shallow = self.shallow_1(image)
+        x = self.shallow_2(shallow)
+        outputs: list[torch.Tensor] = []
+        for block in self.blocks:
+            x = block(x)
+            outputs.append(x)
+        x = self.fusion(torch.cat(outputs, dim=1)) + shallow
+        residual = self.reconstruct(shuffle_last_axis(self.expand(x), self.scale_factor))
+        return upsample_cubic(image, self.scale_factor) + residual
