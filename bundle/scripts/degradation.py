@@ -131,9 +131,7 @@ class SliceProfileOperator:
         """
         n_slices = lr.shape[-1]
         matrix = self._tensor(self.matrix(n_slices), hr)
-        inverse = self._tensor(
-            _pseudo_inverse(self.profile, self._fwhm, self.scale_factor, n_slices, float(eps)), hr
-        )
+        inverse = self._tensor(_pseudo_inverse(self.profile, self._fwhm, self.scale_factor, n_slices, float(eps)), hr)
         for x, y in zip(hr, lr, strict=True) if hr.ndim > 2 else [(hr, lr)]:
             x += (y - x @ matrix.T) @ inverse.T
         return hr

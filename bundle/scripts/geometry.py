@@ -19,14 +19,18 @@ affine are both made from it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import torch
+from nibabel.orientations import io_orientation
 
 __all__ = [
+    "Orientation",
     "find_thick_axis",
     "hr_slice_coordinate",
     "super_resolution_affine",
     "thick_slice_affine",
-    "through_plane_axes",
     "voxel_spacing_mm",
 ]
 
@@ -56,7 +60,7 @@ def voxel_spacing_mm(affine: np.ndarray) -> np.ndarray:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not (spacing > 0).all() or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
         raise ValueError(
-            f"voxel spacing must be > 0 along three independent axes, got {spacing.tolist()} mm; repair the image header"
+            f"voxel spacing must be > 0 along three independent axes, got {spacing.tolist()} mm; repair the header"
         )
     return spacing
 
@@ -105,10 +109,43 @@ def find_thick_axis(affine: np.ndarray, thick_axis: str | int = "auto", min_anis
     )
 
 
-def through_plane_axes(thick_axis: int) -> tuple[int, int]:
-    """The two in-plane voxel axes, ascending; fixing either one gives a plane that holds the thick axis."""
-    first, second = (axis for axis in range(3) if axis != thick_axis)
-    return first, second
+@dataclass(frozen=True)
+class Orientation:
+    """How stored voxel axes become the working axes: in-plane axes in world order, thick axis last, none reversed.
+
+    The working axes depend on where the voxels are in the world, not on how the file stores them, so the same scan
+    saved with other axis order or flips gives the same result.
+
+    Attributes:
+        axes: stored axis that becomes working axis 0, 1, 2.
+        flips: whether that axis is reversed.
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+
+    @classmethod
+    def of(cls, affine: np.ndarray, thick_axis: int) -> Orientation:
+        """Orientation of a volume with this RAS affine.
+
+        Raises:
+            ValueError: if the affine is not usable (see :func:`voxel_spacing_mm`).
+        """
+        voxel_spacing_mm(affine)
+        world = io_orientation(np.asarray(affine, dtype=np.float64))  # (3, 2): world axis and sign of each voxel axis
+        in_plane = sorted((axis for axis in range(3) if axis != thick_axis), key=lambda axis: world[axis, 0])
+        axes = (in_plane[0], in_plane[1], thick_axis)
+        return cls(axes, tuple(bool(world[axis, 1] < 0) for axis in axes))  # type: ignore[arg-type]
+
+    def apply(self, volume: torch.Tensor) -> torch.Tensor:
+        """``(C, I, J, K)`` stored axes to working axes, thick axis last."""
+        volume = volume.permute(0, *(1 + axis for axis in self.axes))
+        return volume.flip([1 + axis for axis in range(3) if self.flips[axis]])
+
+    def undo(self, volume: torch.Tensor) -> torch.Tensor:
+        """Working axes back to stored axes; the length along the thick axis may have changed."""
+        volume = volume.flip([1 + axis for axis in range(3) if self.flips[axis]])
+        return volume.permute(0, *(1 + self.axes.index(axis) for axis in range(3)))
 
 
 def super_resolution_affine(affine: np.ndarray, thick_axis: int, scale_factor: int) -> np.ndarray:

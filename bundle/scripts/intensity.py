@@ -26,9 +26,9 @@ class IntensityRange:
         """Scanner units to unit range; values beyond ``[low, high]`` go beyond ``[-1, 1]``."""
         return (volume - self.low) * (2 / (self.high - self.low)) - 1
 
-    def from_unit(self, volume: torch.Tensor) -> torch.Tensor:
-        """Unit range to scanner units: the exact inverse of :meth:`to_unit`."""
-        return (volume + 1) * ((self.high - self.low) / 2) + self.low
+    def from_unit_(self, volume: torch.Tensor) -> torch.Tensor:
+        """Unit range to scanner units, **in place**: the exact inverse of :meth:`to_unit`."""
+        return volume.add_(1).mul_((self.high - self.low) / 2).add_(self.low)
 
 
 def mr_intensity_range(volume: torch.Tensor, lower_percentile: float, upper_percentile: float) -> IntensityRange:

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which scans a folder holds, and reading one of them, whatever its format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..dicom.discovery import SeriesCandidate, discover
+from ..dicom.reading import read_series
+from ..nifti import NIFTI_SUFFIXES, read_nifti
+from ..reasons import CaseError, Reason
+from ..volume import Volume
+
+__all__ = ["Cases", "find_cases", "nifti_stem", "read_case"]
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What a folder holds.
+
+    Attributes:
+        items: one dictionary per scan: ``image`` (a path or a DICOM series) and ``case`` (its name).
+        refused: ``(name, error)`` of each DICOM series that must not be processed although it is MR or CT.
+        skipped: ``(name, error)`` of each file or series that is not our business.
+        location: where it was looked for.
+        hint: what to do when there is nothing.
+    """
+
+    items: list[dict[str, object]] = field(default_factory=list)
+    refused: list[tuple[str, CaseError]] = field(default_factory=list)
+    skipped: list[tuple[str, CaseError]] = field(default_factory=list)
+    location: str = ""
+    hint: str = "put NIfTI files or DICOM series there, or correct the path"
+
+
+def nifti_stem(path: Path) -> str:
+    """File name without ``.nii`` or ``.nii.gz``."""
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def find_cases(location: str | Path, modality: str = "MR") -> Cases:
+    """List the scans in a folder (at any depth), or the one that a path names.
+
+    Args:
+        location: a folder, or one NIfTI file. Every NIfTI file is a case named by its stem, every DICOM series a case
+            named by its hashed UID.
+        modality: of the DICOM series that are wanted, ``MR`` or ``CT``.
+
+    Returns:
+        What was found. A path that does not exist, or holds nothing, gives no items; two NIfTI files of the same stem
+        are both refused, because their outputs would overwrite each other.
+    """
+    root = Path(location)
+    cases = Cases(location=str(location))
+    if root.is_file() and root.name.endswith(NIFTI_SUFFIXES):
+        cases.items.append({"image": str(root), "case": nifti_stem(root)})
+        return cases
+    if not root.exists():
+        return cases
+    found = discover(root)
+    by_name: dict[str, list[Path]] = {}
+    for file in found.files:
+        if file.path.name.endswith(NIFTI_SUFFIXES):
+            by_name.setdefault(nifti_stem(file.path), []).append(file.path)
+    for name, paths in sorted(by_name.items()):
+        if len(paths) == 1:
+            cases.items.append({"image": str(paths[0]), "case": name})
+        else:
+            message = f"a NIfTI file's name must be unique, got {len(paths)} of that name; rename or move all but one"
+            cases.refused.append((name, CaseError(Reason.DUPLICATE_NAME, message)))
+    cases.items.extend({"image": series, "case": series.key} for series in found.series)
+    return cases
+
+
+def read_case(source: object) -> tuple[str, Volume]:
+    """Read one scan.
+
+    Args:
+        source: a NIfTI path, a folder that holds exactly one DICOM series, or a discovered series.
+
+    Returns:
+        Its name and the volume.
+
+    Raises:
+        CaseError: with the reason.
+    """
+    if isinstance(source, SeriesCandidate):
+        return source.key, read_series(source)
+    path = Path(str(source))
+    if not path.exists():
+        raise CaseError(Reason.UNREADABLE, f"{path.name} must exist; correct the path")
+    if path.is_file():
+        return nifti_stem(path), read_nifti(path)
+    series = discover(path).series
+    if len(series) != 1:
+        raise CaseError(Reason.UNREADABLE, f"{path.name} must hold exactly one DICOM series, got {len(series)}")
+    return series[0].key, read_series(series[0])

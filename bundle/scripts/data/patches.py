@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Endless random patches that are nevertheless a fixed list: patch ``i`` depends on ``(seed, i)`` alone.
+
+So the order of the data needs no state: resuming at iteration ``n`` means starting at patch ``n * batch_size``, the
+number of loader workers changes nothing, and two processes that take alternate halves of every batch see exactly what
+one process with the doubled batch sees.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from monai.transforms import Compose
+from torch.utils.data import Dataset
+
+__all__ = ["MixedPatches", "UnpairedPatches"]
+
+
+class PatientVolumes(Protocol):
+    """A sequence of volumes that knows whose they are, such as :class:`scripts.data.volumes.VolumeStore`."""
+
+    patients: list[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+def _seeded(transform: Callable, seed: int) -> Callable:
+    """Seed a (composed) MONAI transform; a transform without randomness needs nothing."""
+    if isinstance(transform, Compose) or hasattr(transform, "set_random_state"):
+        transform.set_random_state(seed=seed)
+    return transform
+
+
+class _SeededPatches(Dataset):
+    """What both datasets share: sources (volumes with a random transform), a length and a seed."""
+
+    def __init__(
+        self, volumes: Mapping[str, Sequence], transforms: Mapping[str, Callable], length: int, seed: int
+    ) -> None:
+        for name in volumes:
+            if name not in transforms:
+                raise ValueError(f"transforms must have one for every source, got none for {name!r}; add it")
+            if length and len(volumes[name]) == 0:
+                raise ValueError(f"source {name!r} must hold at least one training volume, got none; check its folder")
+        self.volumes = dict(volumes)
+        self.transforms = dict(transforms)
+        self.length = int(length)
+        self.seed = int(seed)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def _rng(self, index: int) -> np.random.Generator:
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        return np.random.default_rng([self.seed, index])
+
+    def _patch(self, name: str, volume: dict[str, Any], rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        result = _seeded(self.transforms[name], int(rng.integers(2**31)))(volume)
+        return {key: value for key, value in result.items() if isinstance(value, torch.Tensor)}
+
+
+class MixedPatches(_SeededPatches):
+    """One patch per item, from a source drawn by weight: supervised pairs for stage 1 and in-plane stage 2.
+
+    Args:
+        volumes: source name to a sequence of volumes (see :class:`scripts.data.volumes.VolumeStore`).
+        transforms: source name to the random transform that makes ``image`` and ``label`` of a volume.
+        weights: source name to the share of patches drawn from it (any sum); a weight of 0 leaves the source out.
+        length: number of items.
+        seed: the one seed of the whole list.
+    """
+
+    def __init__(
+        self,
+        volumes: Mapping[str, Sequence],
+        transforms: Mapping[str, Callable],
+        weights: Mapping[str, float],
+        length: int,
+        seed: int,
+    ) -> None:
+        names = [name for name in volumes if weights[name] > 0]
+        if not names:
+            raise ValueError(f"weights must have a positive one, got {dict(weights)}; raise one")
+        super().__init__({name: volumes[name] for name in names}, transforms, length, seed)
+        shares = np.array([weights[name] for name in names], dtype=np.float64)
+        self.names, self.shares = names, shares / shares.sum()
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        rng = self._rng(index)
+        name = self.names[rng.choice(len(self.names), p=self.shares)]
+        volumes = self.volumes[name]
+        return self._patch(name, volumes[int(rng.integers(len(volumes)))], rng)
+
+
+class UnpairedPatches(_SeededPatches):
+    """One patch of every source per item, drawn independently, never two of the same patient.
+
+    Keys of source ``ct`` come out as ``ct_image``, ``ct_label`` and so on. In addition each item carries one draw of
+    the attribute prior N(0, I) per source (``ct_attribute``, shape ``(attribute_channels,)``), so that the noise of the
+    joint stage is part of the data order too.
+
+    Args:
+        volumes: source name to a sequence of volumes; the first source is drawn first.
+        transforms: source name to its random transform.
+        length: number of items.
+        seed: the one seed of the whole list.
+        attribute_channels: length of the attribute code; 0 leaves the draws out.
+
+    Raises:
+        ValueError: if no choice of volumes has different patients.
+    """
+
+    def __init__(
+        self,
+        volumes: Mapping[str, PatientVolumes],
+        transforms: Mapping[str, Callable],
+        length: int,
+        seed: int,
+        attribute_channels: int = 0,
+    ) -> None:
+        super().__init__(volumes, transforms, length, seed)  # type: ignore[arg-type]
+        self.attribute_channels = attribute_channels
+        self.patients = {name: [str(patient) for patient in source.patients] for name, source in volumes.items()}
+        if not any(_all_different(chosen) for chosen in itertools.product(*map(set, self.patients.values()))):
+            raise ValueError(
+                f"sources {list(volumes)} must hold different patients, got {self.patients}; add another patient"
+            )
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        rng = self._rng(index)
+        while True:  # a few draws at most: __init__ has seen that different patients exist
+            chosen = {name: int(rng.integers(len(volumes))) for name, volumes in self.volumes.items()}
+            if _all_different(self.patients[name][i] for name, i in chosen.items()):
+                break
+        item: dict[str, torch.Tensor] = {}
+        for name, i in chosen.items():
+            patch = self._patch(name, self.volumes[name][i], rng)
+            item.update({f"{name}_{key}": value for key, value in patch.items()})
+            if self.attribute_channels:
+                prior = rng.standard_normal(self.attribute_channels).astype(np.float32)
+                item[f"{name}_attribute"] = torch.from_numpy(prior)
+        return item
+
+
+def _all_different(patients: Iterable[str]) -> bool:
+    listed = list(patients)
+    return len(set(listed)) == len(listed)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preprocessed volumes, held in memory up to a declared bound and memory-mapped from disk beyond it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+__all__ = ["VolumeStore"]
+
+logger = logging.getLogger(__name__)
+
+
+class VolumeStore(Dataset):
+    """Every volume preprocessed once, ready for thousands of random patches.
+
+    Args:
+        data: items with ``image``, ``case`` and ``patient``.
+        transform: loads and preprocesses an item; must leave a tensor ``image`` and ``spacing_mm``.
+        memory_gb: volumes are held in memory until this bound is reached; the rest are written as ``.npy`` files and
+            memory-mapped, so that the operating system keeps the parts in use and may drop them at any time.
+        spill_dir: folder for those files, made when needed.
+        progress: show a progress bar.
+
+    Attributes:
+        patients: patient of each volume, in order.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+        memory_gb: float,
+        spill_dir: str,
+        progress: bool = True,
+    ) -> None:
+        self.patients = [str(item["patient"]) for item in data]
+        self.volumes: list[dict[str, Any]] = []
+        held, spilled = 0, 0
+        for item in tqdm(data, desc="reading volumes", unit="volume", disable=not progress or not data):
+            volume = transform(item)
+            image: torch.Tensor = volume["image"]
+            nbytes = image.numel() * image.element_size()
+            if held + nbytes <= memory_gb * 2**30:
+                held += nbytes
+            else:
+                image = _spill(image, Path(spill_dir) / f"{len(self.volumes):05d}_{item['case']}.npy")
+                spilled += nbytes
+            spacing_mm = tuple(float(s) for s in volume["spacing_mm"])
+            self.volumes.append({"image": image, "spacing_mm": spacing_mm})
+        if spilled:
+            logger.info(
+                "%.2f GB of volumes in memory, %.2f GB memory-mapped in %s", held / 2**30, spilled / 2**30, spill_dir
+            )
+
+    def __len__(self) -> int:
+        return len(self.volumes)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return dict(self.volumes[index])
+
+
+def _spill(image: torch.Tensor, path: Path) -> torch.Tensor:
+    """Write a tensor and give it back as a read-only memory map."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, image.numpy())
+    # copy-on-write: torch wants a writable buffer, the file stays as it is
+    return torch.from_numpy(np.load(path, mmap_mode="c"))

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run every case on its own: one bad scan gets a line that says why, the others get their result."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import traceback
+from typing import Any
+
+import torch
+from monai.data import DataLoader
+from monai.engines import SupervisedEvaluator
+from torch.utils.data import Subset
+from tqdm import tqdm
+
+from ..data.cases import Cases
+from ..reasons import CaseError, Reason
+
+__all__ = ["CaseEvaluator", "case_error"]
+
+
+def case_error(error: BaseException) -> CaseError:
+    """The reason behind an exception that a transform, an engine or a library has raised.
+
+    Only :class:`CaseError` messages are known to hold no patient data, so of anything else the type and the place are
+    told, not the text.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, CaseError):
+            return link
+        if isinstance(link, (MemoryError, torch.OutOfMemoryError)):
+            return CaseError(Reason.OOM, "memory must suffice; lower batch_pixels, or use a machine with more")
+        link = link.__cause__ or link.__context__
+    cause = error.__cause__ or error
+    if isinstance(cause, OSError):
+        return CaseError(Reason.UNWRITABLE, f"output_dir must be writable with space left, got {cause.strerror}")
+    place = traceback.extract_tb(cause.__traceback__)[-1]
+    return CaseError(
+        Reason.INTERNAL, f"{type(cause).__name__} in {place.name}, line {place.lineno} of {place.filename}"
+    )
+
+
+class CaseEvaluator(SupervisedEvaluator):
+    """:class:`SupervisedEvaluator` that isolates its cases.
+
+    Args:
+        cases: what was found; its refused and skipped scans are reported beside those that fail here.
+        val_data_loader: over the data set of ``cases.items``, batch size 1.
+        evaluator: everything else :class:`SupervisedEvaluator` takes.
+
+    Attributes:
+        failures: ``(case, error)`` of every scan that has no result, after :meth:`run`.
+    """
+
+    def __init__(self, cases: Cases, val_data_loader: DataLoader, **evaluator: Any) -> None:
+        super().__init__(val_data_loader=val_data_loader, epoch_length=1, **evaluator)
+        self.cases = cases
+        self.dataset = val_data_loader.dataset
+        self.failures: list[tuple[str, CaseError]] = []
+        self.logger.setLevel(logging.CRITICAL)  # ignite would log every refusal with its traceback
+        self.log = logging.getLogger(type(self).__name__)
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Process all cases; never raises for one of them."""
+        for name, error in self.cases.skipped:
+            self.log.info("%s is left out: %s", name, error)
+        self.failures = list(self.cases.refused)
+        items = self.cases.items
+        for index, item in enumerate(tqdm(items, desc="cases", unit="case", disable=len(items) < 2)):
+            started = time.perf_counter()
+            try:
+                self.run_one(index, global_epoch)
+            except Exception as error:  # isolation is the purpose: whatever it is, the next case must run
+                self.failures.append((str(item["case"]), case_error(error)))
+            else:
+                self.log.info("%s done in %.1f s", item["case"], time.perf_counter() - started)
+            finally:
+                self.state.output = self.state.batch = None
+
+    def run_one(self, index: int, global_epoch: int = 1) -> None:
+        """Process one case.
+
+        Raises:
+            Exception: whatever went wrong; :func:`case_error` gives the reason.
+        """
+        self.data_loader = DataLoader(Subset(self.dataset, [index]), batch_size=1, num_workers=0)
+        super().run(global_epoch)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 3 some without result, 4 nothing to process."""
+        if not self.cases.items and not self.failures:
+            return 4
+        return 3 if self.failures else 0
+
+    def raise_for_failures(self) -> None:
+        """Print one line for each failure and end the process with :attr:`exit_code`, unless that is 0.
+
+        Raises:
+            SystemExit: with the code.
+        """
+        for name, error in self.failures:
+            print(f"{name}: {error}", file=sys.stderr)
+        if self.exit_code == 4:
+            print(f"{self.cases.location}: nothing to process; {self.cases.hint}", file=sys.stderr)
+        if self.exit_code:
+            raise SystemExit(self.exit_code)

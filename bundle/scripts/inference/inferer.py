@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Super-resolve a volume with a 2D network: both orientations that contain the thick axis, averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from tqdm import tqdm
+
+from ..networks.rdn import upsample_cubic
+
+__all__ = ["ThroughPlaneInferer"]
+
+
+class ThroughPlaneInferer(Inferer):
+    """Run SRNet over all slices of both through-plane orientations.
+
+    Each pass takes the volume apart into images that contain the thick axis, super-resolves them in batches and adds
+    the result to one running mean. Air costs nothing: in each image only the rows that hold tissue (and ``halo`` rows
+    around them) are given to the network, the others are interpolated.
+
+    Args:
+        scale_factor: K.
+        batch_pixels: LR pixels per forward; bounds the memory of the activations whatever the size of the scan.
+        halo: rows around the tissue, and around each window of an image that is itself larger than ``batch_pixels``.
+        background: rows whose every value lies below this (unit range) are air; ``-inf`` skips nothing.
+        flips: run every orientation also with rows, slices and both reversed, and average (four times the work).
+        spread: append the standard deviation over all passes as a second channel (the disagreement map).
+        autocast: dtype name for mixed precision (``bfloat16``, ``float16``), or ``None``.
+        adapt: optional callable ``(network, volume) -> network`` run once per scan before the passes.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: if a size is out of range.
+    """
+
+    def __init__(
+        self,
+        scale_factor: int,
+        batch_pixels: int = 2**16,
+        halo: int = 16,
+        background: float = -0.95,
+        flips: bool = False,
+        spread: bool = False,
+        autocast: str | None = None,
+        adapt: Callable[[Callable, torch.Tensor], Callable] | None = None,
+        progress: bool = True,
+    ) -> None:
+        super().__init__()
+        if batch_pixels < 1 or halo < 0:
+            raise ValueError(f"batch_pixels must be >= 1 and halo >= 0, got {batch_pixels} and {halo}")
+        self.scale_factor = scale_factor
+        self.batch_pixels = batch_pixels
+        self.halo = halo
+        self.background = background
+        self.flips = flips
+        self.spread = spread
+        self.autocast = autocast
+        self.adapt = adapt
+        self.progress = progress
+
+    def __call__(
+        self,
+        inputs: torch.Tensor,
+        network: Callable[..., torch.Tensor],
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Super-resolve one oriented scan.
+
+        Args:
+            inputs: ``(1, 1, H1, H2, n_slices)``, unit range, thick axis last.
+            network: maps ``(B, 1, H, W)`` to ``(B, 1, H, K * W)``.
+            args: not used; MONAI's signature.
+            kwargs: not used.
+
+        Returns:
+            ``(1, C, H1, H2, K * n_slices)`` float32 on the inputs' device; channel 0 is the mean, channel 1 the
+            spread, if asked for.
+        """
+        if inputs.ndim != 5 or inputs.shape[:2] != (1, 1):
+            raise ValueError(f"inputs must have shape (1, 1, H1, H2, n_slices), got {tuple(inputs.shape)}")
+        if self.adapt is not None:
+            network = self.adapt(network, inputs)
+        volume = (inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs)[0, 0]
+        shape = (*volume.shape[:2], volume.shape[2] * self.scale_factor)
+        result = torch.zeros((1, 2 if self.spread else 1, *shape), dtype=torch.float32, device=volume.device)
+        passes = [(side, flip) for side in (0, 1) for flip in ([(), (1,), (2,), (1, 2)] if self.flips else [()])]
+        total = sum(volume.shape[side] for side, _ in passes)
+        with torch.no_grad(), tqdm(total=total, unit="slice", desc="super-resolving", disable=not self.progress) as bar:
+            for count, (side, flip) in enumerate(passes, start=1):
+                # (slices, rows, thick): views, so both orientations read and write the same memory
+                images = volume.transpose(0, side).flip(flip)
+                mean = result[0, 0].transpose(0, side)
+                spread = result[0, 1].transpose(0, side) if self.spread else None
+                for indices, output in self._forward(images, network):
+                    for index, image in zip(indices, output.flip(flip), strict=True):
+                        delta = image - mean[index]
+                        mean[index] += delta / count
+                        if spread is not None:  # Welford's running sum of squares
+                            spread[index] += delta * (image - mean[index])
+                    bar.update(len(indices))
+            if self.spread:
+                result[0, 1].div_(len(passes)).sqrt_()
+        return result
+
+    def _forward(
+        self, images: torch.Tensor, network: Callable[..., torch.Tensor]
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Yield ``(indices, (b, rows, K * thick))`` until every image has been done once."""
+        tissue = (images > self.background).any(dim=2)  # (slices, rows)
+        spans = [self._span(rows) for rows in tissue]
+        order = sorted(range(len(spans)), key=lambda i: (spans[i][1] - spans[i][0], i))
+        while order:
+            length = max(1, spans[order[-1]][1] - spans[order[-1]][0])
+            size = max(1, self.batch_pixels // (length * images.shape[2]))
+            chosen, order = order[-size:], order[:-size]
+            batch = images[chosen]
+            output = upsample_cubic(batch[:, None], self.scale_factor)[:, 0]
+            if spans[chosen[-1]][1]:
+                starts = [min(spans[i][0], images.shape[1] - length) for i in chosen]
+                rows = torch.stack([image[start : start + length] for image, start in zip(batch, starts, strict=True)])
+                for image, start, done in zip(output, starts, self._windows(rows, network), strict=True):
+                    image[start : start + length] = done
+            yield chosen, output
+
+    def _span(self, rows: torch.Tensor) -> tuple[int, int]:
+        """First and last row to compute, ``(0, 0)`` if there is no tissue."""
+        found = rows.nonzero()
+        if not len(found):
+            return 0, 0
+        return max(0, int(found[0]) - self.halo), min(len(rows), int(found[-1]) + 1 + self.halo)
+
+    def _windows(self, rows: torch.Tensor, network: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """``(b, h, w)`` to ``(b, h, K * w)``, in windows along the rows where one image exceeds the budget."""
+        window = max(1, self.batch_pixels // rows.shape[2])
+        if rows.shape[1] <= window:
+            return self._network(rows, network)
+        parts = []
+        for start in range(0, rows.shape[1], window):
+            low, high = max(0, start - self.halo), min(rows.shape[1], start + window + self.halo)
+            part = self._network(rows[:, low:high], network)
+            parts.append(part[:, start - low : start - low + min(window, rows.shape[1] - start)])
+        return torch.cat(parts, dim=1)
+
+    def _network(self, rows: torch.Tensor, network: Callable[..., torch.Tensor]) -> torch.Tensor:
+        enabled = self.autocast is not None
+        dtype = getattr(torch, self.autocast) if self.autocast else None
+        with torch.autocast(rows.device.type, dtype=dtype, enabled=enabled):
+            return network(rows[:, None])[:, 0].float()

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixed precision on any device: MONAI's trainers autocast on CUDA only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+
+__all__ = ["AutocastInferer"]
+
+
+class AutocastInferer(Inferer):
+    """Forward under autocast, result in float32.
+
+    Args:
+        dtype: ``bfloat16`` (needs no gradient scaling), or ``None`` for full precision.
+        channels_last: give the input in the memory format that oneDNN and cuDNN like best.
+    """
+
+    def __init__(self, dtype: str | None = None, channels_last: bool = True) -> None:
+        super().__init__()
+        if dtype not in (None, "bfloat16"):
+            raise ValueError(f"autocast must be null or 'bfloat16', got {dtype!r}; correct the id")
+        self.dtype = getattr(torch, dtype) if dtype else None
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(
+        self,
+        inputs: torch.Tensor,
+        network: Callable[..., torch.Tensor],
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """``network(inputs)``."""
+        inputs = inputs.contiguous(memory_format=self.memory_format)
+        with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            return network(inputs, *args, **kwargs).float()

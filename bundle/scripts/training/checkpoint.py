@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints from which a stage goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from .batches import IterationBatches
+from .weights import save_weights
+
+__all__ = ["StageCheckpoint"]
+
+
+class StageCheckpoint:
+    """Save the whole training state at intervals, resume from the newest, write the stage's weights at the end.
+
+    The data order needs no state (see :mod:`scripts.data.patches`); the state of everything else is saved: networks,
+    optimisers, schedulers, the gradient scaler, torch's random state and the iteration. Files are written beside
+    their final name and renamed, so that a kill at any moment leaves the previous checkpoint whole.
+
+    SIGTERM and SIGINT end the run after the current iteration with a checkpoint, and the process with 128 + signal.
+
+    Args:
+        state: name to anything with ``state_dict`` and ``load_state_dict``.
+        folder: where ``<stage>_<iteration>.pt`` go.
+        stage: name of the stage, for example ``stage1``.
+        interval: iterations between checkpoints.
+        keep: how many of the newest to keep.
+        batches: the sampler, told where to start.
+        final_network: its bare state dict is written to ``final_path`` when the last iteration is done.
+        final_path: for example ``OUT/stage1.pt``.
+        resume: go on from the newest checkpoint, if there is one.
+        write: only this process writes (rank 0); all processes read.
+    """
+
+    def __init__(
+        self,
+        state: Mapping[str, Any],
+        folder: str,
+        stage: str,
+        interval: int,
+        batches: IterationBatches,
+        final_network: nn.Module,
+        final_path: str,
+        keep: int = 2,
+        resume: bool = True,
+        write: bool = True,
+    ) -> None:
+        self.state = dict(state)
+        self.folder = Path(folder)
+        self.stage = stage
+        self.interval = interval
+        self.batches = batches
+        self.final_network = final_network
+        self.final_path = final_path
+        self.keep = keep
+        self.resume = resume
+        self.write = write
+        self.stop_signal = 0
+        self.logger = logging.getLogger(type(self).__name__)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer whose one epoch is the whole stage."""
+        engine.add_event_handler(Events.STARTED, self._started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self.save)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop_if_asked)
+        engine.add_event_handler(Events.COMPLETED, self._completed)
+
+    def save(self, engine: Engine) -> None:
+        """Write one checkpoint and drop the oldest."""
+        if not self.write:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{self.stage}_{engine.state.iteration}.pt"
+        part = path.with_name(path.name + ".part")
+        content = {name: item.state_dict() for name, item in self._all(engine).items()}
+        torch.save({"iteration": engine.state.iteration, "rng": torch.get_rng_state(), **content}, part)
+        os.replace(part, path)
+        for old in self._found()[: -self.keep]:
+            old.unlink()
+
+    def _all(self, engine: Engine) -> dict[str, Any]:
+        scaler = getattr(engine, "scaler", None)
+        return self.state if scaler is None else {**self.state, "scaler": scaler}
+
+    def _found(self) -> list[Path]:
+        """Checkpoints of this stage, oldest first."""
+        paths = [p for p in self.folder.glob(f"{self.stage}_*.pt") if p.stem.rpartition("_")[2].isdigit()]
+        return sorted(paths, key=lambda p: int(p.stem.rpartition("_")[2]))
+
+    def _started(self, engine: Engine) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._remember)
+        found = self._found()
+        if not (self.resume and found):
+            return
+        content = torch.load(found[-1], map_location="cpu", weights_only=True)
+        if content["iteration"] > self.batches.iterations:
+            raise ValueError(
+                f"stage_iterations must be >= {content['iteration']}, where {found[-1]} stands, got "
+                f"{self.batches.iterations}; raise it, or give another output_dir"
+            )
+        for name, item in self._all(engine).items():
+            item.load_state_dict(content[name])
+        torch.set_rng_state(content["rng"])
+        engine.state.iteration = content["iteration"]
+        self.batches.start = content["iteration"]
+        self.logger.info("%s goes on from iteration %d (%s)", self.stage, content["iteration"], found[-1])
+        if content["iteration"] == self.batches.iterations:
+            engine.state.epoch = engine.state.max_epochs  # nothing is left to do but to write the weights
+
+    def _remember(self, number: int, _frame: object) -> None:
+        self.stop_signal = number
+
+    def _stop_if_asked(self, engine: Engine) -> None:
+        if self.stop_signal:
+            self.save(engine)
+            self.logger.warning("stopped by signal %d at iteration %d", self.stop_signal, engine.state.iteration)
+            raise SystemExit(128 + self.stop_signal)
+
+    def _completed(self, engine: Engine) -> None:
+        if engine.state.iteration != self.batches.iterations:
+            return  # ended early, by NaN or by a monitor: no weights of a stage that was not finished
+        self.save(engine)
+        if self.write:
+            save_weights(self.final_network, self.final_path)
+            self.logger.info("%s done: %s", self.stage, self.final_path)

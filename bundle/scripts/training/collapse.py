@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is the network making its own texture? Two figures that run away when self-supervision feeds on itself.
+
+``gradient_ratio`` compares sharpness along the thick axis with sharpness in-plane, in the same images: self-sharpening
+raises it, smoothing lowers it. ``period_peak`` looks for a grid: a checkerboard repeats every K voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from ..data.patches import MixedPatches
+from .watch import TrainingDivergedError
+
+__all__ = ["CollapseMonitor", "ThickSliceProbe", "gradient_ratio", "period_peak"]
+
+
+def gradient_ratio(images: torch.Tensor) -> float:
+    """Mean squared difference along the thick (last) axis over that along the rows; ``(B, 1, H, W)``."""
+    along = (images[..., 1:] - images[..., :-1]).square().mean()
+    across = (images[..., 1:, :] - images[..., :-1, :]).square().mean()
+    return float(along / across.clamp_min(1e-12))
+
+
+def period_peak(images: torch.Tensor, scale_factor: int) -> float:
+    """Strength of period K along the last axis of ``(B, 1, H, K * n)``.
+
+    The mean squared difference between neighbours is taken per phase (position modulo K); without a grid all phases
+    are alike. Returned is (max - min) / mean over the phases, 0 for no grid.
+    """
+    difference = (images[..., 1:] - images[..., :-1]).square().mean(dim=tuple(range(images.ndim - 1)))
+    phases = difference[: len(difference) // scale_factor * scale_factor].reshape(-1, scale_factor).mean(dim=0)
+    return float((phases.max() - phases.min()) / phases.mean().clamp_min(1e-12))
+
+
+class ThickSliceProbe:
+    """The network's current output on a fixed set of real thick-slice patches.
+
+    Args:
+        network: being trained.
+        volumes: thick-slice MR volumes.
+        transform: random through-plane patch; seeded here, so the set is always the same.
+        count: number of patches.
+        device: where the network lives.
+    """
+
+    def __init__(
+        self, network: nn.Module, volumes: Sequence, transform: Callable, count: int, device: str | torch.device
+    ) -> None:
+        self.network = network
+        patches = MixedPatches({"mr": volumes}, {"mr": transform}, {"mr": 1.0}, length=count, seed=0)
+        self.images = torch.stack([patches[i]["image"] for i in range(count)]).to(device)
+
+    @torch.no_grad()
+    def __call__(self) -> torch.Tensor:
+        """``(count, 1, H, K * n)`` float32."""
+        return self.network(self.images).float()
+
+
+class CollapseMonitor:
+    """Log both figures of the network's output on fixed thick slices, and stop the run when they run away.
+
+    Args:
+        probe: makes the network's current output on fixed real thick slices, ``(B, 1, H, K * n)``.
+        scale_factor: K.
+        interval: iterations between looks.
+        max_growth: stop when the gradient ratio has grown by this factor since the start.
+        max_peak: stop when the period-K figure exceeds its start by this much.
+        writer: optional TensorBoard writer.
+
+    Put it before the checkpoint in the list of handlers: it then looks at the weights a stage starts with before a
+    checkpoint is loaded, so that a resumed run compares with the same figures, and a run-away is never saved.
+
+    Raises:
+        TrainingDivergedError: during training, when they run away.
+    """
+
+    def __init__(
+        self,
+        probe: Callable[[], torch.Tensor],
+        scale_factor: int,
+        interval: int,
+        max_growth: float,
+        max_peak: float,
+        writer: object | None = None,
+    ) -> None:
+        self.probe = probe
+        self.scale_factor = scale_factor
+        self.interval = interval
+        self.max_growth = max_growth
+        self.max_peak = max_peak
+        self.writer = writer
+        self.first: tuple[float, float] | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self._look)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._look)
+
+    def _look(self, engine: Engine) -> None:
+        images = self.probe()
+        ratio, peak = gradient_ratio(images), period_peak(images, self.scale_factor)
+        if self.first is None:
+            self.first = (ratio, peak)
+        if self.writer is not None:
+            self.writer.add_scalar("collapse/gradient_ratio", ratio, engine.state.iteration)  # type: ignore[attr-defined]
+            self.writer.add_scalar("collapse/period_peak", peak, engine.state.iteration)  # type: ignore[attr-defined]
+        if ratio > self.first[0] * self.max_growth or peak > self.first[1] + self.max_peak:
+            raise TrainingDivergedError(
+                f"the output must not run away, got gradient ratio {ratio:.3f} (start {self.first[0]:.3f}) and "
+                f"period-{self.scale_factor} figure {peak:.3f} (start {self.first[1]:.3f}) at iteration "
+                f"{engine.state.iteration}: the network feeds on its own artefacts; lower the rate or choose another "
+                "stage2_reading"
+            )

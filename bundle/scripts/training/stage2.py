@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 2: learn the look of MR from thick-slice MR alone.
+
+``inplane``: inside a thick slice an MR scan is already high-resolution. Degrade it along an in-plane axis and learn the
+way back. The pairs come ready from the data.
+
+``paper`` (section 2.3, Algorithm 1): super-resolve the thick slices, degrade the result, learn the way back,
+``min || F(x_L) - F(D(F(x_L))) ||_1``. Who makes the pair, and where the gradient flows, the text does not say; the
+readings are:
+
+* ``current``: the network being trained makes the pair, without gradient;
+* ``through``: the formula to the letter, gradients through everything;
+* ``frozen``: the network as stage 1 left it makes the pair;
+* ``ema``: the running average of the network makes the pair.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.engines import Trainer
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer, SimpleInferer
+from monai.utils.enums import CommonKeys as Keys
+from torch import nn
+
+from ..degradation import SliceProfileOperator
+
+__all__ = ["InPlanePairs", "PseudoPairs", "SelfSupervisedTrainer"]
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+class InPlanePairs:
+    """Pairs that the data set has made: real MR detail as the target."""
+
+    def __call__(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Pair:
+        """``(mr_image, mr_label)`` of the batch."""
+        return batch["mr_image"], batch["mr_label"]
+
+
+class PseudoPairs:
+    """Pairs made from the network's own output on real thick slices.
+
+    Args:
+        reading: ``current``, ``through``, ``frozen`` or ``ema`` (see the module).
+        operator: D.
+        network: the network being trained, copied for ``frozen`` before training starts.
+        ema_network: the running average, for ``ema``.
+
+    Raises:
+        ValueError: for an unknown reading, or ``ema`` without its network.
+    """
+
+    READINGS = ("current", "through", "frozen", "ema")
+
+    def __init__(
+        self, reading: str, operator: SliceProfileOperator, network: nn.Module, ema_network: nn.Module | None = None
+    ) -> None:
+        if reading not in self.READINGS:
+            raise ValueError(f"stage2_reading must be one of {self.READINGS}, got {reading!r}; correct the id")
+        if reading == "ema" and ema_network is None:
+            raise ValueError("stage2_reading 'ema' must have a running average, got none; set ema_decay > 0")
+        self.reading = reading
+        self.operator = operator
+        self.teacher = {
+            "frozen": copy.deepcopy(network).eval() if reading == "frozen" else None,
+            "ema": ema_network,
+        }.get(reading)
+
+    def __call__(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Pair:
+        """Make the pair of the thick slices ``mr_image``."""
+        if self.reading == "through":
+            target = network(batch["mr_image"])
+            return self.operator.degrade(target), target
+        with torch.no_grad():
+            target = (network if self.teacher is None else self.teacher)(batch["mr_image"]).float()
+        return self.operator.degrade(target), target
+
+
+class SelfSupervisedTrainer(Trainer):
+    """Supervision from pairs that a :class:`PseudoPairs` or :class:`InPlanePairs` makes, plus CT pairs as an anchor.
+
+    Loss: ``L1(F(mr pair)) + anchor_weight * L1(F(ct pair))``; both go through the network in one batch.
+
+    Args:
+        network: SRNet, on its device.
+        optimizer: over its parameters.
+        loss_function: compares ``(pred, target)``.
+        pairs: makes ``(image, target)`` of ``(network, batch)``.
+        inferer: runs the network (see :class:`scripts.training.autocast.AutocastInferer`).
+        anchor_weight: weight of the CT term; 0 leaves CT out.
+        accumulation_steps: iterations per optimiser step.
+        workflow: everything else :class:`monai.engines.Workflow` takes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        pairs: Callable[[nn.Module, dict[str, torch.Tensor]], Pair],
+        inferer: Inferer | None = None,
+        anchor_weight: float = 0.0,
+        accumulation_steps: int = 1,
+        **workflow: Any,
+    ) -> None:
+        super().__init__(decollate=False, **workflow)
+        self.network = network
+        self.optimizer = optimizer
+        self.loss_function = loss_function
+        self.pairs = pairs
+        self.inferer = SimpleInferer() if inferer is None else inferer
+        self.anchor_weight = anchor_weight
+        self.accumulation_steps = accumulation_steps
+
+    def _iteration(self, engine: SelfSupervisedTrainer, batchdata: dict[str, torch.Tensor]) -> dict[str, Any]:
+        batch = {
+            key: value.to(engine.state.device, non_blocking=engine.non_blocking) for key, value in batchdata.items()
+        }
+        engine.network.train()
+        image, target = engine.pairs(engine.network, batch)
+        n_mr = len(image)
+        if engine.anchor_weight > 0:
+            image = torch.cat([image, batch["ct_image"]])
+        pred = engine.inferer(image, engine.network)
+        losses = {"loss_mr": engine.loss_function(pred[:n_mr], target)}
+        if engine.anchor_weight > 0:
+            losses["loss_ct"] = engine.loss_function(pred[n_mr:], batch["ct_label"])
+        loss = losses["loss_mr"] + engine.anchor_weight * losses.get("loss_ct", torch.zeros(()))
+        engine.state.output = {
+            Keys.IMAGE: image[:n_mr],
+            Keys.LABEL: target,
+            Keys.PRED: pred[:n_mr],
+            Keys.LOSS: loss,
+            **losses,
+        }
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        self._step(engine, loss)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    def _step(self, engine: SelfSupervisedTrainer, loss: torch.Tensor) -> None:
+        """Backward and, every ``accumulation_steps``, one optimiser step."""
+        (loss / engine.accumulation_steps).backward()
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        if engine.state.iteration % engine.accumulation_steps == 0:
+            engine.optimizer.step()
+            engine.optimizer.zero_grad()

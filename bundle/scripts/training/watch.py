@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handlers that show how training goes, and end it when it has gone wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers.tqdm_logger import ProgressBar
+from monai.engines import Evaluator
+from monai.handlers import ValidationHandler
+
+from ..networks.rdn import upsample_cubic
+
+__all__ = ["StopOnNaN", "TrainingBar", "TrainingDivergedError", "ValidateAtIterations", "ValidationPictures"]
+
+
+class TrainingDivergedError(RuntimeError):
+    """Training has failed; the last checkpoint is from before."""
+
+
+class StopOnNaN:
+    """End the run, with an error, when a scalar of the output is NaN or infinite."""
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Look at every scalar of the output.
+
+        Raises:
+            TrainingDivergedError: naming it.
+        """
+        for name, value in engine.state.output.items():
+            if isinstance(value, torch.Tensor) and value.ndim == 0 and not bool(torch.isfinite(value)):
+                raise TrainingDivergedError(
+                    f"{name} must be finite, got {value.item()} at iteration {engine.state.iteration}; lower the rate"
+                )
+
+
+class TrainingBar(ProgressBar):
+    """tqdm bar with the loss; one step per iteration."""
+
+    def __init__(self, desc: str) -> None:
+        super().__init__(desc=desc, persist=True, ncols=100)
+
+    def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
+        """Register with a trainer."""
+        super().attach(engine, output_transform=lambda output: {"loss": output["loss"].item()})
+
+
+class ValidateAtIterations(ValidationHandler):
+    """Validate every ``interval`` iterations; the validator's epoch is the trainer's iteration, for logs and plots."""
+
+    def __init__(self, interval: int, validator: Evaluator) -> None:
+        super().__init__(interval=interval, validator=validator, epoch_level=False)
+
+    def __call__(self, engine: Engine) -> None:
+        """Run the validator."""
+        assert self.validator is not None
+        self.validator.run(engine.state.iteration)
+
+
+class ValidationPictures:
+    """Write validation patches as one picture: thick slices, cubic, network, truth, side by side.
+
+    Args:
+        writer: TensorBoard writer.
+        scale_factor: K.
+        count: how many patches, from the start of the validation set.
+    """
+
+    def __init__(self, writer: Any, scale_factor: int, count: int) -> None:
+        self.writer = writer
+        self.scale_factor = scale_factor
+        self.count = count
+        self.rows: list[torch.Tensor] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a validator."""
+        engine.add_event_handler(Events.STARTED, lambda _: self.rows.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _collect(self, engine: Any) -> None:
+        output = engine.state.output
+        for image, pred, label in zip(output["image"], output["pred"], output["label"], strict=True):
+            if len(self.rows) < self.count:
+                thick = image.repeat_interleave(self.scale_factor, dim=-1)
+                cubic = upsample_cubic(image[None], self.scale_factor)[0]
+                self.rows.append(torch.cat([thick, cubic, pred.float(), label], dim=-1).cpu())
+
+    def _write(self, engine: Engine) -> None:
+        if self.rows:
+            picture = torch.cat(self.rows, dim=-2)
+            self.writer.add_image(
+                "validation/thick_cubic_network_truth", (picture + 1).div(2).clamp(0, 1), engine.state.epoch
+            )

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights between the stages: bare state dicts, loaded without unpickling anything but tensors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+__all__ = ["load_weights", "save_weights"]
+
+
+def load_weights(network: nn.Module, path: str | None, wanted_by: str = "this workflow") -> nn.Module:
+    """Load a bare state dict, strictly.
+
+    Args:
+        network: receives the weights in place.
+        path: file written by :func:`save_weights`; ``None`` leaves the network as it is.
+        wanted_by: who needs the file, for the error message.
+
+    Returns:
+        ``network``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file does not fit the network.
+    """
+    if path is None:
+        return network
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{wanted_by} needs weights at {path}, which does not exist; run the stage that writes them first, or "
+            "give another path"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state)
+    except Exception as error:  # torch raises anything from KeyError to UnpicklingError here
+        raise ValueError(
+            f"{path} must hold the bare state dict of {type(network).__name__} with the configured size, got "
+            f"{type(error).__name__}: {str(error).splitlines()[0]}; give the network config it was trained with"
+        ) from error
+    return network
+
+
+def save_weights(network: nn.Module, path: str | Path) -> None:
+    """Write a bare state dict (CPU tensors), atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    torch.save({key: value.detach().cpu() for key, value in network.state_dict().items()}, part)
+    os.replace(part, path)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Thick axis last on the way in; K-times grid, stored axis order and dtype on the way out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+
+from ..geometry import Orientation, find_thick_axis, super_resolution_affine, voxel_spacing_mm
+from ..reasons import CaseError, Reason
+
+__all__ = ["OrientThickAxisLast", "OrientThickAxisLastd", "PlaceOnGrid", "PlaceOnGridd", "working_spacing_mm"]
+
+
+def working_spacing_mm(image: MetaTensor) -> np.ndarray:
+    """``(3,)`` voxel spacing of a volume that :class:`OrientThickAxisLast` has oriented; slice spacing last."""
+    return np.asarray(image.meta["working_spacing_mm"], dtype=np.float64).reshape(-1)
+
+
+class OrientThickAxisLast(Transform):
+    """Bring a volume to the working axes of :class:`scripts.geometry.Orientation`.
+
+    The affine in the meta data stays that of the *stored* axes: :class:`PlaceOnGrid` works from it.
+
+    Args:
+        thick_axis: ``auto``, 0, 1, 2, ``sagittal``, ``coronal`` or ``axial``.
+        min_anisotropy: see :func:`scripts.geometry.find_thick_axis`.
+        min_slices: fewer slices cannot be super-resolved.
+    """
+
+    def __init__(self, thick_axis: str | int = "auto", min_anisotropy: float = 1.5, min_slices: int = 4) -> None:
+        self.thick_axis = thick_axis
+        self.min_anisotropy = min_anisotropy
+        self.min_slices = min_slices
+
+    def __call__(self, volume: MetaTensor) -> MetaTensor:
+        """``(1, I, J, K)`` stored axes to ``(1, H1, H2, n_slices)``.
+
+        Raises:
+            CaseError: ``NOT_3D``, ``ISOTROPIC`` or ``TOO_SMALL``.
+        """
+        if volume.ndim != 4 or volume.shape[0] != 1:
+            raise CaseError(
+                Reason.NOT_3D, f"a scan must have shape (1, I, J, K), got {tuple(volume.shape)}; load one 3D volume"
+            )
+        affine = np.asarray(volume.meta["original_affine"], dtype=np.float64).reshape(4, 4)
+        try:
+            thick_axis = find_thick_axis(affine, self.thick_axis, self.min_anisotropy)
+        except ValueError as error:
+            raise CaseError(Reason.ISOTROPIC, str(error)) from error
+        orientation = Orientation.of(affine, thick_axis)
+        meta = dict(volume.meta)
+        meta["thick_axis"] = thick_axis
+        meta["working_spacing_mm"] = voxel_spacing_mm(affine)[list(orientation.axes)]
+        result = orientation.apply(volume.as_tensor()).contiguous()
+        if result.shape[-1] < self.min_slices or min(result.shape[1:3]) < 8:
+            raise CaseError(
+                Reason.TOO_SMALL,
+                f"a scan must have at least {self.min_slices} slices of at least 8 x 8 pixels, got "
+                f"{result.shape[-1]} of {result.shape[1]} x {result.shape[2]}",
+            )
+        return MetaTensor(result, meta=meta)
+
+
+class PlaceOnGrid(Transform):
+    """Bring a result back: stored axis order, the affine of the K-times grid, the source's dtype.
+
+    Args:
+        scale_factor: K.
+        output_dtype: ``"input"`` keeps an integer dtype of the source (values rounded, then clipped to its range, and
+            the clipped voxels counted and logged); any other name is taken as it is. A source whose whole range is
+            less than ``min_levels`` steps of its dtype would lose to rounding what data consistency has won: it is
+            written as float32.
+        min_levels: see above.
+    """
+
+    def __init__(self, scale_factor: int, output_dtype: str = "input", min_levels: int = 500) -> None:
+        self.scale_factor = scale_factor
+        self.output_dtype = output_dtype
+        self.min_levels = min_levels
+        self.logger = logging.getLogger(type(self).__name__)
+
+    def __call__(self, pred: torch.Tensor, image: MetaTensor, keep_float: bool = False) -> MetaTensor:
+        """Place one volume.
+
+        Args:
+            pred: ``(1, H1, H2, K * n_slices)`` in working axes, scanner units. Overwritten where rounding applies.
+            image: the oriented source, scanner units; its meta data is read, not changed.
+            keep_float: leave float32 (for maps that are no MR intensities).
+
+        Returns:
+            ``(1, ...)`` in stored axis order with ``affine``, ``original_affine``, ``spatial_shape`` of the new grid.
+        """
+        affine = np.asarray(image.meta["original_affine"], dtype=np.float64).reshape(4, 4)
+        thick_axis = int(image.meta["thick_axis"])
+        placed = Orientation.of(affine, thick_axis).undo(_plain(pred))
+        meta = dict(image.meta)
+        if not keep_float:
+            placed, meta["clipped_voxels"] = self._cast(placed, str(image.meta["stored_dtype"]), _plain(image))
+        new_affine = torch.from_numpy(super_resolution_affine(affine, thick_axis, self.scale_factor))
+        meta.update(affine=new_affine, original_affine=new_affine.clone(), spatial_shape=np.asarray(placed.shape[1:]))
+        return MetaTensor(placed, meta=meta)
+
+    def _cast(self, volume: torch.Tensor, stored_dtype: str, source: torch.Tensor) -> tuple[torch.Tensor, int]:
+        name = stored_dtype if self.output_dtype == "input" else self.output_dtype
+        dtype = getattr(torch, name)
+        if dtype.is_floating_point:
+            return volume.to(dtype), 0
+        if self.output_dtype == "input" and float(source.max() - source.min()) < self.min_levels:
+            return volume.float(), 0
+        info = torch.iinfo(dtype)
+        clipped = int((volume < info.min - 0.5).sum() + (volume > info.max + 0.5).sum())
+        if clipped:
+            self.logger.warning("%d voxels were clipped to the range of %s", clipped, name)
+        return volume.round_().clamp_(info.min, info.max).to(dtype), clipped
+
+
+def _plain(volume: torch.Tensor) -> torch.Tensor:
+    return volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+
+
+class OrientThickAxisLastd(MapTransform):
+    """Dictionary form of :class:`OrientThickAxisLast`."""
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False, **orient: Any) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.orient = OrientThickAxisLast(**orient)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Orient every key."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self.orient(result[key])
+        return result
+
+
+class PlaceOnGridd(MapTransform):
+    """Dictionary form of :class:`PlaceOnGrid`, and the cure for hosts that undo super-resolution.
+
+    MONAI Label resizes the result to ``image.meta["spatial_shape"]`` and writes ``image.meta["original_affine"]``;
+    MONAI Deploy attaches the input's meta data. So the new grid is written into the **image's** meta data too, in
+    place.
+
+    Args:
+        keys: the result.
+        image_key: the oriented source in scanner units.
+        map_keys: further results on the same grid that keep float32, such as the disagreement map.
+        allow_missing_keys: as in MONAI.
+        place: arguments of :class:`PlaceOnGrid`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_key: str = "image",
+        map_keys: str | Sequence[str] = (),
+        allow_missing_keys: bool = False,
+        **place: Any,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+        self.map_keys = (map_keys,) if isinstance(map_keys, str) else tuple(map_keys)
+        self.place = PlaceOnGrid(**place)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Place every key and the maps."""
+        result = dict(data)
+        image = result[self.image_key]
+        for key in self.map_keys:
+            if key in result:
+                result[key] = self.place(result[key], image, keep_float=True)
+        for key in self.key_iterator(result):
+            result[key] = self.place(result[key], image)
+            for entry in ("affine", "original_affine", "spatial_shape"):
+                image.meta[entry] = result[key].meta[entry]
+        return result

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random 2D training patches from 3D volumes, at random physical scales.
+
+A volume enters with its thick axis last (axis 2). Which planes a patch may lie in decides what it teaches:
+
+* ``any``: every plane of a (near-)isotropic volume, such as CT;
+* ``in_plane``: the plane of the thick slices themselves, where a thick-slice MR scan *is* high-resolution;
+* ``through_plane``: planes that contain the thick axis, which is the patch's last axis: real LR input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Randomizable, Transform
+from torch.nn import functional as F
+
+__all__ = ["PLANES", "RandPlanePatch", "RandPlanePatchd"]
+
+PLANES: dict[str, tuple[tuple[int, int], ...]] = {
+    "any": ((0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)),
+    "in_plane": ((0, 1), (1, 0)),
+    "through_plane": ((0, 2), (1, 2)),
+}
+
+
+class RandPlanePatch(Randomizable, Transform):
+    """Crop a random patch from a random plane, resampled (antialiased) to a random pixel spacing.
+
+    Args:
+        planes: ``any``, ``in_plane`` or ``through_plane``.
+        size: ``(rows, columns)`` of the patch in pixels; columns run along the (to be) degraded axis.
+        row_spacing_mm: range of the pixel spacing along the rows' axis, drawn log-uniformly; ``None`` keeps the
+            volume's own.
+        column_spacing_mm: the same along the columns' axis. A spacing finer than the volume's own is not invented
+            along this axis, since it would make a blurred target: the volume's own is used instead.
+        min_std: a patch is drawn again while its standard deviation (unit range) is below this; air teaches nothing.
+        attempts: how often at most.
+
+    Raises:
+        ValueError: for an unknown ``planes``.
+    """
+
+    def __init__(
+        self,
+        planes: str,
+        size: Sequence[int],
+        row_spacing_mm: Sequence[float] | None = None,
+        column_spacing_mm: Sequence[float] | None = None,
+        min_std: float = 0.05,
+        attempts: int = 8,
+    ) -> None:
+        if planes not in PLANES:
+            raise ValueError(f"planes must be one of {sorted(PLANES)}, got {planes!r}; correct the patch transform")
+        self.planes = planes
+        self.size = (int(size[0]), int(size[1]))
+        self.row_spacing_mm = row_spacing_mm
+        self.column_spacing_mm = column_spacing_mm
+        self.min_std = min_std
+        self.attempts = attempts
+
+    def __call__(self, volume: torch.Tensor, spacing_mm: Sequence[float]) -> torch.Tensor:
+        """Draw a patch.
+
+        Args:
+            volume: ``(1, I, J, K)``, unit range.
+            spacing_mm: ``(3,)``.
+
+        Returns:
+            ``(1, rows, columns)`` float32.
+
+        Raises:
+            ValueError: if no allowed plane is fine enough for the asked column spacing.
+        """
+        planes = self._usable_planes(spacing_mm)
+        for _ in range(max(1, self.attempts)):
+            patch = self._draw(volume, spacing_mm, planes[self.R.randint(len(planes))])
+            if float(patch.std()) >= self.min_std:
+                break
+        return patch
+
+    def _usable_planes(self, spacing_mm: Sequence[float]) -> list[tuple[int, int]]:
+        limit = np.inf if self.column_spacing_mm is None else self.column_spacing_mm[1]
+        usable = [plane for plane in PLANES[self.planes] if spacing_mm[plane[1]] <= limit]
+        if self.planes == "any":  # the plane must be high-resolution in both directions to serve as truth
+            usable = [plane for plane in usable if spacing_mm[plane[0]] <= limit]
+        if not usable:
+            shown = " x ".join(f"{s:.3g}" for s in spacing_mm)
+            raise ValueError(
+                f"a volume must have a plane with spacing <= {limit:g} mm to serve as truth, got {shown} mm; "
+                "leave it out or raise the upper end of the spacing range"
+            )
+        return usable
+
+    def _draw(self, volume: torch.Tensor, spacing_mm: Sequence[float], plane: tuple[int, int]) -> torch.Tensor:
+        row_axis, column_axis = plane
+        (slice_axis,) = {0, 1, 2} - {row_axis, column_axis}
+        image = volume[0].select(slice_axis, self.R.randint(volume.shape[1 + slice_axis]))
+        if row_axis > column_axis:
+            image = image.T
+        zooms = (
+            self._zoom(self.row_spacing_mm, spacing_mm[row_axis], least=0.0),
+            self._zoom(self.column_spacing_mm, spacing_mm[column_axis], least=1.0),
+        )
+        region = []
+        for axis in (0, 1):
+            length = min(max(round(self.size[axis] * zooms[axis]), 1), image.shape[axis])
+            start = self.R.randint(image.shape[axis] - length + 1)
+            image = image.narrow(axis, start, length)
+            region.append(length)
+        return _resample(
+            image[None].float(), [self._pixels(region[a], zooms[a], self.size[a]) for a in (0, 1)], self.size
+        )
+
+    def _zoom(self, spacing_range_mm: Sequence[float] | None, own_mm: float, least: float) -> float:
+        """Volume voxels per patch pixel."""
+        if spacing_range_mm is None:
+            return 1.0
+        low, high = np.log(spacing_range_mm[0]), np.log(spacing_range_mm[1])
+        return max(least, float(np.exp(self.R.uniform(low, high))) / own_mm)
+
+    @staticmethod
+    def _pixels(region: int, zoom: float, size: int) -> int:
+        """How many patch pixels a region gives: fewer than ``size`` where the volume is too small."""
+        return min(size, max(1, round(region / zoom)))
+
+
+def _resample(image: torch.Tensor, pixels: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+    """Antialiased cubic resampling of ``(1, H, W)`` to ``pixels``, mirrored out to ``size`` where that is larger."""
+    if list(image.shape[1:]) != list(pixels):
+        image = F.interpolate(image[None], size=list(pixels), mode="bicubic", antialias=True, align_corners=False)[0]
+    while list(image.shape[1:]) != list(size):
+        missing = [size[a] - image.shape[1 + a] for a in (0, 1)]
+        step = [min(missing[a], max(image.shape[1 + a] - 1, 0)) for a in (0, 1)]
+        if any(m and not s for m, s in zip(missing, step, strict=True)):
+            image = F.pad(image[None], (0, missing[1], 0, missing[0]), mode="replicate")[0]
+        else:
+            image = F.pad(image[None], (0, step[1], 0, step[0]), mode="reflect")[0]
+    return image.contiguous()
+
+
+class RandPlanePatchd(Randomizable, MapTransform):
+    """Dictionary form of :class:`RandPlanePatch`; the spacing is read from ``data[spacing_key]``."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spacing_key: str = "spacing_mm",
+        allow_missing_keys: bool = False,
+        **patch: Any,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.spacing_key = spacing_key
+        self.patch = RandPlanePatch(**patch)
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandPlanePatchd:
+        """Seed the wrapped transform."""
+        super().set_random_state(seed, state)
+        self.patch.set_random_state(seed, state)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each key by a patch of it."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self.patch(result[key], result[self.spacing_key])
+        return result

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing NIfTI so that a file is either whole or absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from monai.data import NibabelWriter
+
+__all__ = ["AtomicNibabelWriter"]
+
+
+class AtomicNibabelWriter(NibabelWriter):
+    """MONAI's NIfTI writer, writing beside the final name and renaming."""
+
+    def write(self, filename: str | os.PathLike, verbose: bool = False, **kwargs: Any) -> None:
+        """Write ``filename``; on any error nothing of that name appears."""
+        final = Path(filename)
+        part = final.with_name(f".part-{os.getpid()}-{final.name}")
+        try:
+            super().write(part, verbose=verbose, **kwargs)
+            os.replace(part, final)
+        finally:
+            part.unlink(missing_ok=True)
