@@ -7,8 +7,8 @@ dimensions alone. Where both forms are set and do not even agree on the voxel sp
 
 from __future__ import annotations
 
+import gzip
 import zlib
-from gzip import BadGzipFile
 from pathlib import Path
 
 import nibabel as nib
@@ -41,9 +41,10 @@ def read_nifti(path: Path, max_voxels: int = 2**30) -> Volume:
     """
     try:
         image: nib.Nifti1Image = nib.load(path)  # type: ignore[assignment]
-        shape, affine, slope, inter = _header(image, path, max_voxels)
+        shape, affine = _header(image, path, max_voxels)
+        _check_compressed(image, path)
         array = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, BadGzipFile, zlib.error, ValueError) as error:
+    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError) as error:
         raise CaseError(
             Reason.UNREADABLE, f"{path.name} must be a readable NIfTI file, got {type(error).__name__}; copy it again"
         ) from error
@@ -53,14 +54,13 @@ def read_nifti(path: Path, max_voxels: int = 2**30) -> Volume:
             Reason.NONFINITE, f"{path.name} must hold finite values, got {count} NaN or infinite voxels; repair it"
         )
     stored = image.get_data_dtype().newbyteorder("=")
-    unscaled = slope == 1 and inter == 0 and stored.name in KEPT_DTYPES
+    # the image's header forgets the scaling on load; its data proxy keeps it
+    unscaled = (image.dataobj.slope, image.dataobj.inter) == (1, 0) and stored.name in KEPT_DTYPES
     return Volume(array, affine, stored if unscaled else np.dtype(np.float32))
 
 
-def _header(
-    image: nib.spatialimages.SpatialImage, path: Path, max_voxels: int
-) -> tuple[tuple[int, ...], np.ndarray, float, float]:
-    """Shape, affine and scaling, all checked, without touching the voxels."""
+def _header(image: nib.spatialimages.SpatialImage, path: Path, max_voxels: int) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape and affine, checked, without touching the voxels."""
     if not isinstance(image, nib.Nifti1Image):
         raise CaseError(Reason.UNREADABLE, f"{path.name} must be a single-file NIfTI image; convert it")
     header = image.header
@@ -77,29 +77,52 @@ def _header(
         raise CaseError(Reason.TOO_LARGE, f"{path.name} must have at most {max_voxels} voxels, got shape {shape}")
     if header.get_xyzt_units()[0] in ("meter", "micron"):
         raise CaseError(Reason.NO_GEOMETRY, f"{path.name} must be in mm, got {header.get_xyzt_units()[0]}; convert it")
-    if not (np.asarray(header["pixdim"][1:4]) > 0).all():
+    pixdim = _pixdim_on_disk(image)
+    if not (np.isfinite(pixdim) & (pixdim > 0)).all():
         raise CaseError(
-            Reason.NO_GEOMETRY,
-            f"{path.name} must have voxel spacing > 0, got {header['pixdim'][1:4].tolist()} mm; repair its header",
+            Reason.NO_GEOMETRY, f"{path.name} must have voxel spacing > 0, got {pixdim.tolist()} mm; repair its header"
         )
     try:
         affine = np.asarray(image.affine, dtype=np.float64)
         spacing = voxel_spacing_mm(affine)
     except ValueError as error:
         raise CaseError(Reason.NO_GEOMETRY, f"{path.name}: {error}") from error
-    if header["sform_code"] > 0 and header["qform_code"] > 0:
-        pixdim = np.asarray(header["pixdim"][1:4], dtype=np.float64)
-        if np.abs(spacing / pixdim - 1).max() > 0.01:
-            raise CaseError(
-                Reason.NO_GEOMETRY,
-                f"{path.name} must have one voxel spacing, got sform {spacing.round(4).tolist()} and qform "
-                f"{pixdim.round(4).tolist()} mm; repair its header",
-            )
+    both_forms = header["sform_code"] > 0 and header["qform_code"] > 0
+    if both_forms and np.abs(spacing / pixdim - 1).max() > 0.01:
+        raise CaseError(
+            Reason.NO_GEOMETRY,
+            f"{path.name} must have one voxel spacing, got sform {spacing.round(4).tolist()} and qform "
+            f"{pixdim.round(4).tolist()} mm; repair its header",
+        )
     cosines = affine[:3, :3] / spacing
     shear = np.abs(cosines.T @ cosines - np.eye(3)).max()
     if shear > 0.01:
         raise CaseError(
             Reason.SHEARED, f"{path.name} must have orthogonal axes, got a cosine of {shear:.3f}; resample it first"
         )
-    slope, inter = header.get_slope_inter()
-    return shape, affine, 1.0 if slope is None else float(slope), 0.0 if inter is None else float(inter)
+    return shape, affine
+
+
+def _check_compressed(image: nib.Nifti1Image, path: Path) -> None:
+    """Read a ``.gz`` file to its end, where the checksum is: nibabel stops at the last voxel and would not see it.
+
+    Raises:
+        CaseError: if far more comes out than the header announces (a decompression bomb).
+        OSError: if the checksum is wrong, or the file is cut short.
+    """
+    if not path.name.endswith(".gz"):
+        return
+    announced = image.dataobj.offset + np.prod(image.shape, dtype=np.int64) * image.get_data_dtype().itemsize
+    total = 0
+    with gzip.open(path) as file:
+        while chunk := file.read(2**20):
+            total += len(chunk)
+            if total > announced + 2**20:
+                raise CaseError(Reason.UNREADABLE, f"{path.name} must end with its last voxel, got more; repair it")
+
+
+def _pixdim_on_disk(image: nib.Nifti1Image) -> np.ndarray:
+    """Voxel spacing as the file states it: nibabel turns 0 into 1 and drops signs when it loads a header."""
+    with image.file_map["image"].get_prepare_fileobj("rb") as file:
+        header = type(image.header).from_fileobj(file, check=False)
+    return np.asarray(header["pixdim"][1:4], dtype=np.float64)

@@ -97,7 +97,7 @@ class StageCheckpoint:
         paths = [p for p in self.folder.glob(f"{self.stage}_*.pt") if p.stem.rpartition("_")[2].isdigit()]
         return sorted(paths, key=lambda p: int(p.stem.rpartition("_")[2]))
 
-    def _started(self, engine: Engine) -> None:
+    def _started(self, engine: Any) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._remember)
         found = self._found()

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shared fixtures: where things are, and small made-up scans with known truth."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLE = ROOT / "bundle"
+SHARED = ROOT.parent / "shared"
+
+
+def pytest_collection_modifyitems(config, items):
+    if not (SHARED / "data").is_dir():
+        skip = pytest.mark.skip(reason="the public data (../shared/data) is not beside this checkout")
+        for item in items:
+            if "shared" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def few_threads():
+    """Tests run beside each other; results must not depend on the number of threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    return SHARED / "data"
+
+
+def rotation(degrees_xyz) -> np.ndarray:
+    """Rotation matrix, x then y then z."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.deg2rad(degrees_xyz)):
+        c, s = np.cos(angle), np.sin(angle)
+        a, b = [i for i in range(3) if i != axis]
+        step = np.eye(3)
+        step[a, a], step[a, b], step[b, a], step[b, b] = c, -s, s, c
+        matrix = step @ matrix
+    return matrix
+
+
+def make_affine(
+    spacing_mm, rotate=(0, 0, 0), origin=(-40.0, 25.0, 13.0), permute=(0, 1, 2), flip=(1, 1, 1)
+) -> np.ndarray:
+    """RAS affine with voxel axis i along (signed) world axis permute[i], then rotated."""
+    affine = np.eye(4)
+    axes = np.zeros((3, 3))
+    for voxel_axis, (world_axis, sign) in enumerate(zip(permute, flip, strict=True)):
+        axes[world_axis, voxel_axis] = sign
+    affine[:3, :3] = rotation(rotate) @ axes * np.asarray(spacing_mm)
+    affine[:3, 3] = origin
+    return affine
+
+
+def world_ramp(shape, affine, gradient=(3.0, -2.0, 5.0), offset=500.0) -> np.ndarray:
+    """A volume whose every voxel holds a linear function of its world position."""
+    ijk = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    xyz = ijk @ affine[:3, :3].T + affine[:3, 3]
+    return xyz @ np.asarray(gradient) + offset
+
+
+def smooth_volume(shape, seed=0, detail=0.15) -> np.ndarray:
+    """Positive float32 texture: an ellipsoid of tissue with structure, zero outside."""
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"))
+    inside = (grid**2).sum(0) < 0.7
+    waves = sum(
+        np.cos(rng.uniform(2, 25, 3) @ grid.reshape(3, -1) * np.pi / 2 + rng.uniform(0, 6)).reshape(shape)
+        for _ in range(12)
+    )
+    return (inside * (600 + 1000 * detail * waves / 3)).clip(0).astype(np.float32)
+
+
+def save_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+def run_bundle(*args: str, cwd: Path, timeout: float = 600) -> subprocess.CompletedProcess:
+    """``python -m monai.bundle run ...`` as a user would, in a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", *map(str, args)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+import hashlib
+
+import pytest
+import torch
+from scripts.networks.rdn import RDN, ResidualDenseBlock, shuffle_last_axis, upsample_cubic
+from torch.nn import functional as F
+
+SMALL = {"scale_factor": 4, "blocks": 2, "layers": 2, "growth": 4, "features": 6}
+
+
+@pytest.mark.parametrize("scale_factor", [2, 3, 4, 5])
+@pytest.mark.parametrize(("height", "width"), [(16, 8), (9, 5), (1, 1)])
+def test_shape(scale_factor, height, width):
+    network = RDN(**{**SMALL, "scale_factor": scale_factor})
+    assert network(torch.rand(3, 1, height, width)).shape == (3, 1, height, scale_factor * width)
+
+
+def test_reproduction_size_has_the_published_number_of_parameters():
+    """RDN of the paper (D=16, C=8, G=G0=64), counted by hand with a one-axis x4 tail: 22.1 million."""
+    count = sum(p.numel() for p in RDN(4, blocks=16, layers=8, growth=64, features=64).parameters())
+    dense = sum((64 + 64 * i) * 64 * 9 + 64 for i in range(8)) + (64 + 8 * 64) * 64 + 64
+    shallow = (9 * 64 + 64) + (64 * 64 * 9 + 64)
+    fusion = (16 * 64 * 64 + 64) + (64 * 64 * 9 + 64)
+    tail = (64 * 256 * 9 + 256) + (64 * 9 + 1)
+    assert count == 16 * dense + shallow + fusion + tail == 22_121_089
+
+
+def test_state_dict_keys_are_frozen():
+    """Weights in the field must load for ever; a rename needs a new major version."""
+    keys = "\n".join(f"{k} {tuple(v.shape)}" for k, v in RDN(**SMALL).state_dict().items())
+    assert hashlib.sha256(keys.encode()).hexdigest()[:16] == "53e032ac178fdfca"
+
+
+def test_every_parameter_gets_a_gradient():
+    network = RDN(**SMALL)
+    network(torch.rand(2, 1, 12, 6)).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_torchscript_gives_the_same():
+    network = RDN(**SMALL).eval()
+    image = torch.rand(2, 1, 11, 7)
+    torch.testing.assert_close(torch.jit.script(network)(image), network(image))
+
+
+def test_without_weights_the_network_is_cubic_interpolation():
+    network = RDN(**SMALL)
+    for parameter in network.parameters():
+        torch.nn.init.zeros_(parameter)
+    image = torch.rand(2, 1, 8, 9)
+    expected = F.interpolate(image, scale_factor=(1, 4), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(network(image), expected)
+
+
+def test_cubic_is_keys_kernel_on_the_grid():
+    """HR sample j takes the LR samples around (j - 1.5) / 4, weighted by Keys' kernel with a = -0.75."""
+
+    def keys(t, a=-0.75):
+        t = abs(t)
+        if t <= 1:
+            return (a + 2) * t**3 - (a + 3) * t**2 + 1
+        return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
+
+    line = torch.rand(12, dtype=torch.float64)
+    result = upsample_cubic(line.expand(1, 1, 3, 12), 4)[0, 0, 1]
+    for j in range(8, 40):
+        expected = sum(keys((j - 1.5) / 4 - i) * line[i] for i in range(12))
+        torch.testing.assert_close(result[j], expected)
+
+
+def test_cubic_is_bit_exact_along_the_rows():
+    image = torch.rand(1, 1, 13, 5)
+    single = torch.cat([upsample_cubic(image[:, :, i : i + 1], 4) for i in range(13)], dim=2)
+    torch.testing.assert_close(upsample_cubic(image, 4), single)
+
+
+def test_shuffle_interleaves_the_last_axis():
+    b, c, k, h, w = 2, 3, 4, 5, 6
+    features = torch.rand(b, c * k, h, w)
+    result = shuffle_last_axis(features, k)
+    for channel in range(c):
+        for phase in range(k):
+            torch.testing.assert_close(result[:, channel, :, phase::k], features[:, channel * k + phase])
+
+
+def test_dense_block_follows_its_equation():
+    block = ResidualDenseBlock(features=3, growth=2, layers=2)
+    x = torch.rand(1, 3, 6, 5)
+    first = torch.relu(F.conv2d(x, block.layers[0].weight, block.layers[0].bias, padding=1))
+    second = torch.relu(F.conv2d(torch.cat([x, first], 1), block.layers[1].weight, block.layers[1].bias, padding=1))
+    fused = F.conv2d(torch.cat([x, first, second], 1), block.fusion.weight, block.fusion.bias)
+    torch.testing.assert_close(block(x), x + fused)
+
+
+@pytest.mark.parametrize("name", ["scale_factor", "blocks", "layers", "growth", "features"])
+def test_bad_size_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        RDN(**{**SMALL, name: 0})
