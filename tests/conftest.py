@@ -99,3 +99,48 @@ def run_bundle(*args: str, cwd: Path, timeout: float = 600) -> subprocess.Comple
         timeout=timeout,
         check=False,
     )
+
+
+TINY = {
+    "network_def::blocks": 1,
+    "network_def::layers": 2,
+    "network_def::growth": 4,
+    "network_def::features": 4,
+    "patch_rows": 16,
+    "patch_slices": 6,
+    "margin_slices": 1,
+    "batch_size": 2,
+    "val_patches": 4,
+    "val_interval": 3,
+    "num_workers": 0,
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def training_data(tmp_path) -> dict[str, str]:
+    """Two near-isotropic CT-like and two thick MR-like volumes, as ids of the training configs."""
+    for i in range(2):
+        ct = smooth_volume((48, 44, 40), seed=i) * 1.5 - 1000
+        save_nifti(tmp_path / "ct" / f"ct{i}.nii.gz", ct.astype(np.int16), make_affine([1, 1, 1.2], rotate=(3, 0, 5)))
+        mr = smooth_volume((48, 52, 14), seed=10 + i)
+        save_nifti(
+            tmp_path / "mr" / f"mr{i}.nii.gz", mr.astype(np.int16), make_affine([0.9, 0.9, 4.0], permute=(2, 0, 1))
+        )
+    return {"ct_dir": str(tmp_path / "ct"), "mr_dir": str(tmp_path / "mr"), "bundle_root": str(BUNDLE)}
+
+
+def run_workflow(*configs: str, workflow_type: str = "train", **overrides):
+    """Run configs of the bundle in this process; returns the workflow."""
+    from monai.bundle import ConfigWorkflow
+
+    workflow = ConfigWorkflow(
+        config_file=[str(BUNDLE / "configs" / name) for name in configs],
+        workflow_type=workflow_type,
+        logging_file=False,
+        **overrides,
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return workflow

@@ -57,13 +57,24 @@ def test_what_cannot_be_super_resolved_is_refused(shape, spacing, reason):
 
 
 def test_clipped_values_are_counted_never_wrapped(caplog):
-    oriented = OrientThickAxisLast()(scan([1, 1, 4], (10, 10, 5), {}, dtype="uint16"))
+    oriented = OrientThickAxisLast()(scan([1, 1, 4], (10, 10, 5), {}, dtype="int16"))
     pred = torch.full((1, 10, 10, 20), 7.4)
-    pred[0, 0, 0, :3] = torch.tensor([-20.0, 70000.0, -0.3])
+    pred[0, 0, 0, :3] = torch.tensor([-40000.0, 70000.0, -0.7])
     placed = PlaceOnGrid(4)(pred, oriented)
     assert placed.meta["clipped_voxels"] == 2
     assert "2 voxels were clipped" in caplog.text
-    assert placed[0, 0, 0, :4].tolist() == [0, 65535, 0, 7]
+    assert placed[0, 0, 0, :4].tolist() == [-32768, 32767, -1, 7]
+
+
+@pytest.mark.parametrize(("least", "expected"), [(-0.4, torch.uint16), (-3.0, torch.int32)])
+def test_an_unsigned_dtype_widens_where_the_result_is_negative(least, expected):
+    oriented = OrientThickAxisLast()(scan([1, 1, 4], (10, 10, 5), {}, dtype="uint16"))
+    pred = torch.full((1, 10, 10, 20), 60000.0)
+    pred[0, 0, 0, 0] = least
+    placed = PlaceOnGrid(4)(pred, oriented)
+    assert placed.dtype == expected
+    assert placed.meta["clipped_voxels"] == 0
+    assert placed.to(torch.int64)[0, 0, 0, :2].tolist() == [round(least), 60000]
 
 
 def test_a_range_of_few_levels_is_not_rounded():

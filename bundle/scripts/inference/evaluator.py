@@ -49,15 +49,17 @@ class CaseEvaluator(SupervisedEvaluator):
     Args:
         cases: what was found; its refused and skipped scans are reported beside those that fail here.
         val_data_loader: over the data set of ``cases.items``, batch size 1.
+        progress: show a progress bar over the cases.
         evaluator: everything else :class:`SupervisedEvaluator` takes.
 
     Attributes:
         failures: ``(case, error)`` of every scan that has no result, after :meth:`run`.
     """
 
-    def __init__(self, cases: Cases, val_data_loader: DataLoader, **evaluator: Any) -> None:
+    def __init__(self, cases: Cases, val_data_loader: DataLoader, progress: bool = True, **evaluator: Any) -> None:
         super().__init__(val_data_loader=val_data_loader, epoch_length=1, **evaluator)
         self.cases = cases
+        self.progress = progress
         self.dataset = val_data_loader.dataset
         self.failures: list[tuple[str, CaseError]] = []
         self.logger.setLevel(logging.CRITICAL)  # ignite would log every refusal with its traceback
@@ -69,7 +71,7 @@ class CaseEvaluator(SupervisedEvaluator):
             self.log.info("%s is left out: %s", name, error)
         self.failures = list(self.cases.refused)
         items = self.cases.items
-        for index, item in enumerate(tqdm(items, desc="cases", unit="case", disable=len(items) < 2)):
+        for index, item in enumerate(tqdm(items, desc="cases", unit="case", disable=not self.progress or len(items) < 2)):
             started = time.perf_counter()
             try:
                 self.run_one(index, global_epoch)
@@ -87,7 +89,11 @@ class CaseEvaluator(SupervisedEvaluator):
             Exception: whatever went wrong; :func:`case_error` gives the reason.
         """
         self.data_loader = DataLoader(Subset(self.dataset, [index]), batch_size=1, num_workers=0)
+        # ignite 0.5.5 keeps the exhausted generator of a run that ended in an exception: the next run would do nothing
+        self._internal_run_generator = None
         super().run(global_epoch)
+        if self.state.iteration != 1:
+            raise RuntimeError(f"one case must take one iteration, got {self.state.iteration}")
 
     @property
     def exit_code(self) -> int:

@@ -114,14 +114,17 @@ class ThroughPlaneInferer(Inferer):
         """Yield ``(indices, (b, rows, K * thick))`` until every image has been done once."""
         tissue = (images > self.background).any(dim=2)  # (slices, rows)
         spans = [self._span(rows) for rows in tissue]
-        order = sorted(range(len(spans)), key=lambda i: (spans[i][1] - spans[i][0], i))
+        lengths = [stop - start for start, stop in spans]
+        order = sorted(range(len(spans)), key=lambda i: (lengths[i], i))
         while order:
-            length = max(1, spans[order[-1]][1] - spans[order[-1]][0])
-            size = max(1, self.batch_pixels // (length * images.shape[2]))
-            chosen, order = order[-size:], order[:-size]
+            length = lengths[order[-1]]
+            most = max(1, self.batch_pixels // (max(1, length) * images.shape[2]))
+            # images of about the same length go together: the shorter ones are computed to the length of the longest
+            chosen = [i for i in order[-most:] if lengths[i] > 0.8 * length or not length]
+            order = order[: -len(chosen)]
             batch = images[chosen]
             output = upsample_cubic(batch[:, None], self.scale_factor)[:, 0]
-            if spans[chosen[-1]][1]:
+            if length:
                 starts = [min(spans[i][0], images.shape[1] - length) for i in chosen]
                 rows = torch.stack([image[start : start + length] for image, start in zip(batch, starts, strict=True)])
                 for image, start, done in zip(output, starts, self._windows(rows, network), strict=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-__all__ = ["load_weights", "save_weights"]
+__all__ = ["load_weights", "require_weights", "save_weights"]
 
 
 def load_weights(network: nn.Module, path: str | None, wanted_by: str = "this workflow") -> nn.Module:
@@ -30,10 +30,7 @@ def load_weights(network: nn.Module, path: str | None, wanted_by: str = "this wo
     if path is None:
         return network
     if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"{wanted_by} needs weights at {path}, which does not exist; run the stage that writes them first, or "
-            "give another path"
-        )
+        raise FileNotFoundError(_missing(path, wanted_by))
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state)
@@ -43,6 +40,23 @@ def load_weights(network: nn.Module, path: str | None, wanted_by: str = "this wo
             f"{type(error).__name__}: {str(error).splitlines()[0]}; give the network config it was trained with"
         ) from error
     return network
+
+
+def require_weights(path: str, wanted_by: str) -> None:
+    """End the process, in one line, where a stage cannot start because the one before it has not been run.
+
+    Raises:
+        SystemExit: with that line, if there is no such file.
+    """
+    if not Path(path).is_file():
+        raise SystemExit(_missing(path, wanted_by))
+
+
+def _missing(path: str, wanted_by: str) -> str:
+    return (
+        f"{wanted_by} needs weights at {path}, which does not exist; run the stage that writes them first, or give "
+        "another path"
+    )
 
 
 def save_weights(network: nn.Module, path: str | Path) -> None:

@@ -18,6 +18,8 @@ from ..reasons import CaseError, Reason
 
 __all__ = ["OrientThickAxisLast", "OrientThickAxisLastd", "PlaceOnGrid", "PlaceOnGridd", "working_spacing_mm"]
 
+WIDER = {"uint8": "int16", "uint16": "int32"}
+
 
 def working_spacing_mm(image: MetaTensor) -> np.ndarray:
     """``(3,)`` voxel spacing of a volume that :class:`OrientThickAxisLast` has oriented; slice spacing last."""
@@ -74,10 +76,12 @@ class PlaceOnGrid(Transform):
 
     Args:
         scale_factor: K.
-        output_dtype: ``"input"`` keeps an integer dtype of the source (values rounded, then clipped to its range, and
-            the clipped voxels counted and logged); any other name is taken as it is. A source whose whole range is
-            less than ``min_levels`` steps of its dtype would lose to rounding what data consistency has won: it is
-            written as float32.
+        output_dtype: ``"input"`` keeps the dtype of the source where it can hold the result: values are rounded, then
+            clipped to its range, and the clipped voxels counted and logged. Two sources need a wider dtype: a range of
+            less than ``min_levels`` steps would lose to rounding what data consistency has won and is written as
+            float32; an unsigned dtype cannot hold the small undershoots beside sharp edges, which exact data
+            consistency needs, and becomes the signed one of twice the width where they occur. Any other name is taken
+            as it is.
         min_levels: see above.
     """
 
@@ -110,11 +114,14 @@ class PlaceOnGrid(Transform):
 
     def _cast(self, volume: torch.Tensor, stored_dtype: str, source: torch.Tensor) -> tuple[torch.Tensor, int]:
         name = stored_dtype if self.output_dtype == "input" else self.output_dtype
+        if self.output_dtype == "input" and not getattr(torch, name).is_floating_point:
+            if float(source.max() - source.min()) < self.min_levels:
+                name = "float32"
+            elif name in WIDER and float(volume.min()) < -0.5:
+                name = WIDER[name]
         dtype = getattr(torch, name)
         if dtype.is_floating_point:
             return volume.to(dtype), 0
-        if self.output_dtype == "input" and float(source.max() - source.min()) < self.min_levels:
-            return volume.float(), 0
         info = torch.iinfo(dtype)
         clipped = int((volume < info.min - 0.5).sum() + (volume > info.max + 0.5).sum())
         if clipped:

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keep one unlucky batch from throwing the weights far away."""
+
+from __future__ import annotations
+
+import torch
+from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
+from torch import nn
+
+__all__ = ["GradientClipping"]
+
+
+class GradientClipping:
+    """Scale the gradient to at most ``max_norm`` (L2 over all parameters) before each optimiser step.
+
+    Args:
+        network: whose gradients.
+        max_norm: bound; infinity clips nothing.
+    """
+
+    def __init__(self, network: nn.Module, max_norm: float) -> None:
+        self.network = network
+        self.max_norm = max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer that fires :class:`IterationEvents`."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Clip once."""
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)

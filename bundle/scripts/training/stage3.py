@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 3: CITNet and SRNet trained together (paper, section 2.2, Algorithm 1).
+
+One iteration: super-resolve, translate, one step of both discriminators, one step of everything else. The images that
+the discriminators learn from are those that the generators are then judged by, so SRNet and CITNet run forward once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from monai.engines import Trainer
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import AdversarialIterationEvents
+from monai.utils.enums import CommonKeys as Keys
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..losses.disentanglement import DisentanglementLoss
+from ..networks.citnet import Translation
+
+__all__ = ["JointTrainer"]
+
+Batch = dict[str, torch.Tensor]
+Logits = list[torch.Tensor]
+
+
+class JointTrainer(Trainer):
+    """Alternate one step of D_X and D_Y with one step of encoders, generators and SRNet.
+
+    Batches hold ``mr_image`` (x_L), ``ct_label`` (y_H), ``ct_image`` (D(y_H)), ``mr_attribute`` and ``ct_attribute``
+    (draws of the prior). The output of an iteration holds ``loss`` (Eq. 7), ``loss_discriminators``, every term of the
+    objective by name, ``accuracy_mr`` and ``accuracy_ct`` of the discriminators, ``pred`` (x~_H), ``ct`` (y_H) and
+    ``translation``; between loss and backward also ``weighted``, the summands of the loss with their graph.
+
+    Networks may be wrapped in ``DistributedDataParallel``. With ``accumulation_steps`` n, both optimisers step at every
+    n-th iteration, discriminators first, with the mean gradient of n iterations.
+
+    Args:
+        network: SRNet.
+        citnet: CITNet.
+        discriminators: D_X and D_Y.
+        optimizer: over the parameters of CITNet and SRNet.
+        discriminator_optimizer: over those of the discriminators.
+        objective: Eq. 7; its adversarial part is the discriminators' loss too.
+        warmup_iterations: SRNet is frozen for the first so many.
+        autocast: ``bfloat16``, ``float16`` or ``None`` for full precision.
+        accumulation_steps: iterations per optimiser step.
+        workflow: everything else :class:`monai.engines.Workflow` takes.
+
+    Attributes:
+        gradient_scaler: of both losses; does something with ``float16`` only. To be saved in checkpoints.
+
+    Raises:
+        ValueError: for an unknown precision or a count that is too small.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        citnet: nn.Module,
+        discriminators: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        discriminator_optimizer: torch.optim.Optimizer,
+        objective: DisentanglementLoss,
+        warmup_iterations: int = 0,
+        autocast: str | None = None,
+        accumulation_steps: int = 1,
+        **workflow: Any,
+    ) -> None:
+        super().__init__(decollate=False, event_names=[AdversarialIterationEvents], **workflow)
+        if autocast not in (None, "bfloat16", "float16"):
+            raise ValueError(f"autocast must be null, 'bfloat16' or 'float16', got {autocast!r}; correct the id")
+        if warmup_iterations < 0 or accumulation_steps < 1:
+            raise ValueError(
+                "warmup_iterations must be >= 0 and accumulation_steps >= 1, got "
+                f"{warmup_iterations} and {accumulation_steps}"
+            )
+        self.network = network
+        self.citnet = citnet
+        self.discriminators = discriminators
+        self.optimizer = optimizer
+        self.discriminator_optimizer = discriminator_optimizer
+        self.objective = objective
+        self.warmup_iterations = warmup_iterations
+        self.accumulation_steps = accumulation_steps
+        self.precision = getattr(torch, autocast) if autocast else None
+        self.gradient_scaler = torch.amp.GradScaler(self.state.device.type, enabled=autocast == "float16")
+
+    def _iteration(self, engine: JointTrainer, batchdata: Batch) -> dict[str, Any]:
+        batch = {
+            key: value.to(engine.state.device, non_blocking=engine.non_blocking) for key, value in batchdata.items()
+        }
+        steps = engine.state.iteration % engine.accumulation_steps == 0
+        for module in (engine.network, engine.citnet, engine.discriminators):
+            module.train()
+        with contextlib.ExitStack() as stack:
+            if not steps:
+                for module in (engine.network, engine.citnet, engine.discriminators):
+                    if isinstance(module, DistributedDataParallel):
+                        stack.enter_context(module.no_sync())
+            ct = batch["ct_label"]
+            mr, ct_restored = engine._super_resolve(batch)
+            with engine._autocast():
+                made = engine.citnet(mr, ct, batch["mr_attribute"], batch["ct_attribute"])
+            made = Translation(*(tensor.float() for tensor in made))
+            engine.state.output = {Keys.PRED: mr.detach(), "ct": ct, "translation": detached(made)}
+            engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+            engine._train_discriminators(mr, ct, made, steps)
+            engine._train_generators(batch, mr, ct_restored, made, steps)
+        if steps:
+            engine.gradient_scaler.update()
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.state.device.type, dtype=self.precision, enabled=self.precision is not None)
+
+    def _super_resolve(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """x~_H = F(x_L), and F(D(y_H)) where its anchor is on: one batch."""
+        learns = self.state.iteration > self.warmup_iterations
+        anchored = learns and self.objective.weights["ct_l1"] > 0
+        thick = torch.cat([batch["mr_image"], batch["ct_image"]]) if anchored else batch["mr_image"]
+        with torch.set_grad_enabled(learns), self._autocast():
+            thin = self.network(thick.contiguous(memory_format=torch.channels_last)).float()
+        count = len(batch["mr_image"])
+        return thin[:count], thin[count:] if anchored else None
+
+    def _train_discriminators(self, mr: torch.Tensor, ct: torch.Tensor, made: Translation, steps: bool) -> None:
+        """Maximise Eq. 5 and 6 over D_X and D_Y; nobody else learns."""
+        with self._autocast():
+            judged_mr, judged_ct = self.discriminators(
+                torch.cat([mr, made.ct_to_mr]).detach(), torch.cat([ct, made.mr_to_ct]).detach()
+            )
+        adversarial = self.objective.adversarial
+        (real_mr, fake_mr), (real_ct, fake_ct) = _halves(judged_mr), _halves(judged_ct)
+        loss = adversarial.discriminator(real_mr, fake_mr) + adversarial.discriminator(real_ct, fake_ct)
+        self.state.output |= {
+            "loss_discriminators": loss.detach(),
+            "accuracy_mr": adversarial.accuracy(real_mr, fake_mr),
+            "accuracy_ct": adversarial.accuracy(real_ct, fake_ct),
+        }
+        self.fire_event(AdversarialIterationEvents.DISCRIMINATOR_LOSS_COMPLETED)
+        self.gradient_scaler.scale(loss / self.accumulation_steps).backward()
+        self.fire_event(AdversarialIterationEvents.DISCRIMINATOR_BACKWARD_COMPLETED)
+        if steps:
+            self.gradient_scaler.step(self.discriminator_optimizer)
+            self.discriminator_optimizer.zero_grad()
+        self.fire_event(AdversarialIterationEvents.DISCRIMINATOR_MODEL_COMPLETED)
+
+    def _train_generators(
+        self,
+        batch: Batch,
+        mr: torch.Tensor,
+        ct_restored: torch.Tensor | None,
+        made: Translation,
+        steps: bool,
+    ) -> None:
+        """Minimise Eq. 7 over encoders, generators and SRNet; the discriminators judge, and do not learn."""
+        judges = self.discriminators
+        judges = judges.module if isinstance(judges, DistributedDataParallel) else judges
+        judges.requires_grad_(False)
+        with self._autocast():
+            fake_mr, fake_ct = judges(made.ct_to_mr, made.mr_to_ct)
+        judges.requires_grad_(True)
+        with self._autocast():  # for phi; the losses themselves see float32
+            objective = self.objective(
+                made,
+                mr,
+                batch["ct_label"],
+                batch["mr_attribute"],
+                batch["ct_attribute"],
+                [logits.float() for logits in fake_mr],
+                [logits.float() for logits in fake_ct],
+                mr_thick=batch["mr_image"],
+                ct_restored=ct_restored,
+            )
+        self.state.output |= {
+            Keys.LOSS: objective.total.detach(),
+            **{name: term.detach() for name, term in objective.terms.items()},
+            "weighted": objective.weighted,
+        }
+        self.fire_event(IterationEvents.LOSS_COMPLETED)
+        del self.state.output["weighted"]
+        self.gradient_scaler.scale(objective.total / self.accumulation_steps).backward()
+        self.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        if steps:
+            self.gradient_scaler.step(self.optimizer)
+            self.optimizer.zero_grad()
+
+
+def detached(made: Translation) -> Translation:
+    """The same without its graph."""
+    return Translation(*(tensor.detach() for tensor in made))
+
+
+def _halves(judged: list[torch.Tensor]) -> tuple[Logits, Logits]:
+    """Logits of a batch (real, translated), per scale: those of the real half, those of the translated half."""
+    halves = [logits.float().chunk(2) for logits in judged]
+    return [half[0] for half in halves], [half[1] for half in halves]

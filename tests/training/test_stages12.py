@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages 1 and 2 as the configs run them: outputs, resume, refusals."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.conftest import BUNDLE, TINY, run_workflow
+
+STAGES = {1: ("common.json", "train_stage1.json"), 2: ("common.json", "train_stage2.json")}
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture
+def stage(training_data, tmp_path):
+    def run(number, iterations, out="out", **overrides):
+        output_dir = tmp_path / out
+        run_workflow(
+            *STAGES[number],
+            **{**training_data, **TINY, "output_dir": str(output_dir), "stage_iterations": iterations, **overrides},
+        )
+        return output_dir
+
+    return run
+
+
+def test_stage_outputs(stage):
+    out = stage(1, 4)
+    assert {p.name for p in out.iterdir()} == {"stage1.pt", "checkpoints", "tensorboard"}
+    state = weights(out / "stage1.pt")
+    assert all(isinstance(v, torch.Tensor) for v in state.values())
+    assert "shallow_1.weight" in state
+    out = stage(2, 4)
+    assert (out / "stage2.pt").exists()
+    assert weights(out / "stage2.pt").keys() == state.keys()
+    assert not same(weights(out / "stage2.pt"), state)
+    assert list((out / "tensorboard" / "stage2").glob("events*"))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_resume_equals_an_uninterrupted_run_bit_for_bit(stage, number):
+    """Network, average, optimiser, schedule and data order: everything that could differ ends up in the weights."""
+    settings = {"checkpoint_interval": 2, "lr_step_iterations": 2, "learning_rate": 1e-2, "ema_decay": 0.9}
+    if number == 2:
+        for out in ("whole", "parts"):
+            stage(1, 2, out=out)
+    whole = stage(number, 7, out="whole", **settings)
+    stage(number, 3, out="parts", **settings)
+    (parts_final := stage(number, 3, out="parts", **settings) / f"stage{number}.pt").unlink()
+    parts = stage(number, 7, out="parts", **settings)
+    assert parts_final.exists()
+    assert same(weights(whole / f"stage{number}.pt"), weights(parts / f"stage{number}.pt"))
+    last = f"checkpoints/stage{number}_7.pt"
+    a, b = (torch.load(out / last, weights_only=True) for out in (whole, parts))
+    assert same(a["network"], b["network"])
+    assert a["lr_scheduler"]["last_epoch"] == b["lr_scheduler"]["last_epoch"] == 7
+
+
+@pytest.mark.parametrize("reading", ["current", "through", "frozen", "ema"])
+def test_every_reading_of_the_papers_stage_2_trains(stage, reading):
+    stage(1, 2)
+    out = stage(2, 3, stage2_variant="paper", stage2_reading=reading, anchor_weight=0, learning_rate=1e-3)
+    assert not same(weights(out / "stage1.pt"), weights(out / "stage2.pt"))
+
+
+def test_stage_2_refuses_to_start_without_stage_1(stage, tmp_path):
+    with pytest.raises(SystemExit, match="stage 2 needs weights at") as caught:
+        stage(2, 2)
+    assert str(tmp_path / "out" / "stage1.pt") in str(caught.value)
+
+
+def test_weights_of_another_size_are_refused(stage):
+    stage(1, 2, **{"network_def::features": 5})
+    assert "must hold the bare state dict of RDN" in failure(lambda: stage(2, 2))
+
+
+def failure(run):
+    """All messages of the chain: MONAI wraps what happens inside a config."""
+    with pytest.raises(RuntimeError) as caught:
+        run()
+    messages, error = [], caught.value
+    while error is not None:
+        messages.append(str(error))
+        error = error.__cause__ or error.__context__
+    return " ".join(messages)
+
+
+def test_one_file_each_is_enough(stage, training_data, tmp_path):
+    for folder in ("ct", "mr"):
+        (tmp_path / folder / f"{folder}1.nii.gz").unlink()
+    stage(1, 2)
+    assert (stage(2, 2) / "stage2.pt").exists()
+
+
+def test_nan_ends_the_run_with_an_error_and_no_weights(stage):
+    assert "loss must be finite, got" in failure(lambda: stage(1, 4, learning_rate=1e30))
+
+
+def test_runaway_output_ends_stage_2(stage):
+    stage(1, 2)
+    settings = {"learning_rate": 1.0, "val_interval": 1, "max_gradient_growth": 1.0001, "max_period_peak": 1e-4}
+    assert "must not run away" in failure(lambda: stage(2, 9, **settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_a_checkpoint_to_go_on_from(training_data, tmp_path, number):
+    overrides = {**training_data, **TINY, "output_dir": str(tmp_path / "out"), "stage_iterations": 100000}
+    configs = [str(BUNDLE / "configs" / name) for name in STAGES[1]]
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(configs)]
+    for key, value in {**overrides, "val_interval": 100000}.items():
+        command += [f"--{key}", str(value)]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        deadline = time.time() + 120
+        while b"stage1" not in process.stderr.read1(1000):
+            assert time.time() < deadline
+        time.sleep(1)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    (checkpoint,) = (tmp_path / "out" / "checkpoints").iterdir()
+    assert torch.load(checkpoint, weights_only=True)["iteration"] == int(checkpoint.stem.split("_")[1]) > 0
+    assert not (tmp_path / "out" / "stage1.pt").exists()
