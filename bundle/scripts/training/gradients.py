@@ -46,7 +46,7 @@ class TermGradientNorms:
         """Register with a trainer that fires ``LOSS_COMPLETED`` with ``output["weighted"]`` alive."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Any) -> None:
         """Look, where it is time."""
         if engine.state.iteration % self.interval:
             return

@@ -185,6 +185,8 @@ class JointTrainer(Trainer):
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         del self.state.output["weighted"]
         self.gradient_scaler.scale(objective.total / self.accumulation_steps).backward()
+        if steps:
+            self.gradient_scaler.unscale_(self.optimizer)  # handlers that clip or look see true gradients
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if steps:
             self.gradient_scaler.step(self.optimizer)

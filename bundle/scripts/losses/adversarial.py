@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Eq. 5 and 6, L_adv: the game between one discriminator and who makes the translated images.
+
+A multi-scale discriminator is several discriminators: each plays its own game, means over its patches, and the losses
+are added. Discriminators give logits ``z``, ``D = sigmoid(z)``; ``log D = -softplus(-z)`` and ``log(1 - D) =
+-softplus(z)`` never overflow.
+
+In the generator's step only translated images are judged. Eq. 5 also holds ``log D_X(x~_H)``; minimised over SRNet
+that term would teach SRNet to look translated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+__all__ = ["ADVERSARIAL_FORMS", "AdversarialLoss"]
+
+ADVERSARIAL_FORMS = ("log", "non_saturating", "least_squares")
+
+
+class AdversarialLoss(nn.Module):
+    """Both players' losses, to be minimised.
+
+    ===================  ======================================  =============================
+    form                 discriminator                           generator
+    ===================  ======================================  =============================
+    ``log``              ``-log D(real) - log(1 - D(fake))``     ``log(1 - D(fake))`` (paper)
+    ``non_saturating``   the same                                ``-log D(fake)``
+    ``least_squares``    ``(z(real) - 1)^2 + z(fake)^2``         ``(z(fake) - 1)^2``
+    ===================  ======================================  =============================
+
+    Args:
+        form: one of them.
+
+    Raises:
+        ValueError: for any other.
+    """
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        if form not in ADVERSARIAL_FORMS:
+            raise ValueError(f"adversarial_form must be one of {ADVERSARIAL_FORMS}, got {form!r}; correct the id")
+        self.form = form
+
+    def discriminator(self, real: Sequence[torch.Tensor], fake: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The discriminator's loss, from its logits per scale (any shape)."""
+        if self.form == "least_squares":
+            return _sum((r - 1).square().mean() + f.square().mean() for r, f in zip(real, fake, strict=True))
+        return _sum(F.softplus(-r).mean() + F.softplus(f).mean() for r, f in zip(real, fake, strict=True))
+
+    def generator(self, fake: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The generator's loss, from the discriminator's logits per scale."""
+        if self.form == "least_squares":
+            return _sum((f - 1).square().mean() for f in fake)
+        if self.form == "non_saturating":
+            return _sum(F.softplus(-f).mean() for f in fake)
+        return _sum(-F.softplus(f).mean() for f in fake)
+
+    def accuracy(self, real: Sequence[torch.Tensor], fake: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Share of patches that the discriminator judges rightly: 0.5 is a coin, 1.0 has won."""
+        border = 0.5 if self.form == "least_squares" else 0.0
+        right = [r > border for r in real] + [f < border for f in fake]
+        return torch.cat([r.flatten() for r in right]).float().mean()
+
+
+def _sum(losses: object) -> torch.Tensor:
+    return torch.stack(list(losses)).sum()  # type: ignore[call-overload]

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Anchor (beyond the paper): the super-resolved image, made thick again, is the image that was acquired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+__all__ = ["DataConsistencyLoss"]
+
+
+class DataConsistencyLoss(nn.Module):
+    """``||D(x~_H) - x_L||_1``, mean over the slices inside.
+
+    Args:
+        degrade: D, ``(B, 1, H, K * W)`` to ``(B, 1, H, W)``.
+        margin_slices: slices left out at each end, whose profile reaches beyond the patch.
+
+    Raises:
+        ValueError: if ``margin_slices`` is negative.
+    """
+
+    def __init__(self, degrade: Callable[[torch.Tensor], torch.Tensor], margin_slices: int) -> None:
+        super().__init__()
+        if margin_slices < 0:
+            raise ValueError(f"margin_slices must be >= 0, got {margin_slices}; correct the id")
+        self.degrade = degrade
+        self.margin_slices = margin_slices
+
+    def forward(self, mr: torch.Tensor, mr_thick: torch.Tensor) -> torch.Tensor:
+        """Compare.
+
+        Args:
+            mr: x~_H, ``(B, 1, H, K * W)``.
+            mr_thick: x_L, ``(B, 1, H, W)``.
+        """
+        inside = slice(self.margin_slices, mr_thick.shape[-1] - self.margin_slices)
+        return F.l1_loss(self.degrade(mr)[..., inside], mr_thick[..., inside])

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Eq. 7, L_disentangle: what encoders, generators and SRNet minimise together, and the anchors beyond the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..networks.citnet import Translation
+from .adversarial import AdversarialLoss
+from .cross_cycle import CrossCycleLoss
+from .data_consistency import DataConsistencyLoss
+from .latent import LatentLoss
+from .perceptual import PerceptualLoss
+from .self_reconstruction import SelfReconstructionLoss
+
+__all__ = ["DisentanglementLoss", "Objective"]
+
+
+class Objective(NamedTuple):
+    """What :class:`DisentanglementLoss` returns.
+
+    Attributes:
+        total: the weighted sum.
+        weighted: its summands, by equation: ``adv``, ``self``, ``cycle``, ``latent``, ``percep``, ``consistency``,
+            ``ct_l1``; those that are switched off are not there.
+        terms: every term before weighting, for example ``cycle_mr``.
+    """
+
+    total: torch.Tensor
+    weighted: dict[str, torch.Tensor]
+    terms: dict[str, torch.Tensor]
+
+
+class DisentanglementLoss(nn.Module):
+    """``L_adv + lambda_1 (L_self + L_cycle) + lambda_2 L_latent + lambda_3 L_percep``, plus anchors.
+
+    The anchors hold SRNet to what is known, since L_self and L_cycle compare with an image that SRNet makes itself:
+    ``lambda_consistency ||D(x~_H) - x_L||_1 + lambda_ct ||F(D(y_H)) - y_H||_1``.
+
+    Args:
+        adversarial: Eq. 5 and 6.
+        perceptual: Eq. 4, or ``None`` to switch it off.
+        data_consistency: first anchor; not looked at where ``lambda_consistency`` is 0.
+        lambda_self: lambda_1 of L_self.
+        lambda_cycle: lambda_1 of L_cycle.
+        lambda_latent: lambda_2.
+        lambda_percep: lambda_3.
+        lambda_consistency: of the first anchor; 0 leaves it out.
+        lambda_ct: of the second anchor; 0 leaves it out.
+        detach_targets: where x~_H is what an image is compared with (Eq. 1, 2, 4), it does not learn from that.
+
+    Raises:
+        ValueError: if a weight is negative, or one is positive and its loss is missing.
+    """
+
+    def __init__(
+        self,
+        adversarial: AdversarialLoss,
+        perceptual: PerceptualLoss | None,
+        data_consistency: DataConsistencyLoss | None,
+        lambda_self: float,
+        lambda_cycle: float,
+        lambda_latent: float,
+        lambda_percep: float,
+        lambda_consistency: float,
+        lambda_ct: float,
+        detach_targets: bool,
+    ) -> None:
+        super().__init__()
+        self.weights = {
+            "adv": 1.0,
+            "self": lambda_self,
+            "cycle": lambda_cycle,
+            "latent": lambda_latent,
+            "percep": lambda_percep,
+            "consistency": lambda_consistency,
+            "ct_l1": lambda_ct,
+        }
+        for name, weight in self.weights.items():
+            if not weight >= 0:
+                raise ValueError(f"the weight of {name} must be >= 0, got {weight}; correct the lambda")
+        for name, loss in (("percep", perceptual), ("consistency", data_consistency)):
+            if self.weights[name] > 0 and loss is None:
+                raise ValueError(f"lambda_{name} must be 0 without a loss for it, got {self.weights[name]}; add one")
+        self.adversarial = adversarial
+        self.self_reconstruction = SelfReconstructionLoss()
+        self.cross_cycle = CrossCycleLoss()
+        self.latent = LatentLoss()
+        self.perceptual = perceptual
+        self.data_consistency = data_consistency
+        self.detach_targets = detach_targets
+
+    def forward(
+        self,
+        made: Translation,
+        mr: torch.Tensor,
+        ct: torch.Tensor,
+        prior_mr: torch.Tensor,
+        prior_ct: torch.Tensor,
+        fake_mr: Sequence[torch.Tensor],
+        fake_ct: Sequence[torch.Tensor],
+        mr_thick: torch.Tensor | None = None,
+        ct_restored: torch.Tensor | None = None,
+    ) -> Objective:
+        """Evaluate Eq. 7.
+
+        Args:
+            made: what CITNet made of the next four.
+            mr: x~_H, ``(B, 1, H, W)``.
+            ct: y_H, same shape.
+            prior_mr: A'_x, ``(B, A)``.
+            prior_ct: A'_y.
+            fake_mr: D_X's logits of x', per scale.
+            fake_ct: D_Y's logits of y'.
+            mr_thick: x_L, for the first anchor; ``None`` leaves it out.
+            ct_restored: F(D(y_H)), for the second anchor; ``None`` leaves it out.
+        """
+        target = mr.detach() if self.detach_targets else mr
+        groups = {
+            "adv": {"mr": self.adversarial.generator(fake_mr), "ct": self.adversarial.generator(fake_ct)},
+            "self": self.self_reconstruction(made.mr_self, target, made.ct_self, ct),
+            "cycle": self.cross_cycle(made.mr_cycle, target, made.ct_cycle, ct),
+            "latent": self.latent(
+                made.content_mr_again,
+                made.content_mr,
+                made.content_ct_again,
+                made.content_ct,
+                made.attribute_mr_again,
+                prior_mr,
+                made.attribute_ct_again,
+                prior_ct,
+            ),
+        }
+        if self.perceptual is not None and self.weights["percep"] > 0:
+            groups["percep"] = self.perceptual(made.mr_to_ct, target, made.ct_to_mr, ct)
+        if self.data_consistency is not None and self.weights["consistency"] > 0 and mr_thick is not None:
+            groups["consistency"] = {"mr": self.data_consistency(mr, mr_thick)}
+        if self.weights["ct_l1"] > 0 and ct_restored is not None:
+            groups["ct_l1"] = {"ct": F.l1_loss(ct_restored, ct)}
+        weighted = {name: self.weights[name] * torch.stack(list(g.values())).sum() for name, g in groups.items()}
+        terms = {f"{name}_{part}": value for name, g in groups.items() for part, value in g.items()}
+        return Objective(torch.stack(list(weighted.values())).sum(), weighted, terms)
