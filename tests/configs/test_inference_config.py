@@ -112,6 +112,22 @@ def test_slice_thickness_reaches_the_operator(tmp_path, infer):
     assert np.abs(again - thick()).max() < 1e-3 * np.ptp(thick())
 
 
+@pytest.mark.parametrize("flips", [False, True])
+def test_disagreement_map_is_a_second_file_on_the_same_grid(tmp_path, infer, flips):
+    save_nifti(
+        tmp_path / "in" / "a.nii.gz", thick((9, 20, 24)).astype(np.int16), make_affine([4, 1, 1], flip=(-1, 1, 1))
+    )
+    infer(disagreement=True, flips=flips)
+    result, spread = (nib.load(tmp_path / "out" / f"a_{suffix}.nii.gz") for suffix in ("sr", "disagreement"))
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert result.shape == spread.shape == (36, 20, 24)
+    np.testing.assert_allclose(result.affine, spread.affine)
+    values = np.asarray(spread.dataobj)
+    assert spread.get_data_dtype() == np.float32
+    assert values.min() >= 0
+    assert 0 < values.max() < 500
+
+
 BAD = {
     "flat2d": (np.ones((20, 20), np.int16), [1, 1, 4], "NOT_3D"),
     "movie": (np.ones((12, 12, 6, 3), np.int16), [1, 1, 4], "NOT_3D"),

@@ -71,7 +71,9 @@ class CaseEvaluator(SupervisedEvaluator):
             self.log.info("%s is left out: %s", name, error)
         self.failures = list(self.cases.refused)
         items = self.cases.items
-        for index, item in enumerate(tqdm(items, desc="cases", unit="case", disable=not self.progress or len(items) < 2)):
+        for index, item in enumerate(
+            tqdm(items, desc="cases", unit="case", disable=not self.progress or len(items) < 2)
+        ):
             started = time.perf_counter()
             try:
                 self.run_one(index, global_epoch)

@@ -11,13 +11,43 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch import nn
 
 from .batches import IterationBatches
 from .weights import save_weights
 
-__all__ = ["StageCheckpoint"]
+__all__ = ["StageCheckpoint", "load_newest"]
+
+
+def load_newest(folder: str, stage: str, state: Mapping[str, Any]) -> Path:
+    """Load some of what the newest checkpoint of a stage holds.
+
+    Args:
+        folder: of the checkpoints.
+        stage: name of the stage.
+        state: name in the checkpoint to anything with ``load_state_dict``.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    found = _checkpoints(Path(folder), stage)
+    if not found:
+        raise FileNotFoundError(f"{folder} must hold a checkpoint of {stage}, got none; run the stage first")
+    content = torch.load(found[-1], map_location="cpu", weights_only=True)
+    for name, item in state.items():
+        item.load_state_dict(content[name])
+    return found[-1]
+
+
+def _checkpoints(folder: Path, stage: str) -> list[Path]:
+    """Checkpoints of a stage, oldest first."""
+    paths = [p for p in folder.glob(f"{stage}_*.pt") if p.stem.rpartition("_")[2].isdigit()]
+    return sorted(paths, key=lambda p: int(p.stem.rpartition("_")[2]))
 
 
 class StageCheckpoint:
@@ -27,7 +57,9 @@ class StageCheckpoint:
     optimisers, schedulers, the gradient scaler, torch's random state and the iteration. Files are written beside
     their final name and renamed, so that a kill at any moment leaves the previous checkpoint whole.
 
-    SIGTERM and SIGINT end the run after the current iteration with a checkpoint, and the process with 128 + signal.
+    SIGTERM and SIGINT end the run after the current iteration with a checkpoint, and the process with 128 + signal. Of
+    several processes all end after the same iteration, whichever of them got the signal. A checkpoint holds no
+    gradients, so none is written in the middle of an accumulation: it waits for the optimiser's step.
 
     Args:
         state: name to anything with ``state_dict`` and ``load_state_dict``.
@@ -40,6 +72,7 @@ class StageCheckpoint:
         final_path: for example ``OUT/stage1.pt``.
         resume: go on from the newest checkpoint, if there is one.
         write: only this process writes (rank 0); all processes read.
+        accumulation_steps: iterations per optimiser step; ``interval`` is rounded up to a multiple of it.
     """
 
     def __init__(
@@ -54,11 +87,13 @@ class StageCheckpoint:
         keep: int = 2,
         resume: bool = True,
         write: bool = True,
+        accumulation_steps: int = 1,
     ) -> None:
         self.state = dict(state)
         self.folder = Path(folder)
         self.stage = stage
-        self.interval = interval
+        self.accumulation_steps = accumulation_steps
+        self.interval = -(-interval // accumulation_steps) * accumulation_steps
         self.batches = batches
         self.final_network = final_network
         self.final_path = final_path
@@ -85,22 +120,17 @@ class StageCheckpoint:
         content = {name: item.state_dict() for name, item in self._all(engine).items()}
         torch.save({"iteration": engine.state.iteration, "rng": torch.get_rng_state(), **content}, part)
         os.replace(part, path)
-        for old in self._found()[: -self.keep]:
+        for old in _checkpoints(self.folder, self.stage)[: -self.keep]:
             old.unlink()
 
     def _all(self, engine: Engine) -> dict[str, Any]:
         scaler = getattr(engine, "scaler", None)
         return self.state if scaler is None else {**self.state, "scaler": scaler}
 
-    def _found(self) -> list[Path]:
-        """Checkpoints of this stage, oldest first."""
-        paths = [p for p in self.folder.glob(f"{self.stage}_*.pt") if p.stem.rpartition("_")[2].isdigit()]
-        return sorted(paths, key=lambda p: int(p.stem.rpartition("_")[2]))
-
     def _started(self, engine: Any) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._remember)
-        found = self._found()
+        found = _checkpoints(self.folder, self.stage)
         if not (self.resume and found):
             return
         content = torch.load(found[-1], map_location="cpu", weights_only=True)
@@ -122,10 +152,20 @@ class StageCheckpoint:
         self.stop_signal = number
 
     def _stop_if_asked(self, engine: Engine) -> None:
-        if self.stop_signal:
+        if engine.state.iteration % self.accumulation_steps:
+            return
+        asked = self._signal_of_any_process(engine)
+        if asked:
             self.save(engine)
-            self.logger.warning("stopped by signal %d at iteration %d", self.stop_signal, engine.state.iteration)
-            raise SystemExit(128 + self.stop_signal)
+            self.logger.warning("stopped by signal %d at iteration %d", asked, engine.state.iteration)
+            raise SystemExit(128 + asked)
+
+    def _signal_of_any_process(self, engine: Any) -> int:
+        if not dist.is_initialized():
+            return self.stop_signal
+        asked = torch.tensor(self.stop_signal, device=engine.state.device)
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        return int(asked)
 
     def _completed(self, engine: Engine) -> None:
         if engine.state.iteration != self.batches.iterations:

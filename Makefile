@@ -1,0 +1,37 @@
+# Everything a person types. `make` alone lists the targets.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+BUNDLE := bundle
+export PYTHONPATH := $(CURDIR):$(CURDIR)/$(BUNDLE)
+
+.PHONY: help setup demo test check model clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+setup: $(VENV)/.ready ## make the environment (pinned versions, from the package index)
+
+$(VENV)/.ready: requirements.txt requirements-dev.txt constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and "Python 3.11 or 3.12 is needed, this is " + sys.version.split()[0] + "; give another with PYTHON=...")'
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -r requirements-dev.txt
+	touch $@
+
+demo: setup ## super-resolve the made-up patient, or your own scan: make demo INPUT=<file or folder>
+	$(RUN) -m tools.demo $(if $(INPUT),--input "$(INPUT)") $(if $(OUT),--output "$(OUT)")
+
+test: setup ## run the tests
+	$(RUN) -m pytest $(ARGS)
+
+check: setup ## formatting, lint, types, spelling
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/codespell README.md CHANGELOG.md docs bundle tools phantom tests
+
+model: setup ## train the shipped weights: make model DATA=<folder with ct/ mr_thick/ mr_hr/> OUT=<folder>
+	$(RUN) -m tools.make_model --data "$(DATA)" --output "$(OUT)" $(ARGS)
+
+clean: ## remove what the targets made, except the environment
+	rm -rf out runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""torchrun with two CPU processes does what one process with the doubled batch does."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.conftest import BUNDLE, TINY, run_workflow
+
+CONFIGS = {1: ["common.json", "train_stage1.json"], 2: ["common.json", "train_stage2.json"]}
+
+
+def torchrun(configs, ids, cwd):
+    files = [str(BUNDLE / "configs" / name) for name in [*configs, "multi_gpu_train.json"]]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "monai.bundle", "run", "training", "--config_file", str(files)]
+    for key, value in ids.items():
+        command += [f"--{key}", str(value)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2])
+def test_two_processes_equal_one_with_the_doubled_batch(training_data, tmp_path, stage):
+    ids = {**training_data, **TINY, "stage_iterations": 4, "learning_rate": 1e-3}
+    del ids["device"]
+    for out in ("one", "two"):
+        if stage == 2:
+            run_workflow(
+                *CONFIGS[1], **{**ids, "device": "cpu", "stage_iterations": 2, "output_dir": str(tmp_path / out)}
+            )
+    run_workflow(*CONFIGS[stage], **{**ids, "device": "cpu", "batch_size": 4, "output_dir": str(tmp_path / "one")})
+    result = torchrun(CONFIGS[stage], {**ids, "batch_size": 2, "output_dir": tmp_path / "two"}, tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    one, two = (torch.load(tmp_path / out / f"stage{stage}.pt", weights_only=True) for out in ("one", "two"))
+    start = torch.load(tmp_path / "two" / "stage1.pt", weights_only=True) if stage == 2 else None
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], atol=1e-5, rtol=1e-4)
+        assert start is None or not torch.equal(start[key], two[key])

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train the shipped weights from the public data, by one seeded recipe that can be interrupted and started again.
+
+The data folder has a ``MANIFEST.csv`` with the columns ``path``, ``modality`` and ``use``; only rows whose use is
+``train`` and whose licence lets weights ship are taken. High-resolution MR is never shown to the network: each such
+volume is first made into three thick stacks, axial, sagittal and coronal, as a clinic would have acquired them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from scripts.degradation import SliceProfileOperator
+from scripts.geometry import thick_slice_affine
+
+from tools.run_bundle import BUNDLE, ROOT, run_bundle
+
+RECIPE = ROOT / "tools" / "recipe.json"
+VALIDATION = ("oms12", "rider0117")  # held out for selection: one person with three contrasts, one CT
+PATIENTS = ("oms01", "oms03", "oms04", "oms12", "t1_adi", "t1_uih", "lidc0314", "rider0117", "lungfcp0001")
+
+
+def patient_of(name: str) -> str:
+    """Patient of a file; the two ``t1_uih`` scans may be one person and count as one.
+
+    Raises:
+        ValueError: for a file that the recipe does not know.
+    """
+    for patient in PATIENTS:
+        if name.startswith(patient):
+            return patient
+    raise ValueError(f"training files must be those the recipe knows, got {name}; add its patient to PATIENTS")
+
+
+def prepare(data: Path, output: Path, scale_factor: int) -> Path:
+    """Lay out ``ct/`` and ``mr/`` and the datalist under ``output``; returns the datalist's path."""
+    datalist: dict[str, dict[str, list[dict[str, str]]]] = {}
+    with (data / "MANIFEST.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["use"].startswith("train")]
+    for row in rows:
+        if "weights may ship" not in row["use"]:
+            continue
+        source = data / row["path"]
+        modality = row["modality"].lower()
+        for target in place(source, output / modality, row["path"].startswith("train/mr_hr"), scale_factor):
+            patient = patient_of(target.name)
+            part = "validation" if patient in VALIDATION else "training"
+            parts = datalist.setdefault(modality, {"training": [], "validation": []})
+            parts[part].append({"image": target.name, "patient": patient})
+    path = output / "datalist.json"
+    path.write_text(json.dumps(datalist, indent=4) + "\n")
+    return path
+
+
+def place(source: Path, folder: Path, is_hr_mr: bool, scale_factor: int) -> list[Path]:
+    """Copy a training volume, or make its three thick stacks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_hr_mr:
+        target = folder / source.name
+        if not target.exists():
+            shutil.copyfile(source, target)
+        return [target]
+    targets = [folder / source.name.replace(".nii.gz", f"_thick{axis}.nii.gz") for axis in range(3)]
+    if not all(target.exists() for target in targets):
+        image = nib.load(source)
+        volume = np.asarray(image.dataobj, dtype=np.float32)
+        for axis, target in enumerate(targets):
+            moved = np.moveaxis(volume, axis, -1)
+            moved = moved[..., : moved.shape[-1] // scale_factor * scale_factor]
+            thick = SliceProfileOperator(scale_factor).degrade(torch.from_numpy(moved.copy())).numpy()
+            affine = thick_slice_affine(image.affine, axis, scale_factor)
+            nib.save(nib.Nifti1Image(np.moveaxis(thick, -1, axis), affine), target)
+    return targets
+
+
+def main() -> None:
+    """Prepare, train every stage that has iterations, copy the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with MANIFEST.csv")
+    parser.add_argument("--output", type=Path, required=True, help="checkpoints, logs and weights go here")
+    parser.add_argument("--iterations", type=int, nargs=2, default=(8000, 60000), help="of stage 1 and 2")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="override file for the configs")
+    parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="further overridden ids")
+    parser.add_argument("--install", action="store_true", help="copy the result to bundle/models/model.pt")
+    arguments = parser.parse_args()
+    output = arguments.output.resolve()
+    scale_factor = json.loads((BUNDLE / "configs" / "common.json").read_text())["scale_factor"]
+    datalist = prepare(arguments.data, output, scale_factor)
+    ids = dict(item.split("=", 1) for item in arguments.set)
+    for stage, iterations in enumerate(arguments.iterations, start=1):
+        run_bundle(
+            ["common.json", f"train_stage{stage}.json", str(arguments.recipe)],
+            "training",
+            ct_dir=output / "ct",
+            mr_dir=output / "mr",
+            datalist_file=datalist,
+            output_dir=output,
+            stage_iterations=iterations,
+            seed=arguments.seed,
+            **ids,
+        )
+    if arguments.install:
+        shutil.copyfile(output / f"stage{len(arguments.iterations)}.pt", BUNDLE / "models" / "model.pt")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start the bundle the way a user does: `python -m monai.bundle run` in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+__all__ = ["BUNDLE", "ROOT", "bundle_command", "run_bundle"]
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLE = ROOT / "bundle"
+
+
+def bundle_command(configs: list[str], run_id: str = "run", bundle: Path = BUNDLE, **ids: object) -> list[str]:
+    """The command line for configs of the bundle, in order, with overridden ids.
+
+    Args:
+        configs: file names in ``bundle/configs``, or paths to other override files.
+        run_id: ``run``, ``training`` or ``evaluating``.
+        bundle: bundle root.
+        ids: overrides; keys may hold ``::`` (pass them with ``**{"a::b": ...}``).
+    """
+    files = [str(bundle / "configs" / name) if "/" not in name else name for name in configs]
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
+    command += ["--bundle_root", str(bundle)]
+    for key, value in ids.items():
+        command += [f"--{key}", str(value)]
+    return command
+
+
+def run_bundle(configs: list[str], run_id: str = "run", bundle: Path = BUNDLE, **ids: object) -> None:
+    """Run it, showing its output.
+
+    Raises:
+        SystemExit: with its exit code, if that is not 0.
+    """
+    code = subprocess.run(bundle_command(configs, run_id, bundle, **ids), check=False).returncode
+    if code:
+        raise SystemExit(code)
