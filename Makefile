@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 BUNDLE := bundle
+WORKERS ?= 2
 export PYTHONPATH := $(CURDIR):$(CURDIR)/$(BUNDLE)
 
 .PHONY: help setup demo test check model clean
@@ -22,7 +23,7 @@ demo: setup ## super-resolve the made-up patient, or your own scan: make demo IN
 	$(RUN) -m tools.demo $(if $(INPUT),--input "$(INPUT)") $(if $(OUT),--output "$(OUT)")
 
 test: setup ## run the tests
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) $(ARGS)
 
 check: setup ## formatting, lint, types, spelling
 	$(VENV)/bin/ruff format --check .

@@ -13,6 +13,7 @@ import torch
 from monai.bundle import ConfigParser, verify_net_in_out
 
 from tests.conftest import BUNDLE, ROOT, SHARED
+from tools.format_json import formatted
 
 METADATA = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
 
@@ -136,7 +137,7 @@ def test_torchscript_export_as_the_zoo_does_it(tmp_path):
 @pytest.mark.parametrize("path", sorted(p.name for p in (BUNDLE / "configs").glob("*.json")))
 def test_json_is_formatted(path):
     text = (BUNDLE / "configs" / path).read_text()
-    assert text == json.dumps(json.loads(text), indent=4, ensure_ascii=False) + "\n"
+    assert text == formatted(text)
 
 
 def test_no_absolute_path_in_configs():
