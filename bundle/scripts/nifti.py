@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -55,7 +56,8 @@ def read_nifti(path: Path, max_voxels: int = 2**30) -> Volume:
         )
     stored = image.get_data_dtype().newbyteorder("=")
     # the image's header forgets the scaling on load; its data proxy keeps it
-    unscaled = (image.dataobj.slope, image.dataobj.inter) == (1, 0) and stored.name in KEPT_DTYPES
+    proxy: Any = image.dataobj
+    unscaled = (proxy.slope, proxy.inter) == (1, 0) and stored.name in KEPT_DTYPES
     return Volume(array, affine, stored if unscaled else np.dtype(np.float32))
 
 
@@ -112,7 +114,8 @@ def _check_compressed(image: nib.Nifti1Image, path: Path) -> None:
     """
     if not path.name.endswith(".gz"):
         return
-    announced = image.dataobj.offset + np.prod(image.shape, dtype=np.int64) * image.get_data_dtype().itemsize
+    proxy: Any = image.dataobj
+    announced = proxy.offset + np.prod(image.shape, dtype=np.int64) * image.get_data_dtype().itemsize
     total = 0
     with gzip.open(path) as file:
         while chunk := file.read(2**20):

@@ -27,10 +27,10 @@ def test_metadata_is_valid_against_the_schema():
 
 def test_metadata_has_what_the_schema_requires():
     """The same without the schema file, which is not part of this project."""
-    required = (
-        "schema version monai_version pytorch_version numpy_version required_packages_version task description authors "
-        "copyright network_data_format changelog intended_use"
-    ).split()
+    required = [
+        *["schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task"],
+        *["description", "authors", "copyright", "network_data_format", "changelog", "intended_use"],
+    ]
     assert not [key for key in required if not METADATA.get(key)]
     for io in ("inputs", "outputs"):
         (tensor,) = METADATA["network_data_format"][io].values()
@@ -122,7 +122,8 @@ def test_torchscript_export_as_the_zoo_does_it(tmp_path):
     exported = tmp_path / "model.ts"
     subprocess.run(
         [sys.executable, "-m", "monai.bundle", "ckpt_export", "--net_id", "network_def", "--filepath", exported,
-         "--ckpt_file", "models/model.pt", "--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"],
+         "--ckpt_file", "models/model.pt", "--meta_file", "configs/metadata.json",
+         "--config_file", "configs/inference.json"],
         cwd=BUNDLE, check=True, capture_output=True,
     )  # fmt: skip
     parser = ConfigParser()

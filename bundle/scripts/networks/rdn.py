@@ -97,7 +97,7 @@ class RDN(nn.Module):
         self.reconstruct = nn.Conv2d(features, 1, kernel_size=3, padding=1)
         with torch.no_grad():  # start close to cubic interpolation
             self.reconstruct.weight.mul_(0.1)
-            self.reconstruct.bias.zero_()
+            nn.init.zeros_(self.reconstruct.bias)  # type: ignore[arg-type]
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Super-resolve slices that contain the thick axis.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a thick-slice input of a thin-slice target, with a slice profile drawn at random."""
+"""Make a thick-slice input of a thin-slice target: patches with a random slice profile, volumes with a given one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, Transform
 
 from ..degradation import SliceProfileOperator
+from ..geometry import find_thick_axis, thick_slice_affine, voxel_spacing_mm
 
-__all__ = ["RandDegrade", "RandDegraded"]
+__all__ = ["DegradeVolume", "DegradeVolumed", "RandDegrade", "RandDegraded"]
 
 
 class RandDegrade(Randomizable, Transform):
@@ -74,6 +76,69 @@ class RandDegraded(Randomizable, MapTransform):
         super().set_random_state(seed, state)
         self.degrade.set_random_state(seed, state)
         return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Make the pair."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key], result[self.label_key] = self.degrade(result[key])
+        return result
+
+
+class DegradeVolume(Transform):
+    """Acquire a thin-slice volume as thick slices: what an evaluation gives the network, and the truth beside it.
+
+    Args:
+        scale_factor: K.
+        thick_axis: voxel axis 0, 1 or 2, or the plane of the slices: ``sagittal``, ``coronal`` or ``axial``.
+        profile: slice profile.
+        thickness_to_spacing: slice thickness over slice spacing; FWHM = K times that.
+    """
+
+    def __init__(
+        self, scale_factor: int, thick_axis: str | int, profile: str = "gaussian", thickness_to_spacing: float = 1.0
+    ) -> None:
+        self.scale_factor = scale_factor
+        self.thick_axis = thick_axis
+        self.operator = SliceProfileOperator(scale_factor, profile, scale_factor * thickness_to_spacing)
+        self.thickness_to_spacing = thickness_to_spacing
+
+    def __call__(self, volume: MetaTensor) -> tuple[MetaTensor, MetaTensor]:
+        """``(1, I, J, K)`` thin slices to thick slices and the thin ones they cover (a remainder is cut off the end).
+
+        Raises:
+            ValueError: if there are fewer than K slices, or the axis is not found.
+        """
+        affine = np.asarray(volume.meta["original_affine"], dtype=np.float64).reshape(4, 4)
+        axis = find_thick_axis(affine, self.thick_axis)
+        length = volume.shape[1 + axis] // self.scale_factor * self.scale_factor
+        thin = volume.as_tensor().narrow(1 + axis, 0, length)
+        thick = self.operator.degrade(thin.movedim(1 + axis, -1).double()).float().movedim(-1, 1 + axis).contiguous()
+        thick_affine = thick_slice_affine(affine, axis, self.scale_factor)
+        thickness_mm = float(voxel_spacing_mm(thick_affine)[axis]) * self.thickness_to_spacing
+        return (
+            _placed(
+                thick, {**volume.meta, "slice_thickness_mm": thickness_mm, "stored_dtype": "float32"}, thick_affine
+            ),
+            _placed(thin.contiguous(), dict(volume.meta), affine),
+        )
+
+
+def _placed(volume: torch.Tensor, meta: dict[str, Any], affine: np.ndarray) -> MetaTensor:
+    tensor = torch.from_numpy(affine.copy())
+    meta.update(affine=tensor, original_affine=tensor.clone(), spatial_shape=np.asarray(volume.shape[1:]))
+    return MetaTensor(volume, meta=meta)
+
+
+class DegradeVolumed(MapTransform):
+    """Dictionary form: ``data[key]`` becomes thick, ``data[label_key]`` is what it was."""
+
+    def __init__(
+        self, keys: KeysCollection, label_key: str = "label", allow_missing_keys: bool = False, **degrade: Any
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_key = label_key
+        self.degrade = DegradeVolume(**degrade)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Make the pair."""

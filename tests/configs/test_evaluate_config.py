@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""evaluate.json: the right grid, the right figures, and a shifted result does not pass."""
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scripts.networks.rdn import RDN
+from skimage.metrics import peak_signal_noise_ratio
+from torch.nn import functional as F
+
+from tests.configs.test_inference_config import SIZE
+from tests.conftest import BUNDLE, make_affine, run_workflow, save_nifti, smooth_volume
+
+CONFIGS = ("common.json", "evaluate.json")
+
+
+@pytest.fixture
+def evaluate(tmp_path):
+    torch.manual_seed(0)
+    network = RDN(4, blocks=1, layers=1, growth=2, features=3)
+    torch.nn.init.zeros_(network.reconstruct.weight)  # exactly cubic
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+
+    def run(**overrides):
+        settings = {"ckpt_path": str(tmp_path / "weights.pt"), "device": "cpu", "progress": False, **SIZE, **overrides}
+        return run_workflow(
+            *CONFIGS, workflow_type="infer", bundle_root=str(BUNDLE), dataset_dir=str(tmp_path / "in"),
+            output_dir=str(tmp_path / "out"), **settings,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("plane", "axis", "orientation"),
+    [
+        ("axial", 2, {}),
+        ("coronal", 1, {"flip": (1, -1, 1)}),
+        ("sagittal", 2, {"permute": (1, 2, 0), "rotate": (9, 4, 0)}),
+    ],
+)
+def test_a_network_that_is_cubic_scores_as_cubic_does(tmp_path, evaluate, plane, axis, orientation):
+    truth = smooth_volume((30, 33, 34), seed=2)
+    save_nifti(tmp_path / "in" / "head.nii.gz", truth, make_affine([1, 1.1, 1], **orientation))
+    evaluate(evaluation_axis=plane, data_consistency="off", method="network", background=-9)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    scores = metrics["cases"]["head"]
+    assert list(scores) == ["bicubic", "bicubic_dc", "network"]
+    assert scores["network"]["psnr"] == pytest.approx(scores["bicubic"]["psnr"], abs=1e-3)
+    assert scores["bicubic_dc"]["psnr"] > scores["bicubic"]["psnr"]
+    # second computation: gaussian weights written out, torch's own bicubic, scikit-image's PSNR
+    moved = np.moveaxis(truth, axis, -1)
+    n = moved.shape[-1] // 4
+    moved = moved[..., : 4 * n].astype(np.float64)
+    sigma = 4 / 2.354820045
+    weights = np.array([[np.exp(-0.5 * ((j - 4 * k - 1.5) / sigma) ** 2) for j in range(4 * n)] for k in range(n)])
+    weights[np.abs(np.arange(4 * n)[None] - 4 * np.arange(n)[:, None] - 1.5) > 3 * sigma] = 0
+    thick = moved @ (weights / weights.sum(1, keepdims=True)).T
+    cubic = F.interpolate(
+        torch.from_numpy(thick)[:, None], size=(thick.shape[1], 4 * n), mode="bicubic", align_corners=False
+    )[:, 0].numpy()
+    expected = peak_signal_noise_ratio(moved, cubic, data_range=np.ptp(moved))
+    assert scores["bicubic"]["psnr"] == pytest.approx(expected, abs=1e-3)
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == list(scores)
+    assert float(rows[0]["psnr"]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_means_and_facts(tmp_path, evaluate):
+    for i in range(2):
+        save_nifti(tmp_path / "in" / f"h{i}.nii.gz", smooth_volume((24, 24, 24), seed=i), make_affine([1, 1, 1]))
+    evaluate(data_consistency="exact", evaluation_thickness_to_spacing=0.8)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    values = [metrics["cases"][f"h{i}"]["ours"]["psnr"] for i in range(2)]
+    assert metrics["summary"]["ours"]["psnr"]["mean"] == pytest.approx(np.mean(values))
+    assert metrics["summary"]["ours"]["psnr"]["std"] == pytest.approx(np.std(values, ddof=1))
+    assert metrics["facts"]["thickness_to_spacing"] == 0.8
+    # exact consistency of a cubic network is cubic with data consistency
+    assert values[0] == pytest.approx(metrics["cases"]["h0"]["bicubic_dc"]["psnr"], abs=0.02)
+
+
+def test_a_result_on_a_shifted_grid_is_not_scored(tmp_path, evaluate, monkeypatch):
+    from scripts.transforms import orient
+
+    save_nifti(tmp_path / "in" / "h.nii.gz", smooth_volume((24, 24, 24)), make_affine([1, 1, 1]))
+    right = orient.super_resolution_affine
+
+    def shifted(affine, thick_axis, scale_factor):
+        moved = right(affine, thick_axis, scale_factor)
+        moved[:3, 3] += 0.5 * moved[:3, thick_axis]
+        return moved
+
+    monkeypatch.setattr(orient, "super_resolution_affine", shifted)
+    with pytest.raises(SystemExit) as caught:
+        evaluate()
+    assert caught.value.code == 3
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_nibabel_reads_what_was_scored(tmp_path, evaluate):
+    """A case that is no scan gets its line, the other its score."""
+    save_nifti(tmp_path / "in" / "good.nii.gz", smooth_volume((24, 24, 24)), make_affine([1, 1, 1]))
+    (tmp_path / "in" / "bad.nii.gz").write_bytes(b"no")
+    with pytest.raises(SystemExit) as caught:
+        evaluate()
+    assert caught.value.code == 3
+    assert list(json.loads((tmp_path / "out" / "metrics.json").read_text())["cases"]) == ["good"]
+    assert nib.load(tmp_path / "in" / "good.nii.gz").shape == (24, 24, 24)
