@@ -28,8 +28,8 @@ def test_metadata_is_valid_against_the_schema():
 def test_metadata_has_what_the_schema_requires():
     """The same without the schema file, which is not part of this project."""
     required = [
-        *["schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task"],
-        *["description", "authors", "copyright", "network_data_format", "changelog", "intended_use"],
+        *["schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version"],
+        *["task", "description", "authors", "copyright", "network_data_format", "changelog", "intended_use"],
     ]
     assert not [key for key in required if not METADATA.get(key)]
     for io in ("inputs", "outputs"):
