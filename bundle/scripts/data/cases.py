@@ -58,18 +58,19 @@ def find_cases(location: str | Path, modality: str = "MR") -> Cases:
         return cases
     if not root.exists():
         return cases
-    found = discover(root)
+    found = discover(root, modality)
     by_name: dict[str, list[Path]] = {}
-    for file in found.files:
-        if file.path.name.endswith(NIFTI_SUFFIXES):
-            by_name.setdefault(nifti_stem(file.path), []).append(file.path)
+    for file in found.nifti:
+        by_name.setdefault(nifti_stem(file), []).append(file)
     for name, paths in sorted(by_name.items()):
         if len(paths) == 1:
             cases.items.append({"image": str(paths[0]), "case": name})
         else:
             message = f"a NIfTI file's name must be unique, got {len(paths)} of that name; rename or move all but one"
             cases.refused.append((name, CaseError(Reason.DUPLICATE_NAME, message)))
-    cases.items.extend({"image": series, "case": series.key} for series in found.series)
+    cases.items.extend({"image": series, "case": series.key, "patient": series.patient} for series in found.series)
+    cases.refused.extend((series.key, series.error) for series in found.refused)
+    cases.skipped.extend((file.path.name, file.error) for file in found.files)
     return cases
 
 

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..reasons import CaseError
+import numpy as np
+import pydicom
+
+from ..nifti import NIFTI_SUFFIXES
+from ..reasons import CaseError, Reason
 
 __all__ = ["Discovered", "LeftOutFile", "RefusedSeries", "SeriesCandidate", "discover"]
 
@@ -16,7 +21,8 @@ class SeriesCandidate:
     """One volume's worth of slices.
 
     Attributes:
-        key: hashed series UID, with a suffix where a series holds several volumes; the case's name.
+        key: first 16 hex digits of the SHA-256 of the series UID, with a suffix where a series holds several volumes;
+            the case's name.
         files: one per slice, in order of position along the slice normal.
         patient: hashed patient identity.
     """
@@ -50,11 +56,32 @@ class Discovered:
     series: list[SeriesCandidate] = field(default_factory=list)
     refused: list[RefusedSeries] = field(default_factory=list)
     files: list[LeftOutFile] = field(default_factory=list)
+    nifti: list[Path] = field(default_factory=list)
 
 
-def discover(root: Path, modality: str = "MR") -> Discovered:
+def discover(root: Path, modality: str = "MR", stable_seconds: float = 0) -> Discovered:
     """Look through a folder tree."""
     found = Discovered()
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        found.files.append(LeftOutFile(path, CaseError("NOT_AN_IMAGE", "not read yet")))  # type: ignore[arg-type]
+    groups: dict[str, list[tuple[float, Path, str]]] = {}
+    for path in sorted(p for p in Path(root).rglob("*") if p.is_file()):
+        if path.name.endswith(NIFTI_SUFFIXES):
+            found.nifti.append(path)
+            continue
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+            orientation = np.asarray(header.ImageOrientationPatient, dtype=float)
+            normal = np.cross(orientation[:3], orientation[3:])
+            position = float(np.asarray(header.ImagePositionPatient, dtype=float) @ normal)
+        except Exception:
+            found.files.append(LeftOutFile(path, CaseError(Reason.NOT_AN_IMAGE, "not a DICOM image")))
+            continue
+        if header.Modality != modality:
+            found.files.append(LeftOutFile(path, CaseError(Reason.NOT_MR, f"modality must be {modality}")))
+            continue
+        patient = hashlib.sha256(str(header.PatientID or header.StudyInstanceUID).encode()).hexdigest()[:16]
+        key = hashlib.sha256(header.SeriesInstanceUID.encode()).hexdigest()[:16]
+        groups.setdefault(key, []).append((position, path, patient))
+    for key, slices in groups.items():
+        slices.sort()
+        found.series.append(SeriesCandidate(key, tuple(s[1] for s in slices), slices[0][2]))
     return found
