@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with MANIFEST.csv")
     parser.add_argument("--output", type=Path, required=True, help="checkpoints, logs and weights go here")
-    parser.add_argument("--iterations", type=int, nargs=2, default=(8000, 60000), help="of stage 1 and 2")
+    parser.add_argument("--iterations", type=int, nargs=2, default=(1500, 6000), help="of stage 1 and 2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="override file for the configs")
     parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="further overridden ids")
