@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import numpy as np
-import pydicom
 
 from ..nifti import NIFTI_SUFFIXES
 from ..reasons import CaseError, Reason
+from .headers import Header, hashed, read_header
+from .kinds import IMAGE_CLASS, file_refusal, image_refusal, is_multi_frame
+from .split import Part, check_covers_series, check_one_acquisition, split_by_echo, split_by_time, split_by_type
+from .stack import check_plane_facts, stack_slices
+from .tree import Stamp, list_tree
 
 __all__ = ["Discovered", "LeftOutFile", "RefusedSeries", "SeriesCandidate", "discover"]
 
@@ -25,16 +28,22 @@ class SeriesCandidate:
             the case's name.
         files: one per slice, in order of position along the slice normal.
         patient: hashed patient identity.
+        copies: further files that are byte for byte equal to one of ``files``.
+        stamps: size and time of modification of each of ``files`` when its header was read.
+        warnings: what is tolerated, but a person may want to know.
     """
 
     key: str
     files: tuple[Path, ...]
     patient: str = ""
+    copies: tuple[Path, ...] = ()
+    stamps: tuple[Stamp, ...] = ()
+    warnings: tuple[CaseError, ...] = ()
 
 
 @dataclass(frozen=True)
 class RefusedSeries:
-    """A series that must not be processed."""
+    """A series, or one volume of it, that must not be processed; ``files`` includes copies."""
 
     key: str
     files: tuple[Path, ...]
@@ -51,37 +60,221 @@ class LeftOutFile:
 
 @dataclass(frozen=True)
 class Discovered:
-    """What a folder tree holds."""
+    """What a folder tree holds: every file of it is in exactly one place of one of these lists."""
 
     series: list[SeriesCandidate] = field(default_factory=list)
     refused: list[RefusedSeries] = field(default_factory=list)
     files: list[LeftOutFile] = field(default_factory=list)
     nifti: list[Path] = field(default_factory=list)
 
+    def all_paths(self) -> list[Path]:
+        """Every path of the tree, as often as it is accounted for."""
+        paths = [path for series in self.series for path in (*series.files, *series.copies)]
+        paths += [path for series in self.refused for path in series.files]
+        return sorted([*paths, *(file.path for file in self.files), *self.nifti])
 
-def discover(root: Path, modality: str = "MR", stable_seconds: float = 0) -> Discovered:
-    """Look through a folder tree."""
-    found = Discovered()
-    groups: dict[str, list[tuple[float, Path, str]]] = {}
-    for path in sorted(p for p in Path(root).rglob("*") if p.is_file()):
-        if path.name.endswith(NIFTI_SUFFIXES):
+
+def discover(
+    root: Path,
+    modality: str = "MR",
+    stable_seconds: float = 0,
+    strict: bool = False,
+    min_slices: int = 3,
+    max_voxels: int = 2**30,
+) -> Discovered:
+    """Look through a folder tree.
+
+    Inside one series only image type, echo and time point tell volumes apart; a difference in anything else that
+    matters refuses the series.
+
+    Args:
+        root: the folder; everything below it belongs together, whatever its folders and names.
+        modality: ``MR`` or ``CT``.
+        stable_seconds: look at sizes and times twice, so far apart, and refuse what moves (a series that is still
+            being received).
+        strict: refuse a series whose own counts say that slices are missing at its ends, rather than warn.
+        min_slices: fewest slices of a volume.
+        max_voxels: most voxels of a volume.
+
+    Returns:
+        Volumes that can be read, series that must not be, and the files of no series.
+
+    Raises:
+        ValueError: if ``modality`` is unknown.
+    """
+    if modality not in IMAGE_CLASS:
+        raise ValueError(f"modality must be one of {sorted(IMAGE_CLASS)}, got {modality!r}; correct the id")
+    files, others = list_tree(Path(root), stable_seconds)
+    found = Discovered(files=[LeftOutFile(path, error) for path, error in others])
+    headers: list[Header] = []
+    for path, (stamp, changed) in files.items():
+        if path.name.lower().endswith(NIFTI_SUFFIXES):
             found.nifti.append(path)
             continue
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True)
-            orientation = np.asarray(header.ImageOrientationPatient, dtype=float)
-            normal = np.cross(orientation[:3], orientation[3:])
-            position = float(np.asarray(header.ImagePositionPatient, dtype=float) @ normal)
-        except Exception:
-            found.files.append(LeftOutFile(path, CaseError(Reason.NOT_AN_IMAGE, "not a DICOM image")))
+            header = read_header(path)
+        except CaseError as error:
+            found.files.append(LeftOutFile(path, changed or error))
             continue
-        if header.Modality != modality:
-            found.files.append(LeftOutFile(path, CaseError(Reason.NOT_MR, f"modality must be {modality}")))
+        if changed is None and header.stamp != stamp:
+            changed = CaseError(Reason.CHANGED, "a file must stay as it is while it is read; run again later")
+        if error_of_file := file_refusal(header, modality):
+            found.files.append(LeftOutFile(path, error_of_file))
+        else:
+            headers.append(replace(header, error=changed or header.error))
+    unique, copies, conflicts = _without_copies(headers)
+    damaged = {file.path.parent for file in found.files if file.error.reason in (Reason.TRUNCATED, Reason.UNREADABLE)}
+    series: dict[str, list[Header]] = {}
+    for header in unique:
+        series.setdefault(header.series, []).append(header)
+    for uid, members in series.items():
+        key = hashed(uid)
+        extra = [copy for header in members for copy in copies.get(header.path, ())]
+        try:
+            if any(header.sop_instance in conflicts for header in members):
+                message = "files of one SOPInstanceUID must be equal, got several that differ; keep one version"
+                raise CaseError(Reason.UID_CONFLICT, message)
+            _check_series(members, modality)
+        except CaseError as error:
+            found.refused.append(RefusedSeries(key, _paths(members, extra), error))
             continue
-        patient = hashlib.sha256(str(header.PatientID or header.StudyInstanceUID).encode()).hexdigest()[:16]
-        key = hashlib.sha256(header.SeriesInstanceUID.encode()).hexdigest()[:16]
-        groups.setdefault(key, []).append((position, path, patient))
-    for key, slices in groups.items():
-        slices.sort()
-        found.series.append(SeriesCandidate(key, tuple(s[1] for s in slices), slices[0][2]))
+        warnings = _count_warnings(members, damaged)
+        if strict and warnings:
+            found.refused.append(RefusedSeries(key, _paths(members, extra), warnings[0]))
+            continue
+        for outcome in _volumes(key, members, modality, min_slices, max_voxels):
+            own = outcome.files
+            twins = tuple(copy for path in own for copy in copies.get(path, ()))
+            if isinstance(outcome, RefusedSeries):
+                found.refused.append(replace(outcome, files=tuple(sorted((*own, *twins)))))
+            else:
+                found.series.append(replace(outcome, copies=twins, warnings=(*outcome.warnings, *warnings)))
+    found.series.sort(key=lambda one: one.key)
+    found.refused.sort(key=lambda one: one.key)
+    found.files.sort(key=lambda one: one.path)
     return found
+
+
+def _paths(headers: Iterable[Header], copies: Iterable[Path] = ()) -> tuple[Path, ...]:
+    return tuple(sorted([*(header.path for header in headers), *copies]))
+
+
+def _without_copies(headers: Sequence[Header]) -> tuple[list[Header], dict[Path, list[Path]], set[str]]:
+    """Headers without byte-for-byte copies, the copies of each, and the instance UIDs that name different files."""
+    by_instance: dict[str, list[Header]] = {}
+    for header in headers:
+        by_instance.setdefault(header.sop_instance or f"none: {header.path}", []).append(header)
+    unique: list[Header] = []
+    copies: dict[Path, list[Path]] = {}
+    conflicts: set[str] = set()
+    for uid, same in by_instance.items():
+        digests: dict[str, Header] = {}
+        for header in same:
+            digest = _digest(header) if len(same) > 1 else ""
+            if digest in digests:
+                copies.setdefault(digests[digest].path, []).append(header.path)
+            else:
+                digests[digest] = header
+        unique.extend(digests.values())
+        if len(digests) > 1:
+            conflicts.add(uid)
+    return unique, copies, conflicts
+
+
+def _digest(header: Header) -> str:
+    """SHA-256 of the file; of its name where it cannot be read, so that it equals no other."""
+    try:
+        with header.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return str(header.path)
+
+
+def _check_series(headers: Sequence[Header], modality: str) -> None:
+    """What holds for a series as a whole.
+
+    Raises:
+        CaseError: with the reason.
+    """
+    if changed := [h.error for h in headers if h.error is not None and h.error.reason is Reason.CHANGED]:
+        raise changed[0]
+    if len({header.identity for header in headers}) > 1:
+        message = "slices of one series must share patient and study, got several; find out whose they are"
+        raise CaseError(Reason.MIXED_PATIENT, message)
+    if errors := [header.error for header in headers if header.error is not None]:
+        what = f"{errors[0].message} ({len(errors)} of {len(headers)} files)"
+        raise CaseError(errors[0].reason, what)
+    if any(is_multi_frame(header, modality) for header in headers):
+        message = "an image must hold one slice, got a multi-frame or mosaic image; convert it to one file per slice"
+        raise CaseError(Reason.ENHANCED_UNSUPPORTED, message)
+
+
+def _count_warnings(headers: Sequence[Header], damaged: set[Path]) -> tuple[CaseError, ...]:
+    """Hints that slices are missing where their positions cannot show it."""
+    warnings = []
+    count = len(headers)
+    stated = max((header.images_in_acquisition or 0 for header in headers), default=0)
+    if stated > count:
+        warnings.append(f"its header says {stated} images")
+    numbers = {header.instance_number for header in headers if header.instance_number is not None}
+    if numbers and len(numbers) == count and max(numbers) - min(numbers) >= count:
+        warnings.append(f"its images are numbered from {min(numbers)} to {max(numbers)}")
+    if any(header.path.parent in damaged for header in headers):
+        warnings.append("a damaged file beside it may be one of its slices")
+    return tuple(
+        CaseError(Reason.COUNT_MISMATCH, f"a series should be complete, got {count} images, but {why}; send it again")
+        for why in warnings
+    )
+
+
+def _volumes(
+    key: str, headers: Sequence[Header], modality: str, min_slices: int, max_voxels: int
+) -> list[SeriesCandidate | RefusedSeries]:
+    """The volumes of a series, or why there are none."""
+    outcomes: list[SeriesCandidate | RefusedSeries] = []
+
+    def refuse(part: Part, error: CaseError) -> None:
+        outcomes.append(RefusedSeries(key + part.suffix, _paths(part.headers), error))
+
+    images = []
+    for part in split_by_type(Part(tuple(headers))):
+        if error := image_refusal(part.headers[0]):
+            refuse(part, error)
+        else:
+            images.append(part)
+    try:
+        check_plane_facts([header for part in images for header in part.headers])
+    except CaseError as error:
+        for part in images:
+            refuse(part, error)
+        return outcomes
+    volumes = []
+    for part in (echo for image in images for echo in split_by_echo(image)):
+        try:
+            volumes.extend(split_by_time(part))
+        except CaseError as error:
+            refuse(part, error)
+    incomplete = check_covers_series(volumes)
+    for part in volumes:
+        try:
+            voxels = part.headers[0].rows * part.headers[0].columns * len(part.headers)
+            if voxels > max_voxels:
+                raise CaseError(Reason.TOO_LARGE, f"a volume must have at most {max_voxels} voxels, got {voxels}")
+            check_one_acquisition(part)
+            stack = stack_slices(part.headers, min_slices)
+            if part.suffix in incomplete:
+                raise incomplete[part.suffix]
+        except CaseError as error:
+            refuse(part, error)
+            continue
+        ordered = [part.headers[i] for i in stack.order]
+        outcomes.append(
+            SeriesCandidate(
+                key + part.suffix,
+                tuple(header.path for header in ordered),
+                ordered[0].patient,
+                stamps=tuple(header.stamp for header in ordered),
+                warnings=stack.warnings,
+            )
+        )
+    return outcomes

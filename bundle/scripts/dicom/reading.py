@@ -4,36 +4,93 @@
 from __future__ import annotations
 
 import numpy as np
-import pydicom
 
+from ..reasons import CaseError, Reason
 from ..volume import Volume
 from .discovery import SeriesCandidate
+from .headers import Header, open_dicom, quiet, read_header
+from .pixels import decode_pixels, is_lossy, scanner_units
+from .stack import check_plane_facts, stack_slices
 
 __all__ = ["read_series"]
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+MAX_EXACT = 2**24  # float32 holds every integer up to here
 
 
-def read_series(series: SeriesCandidate) -> Volume:
-    """Read one series."""
-    slices = [pydicom.dcmread(path) for path in series.files]
-    first, last = slices[0], slices[-1]
-    identity = [(float(s.get("RescaleSlope", 1)), float(s.get("RescaleIntercept", 0))) for s in slices]
-    array = np.empty((first.Columns, first.Rows, len(slices)), dtype=np.float32)
-    for k, (one, (slope, intercept)) in enumerate(zip(slices, identity, strict=True)):
-        array[:, :, k] = (one.pixel_array.astype(np.float64) * slope + intercept).T
-    row, column = np.reshape(np.asarray(first.ImageOrientationPatient, dtype=float), (2, 3))
-    affine = np.eye(4)
-    affine[:3, 0] = row * float(first.PixelSpacing[1])
-    affine[:3, 1] = column * float(first.PixelSpacing[0])
-    positions = [np.asarray(s.ImagePositionPatient, dtype=float) for s in (first, last)]
-    affine[:3, 2] = (positions[1] - positions[0]) / (len(slices) - 1)
-    affine[:3, 3] = positions[0]
-    stored = np.dtype("int16" if first.PixelRepresentation else "uint16")
-    unscaled = set(identity) == {(1.0, 0.0)}
+def read_series(series: SeriesCandidate, max_inflated_bytes: int = 2**27) -> Volume:
+    """Read one volume of a series.
+
+    Args:
+        series: from :func:`scripts.dicom.discovery.discover`.
+        max_inflated_bytes: the most that a deflated file may inflate to.
+
+    Returns:
+        The volume: voxel axes along columns (left to right in the image), rows (top to bottom), slices; scanner units
+        with the rescale of each slice. ``meta`` holds ``slice_spacing_mm``, ``slice_gap_mm`` (spacing minus thickness,
+        negative where slices overlap, None where the thickness is not stated), ``lossy`` and ``inverted``
+        (MONOCHROME1).
+
+    Raises:
+        CaseError: ``CHANGED`` if a file is not what discovery saw, ``TRUNCATED``, ``NO_DECODER``, ``NONFINITE`` or
+            ``UNREADABLE``.
+    """
+    headers = [_read_again(series, i, max_inflated_bytes) for i in range(len(series.files))]
+    check_plane_facts(headers)
+    stack = stack_slices(headers, min_slices=2)
+    headers = [headers[i] for i in stack.order]
+    first = headers[0]
+    array = np.empty((first.columns, first.rows, len(headers)), dtype=np.float32)
+    whole_numbers = all((header.slope, header.intercept) == (1, 0) for header in headers)
+    for k, header in enumerate(headers):
+        values = scanner_units(header, _stored(header, max_inflated_bytes))
+        if not np.isfinite(values).all() or np.abs(values).max() > np.finfo(np.float32).max:
+            raise CaseError(Reason.NONFINITE, "voxels must be finite after rescale, but some are not; export it again")
+        if whole_numbers and np.abs(values).max() > MAX_EXACT:
+            message = f"integer voxels must be within +-{MAX_EXACT} to be exact, got {np.abs(values).max():g}"
+            raise CaseError(Reason.TOO_LARGE, message)
+        array[:, :, k] = values.T
+    spacing = float(np.linalg.norm(stack.affine_lps[:3, 2]))
+    thickness = first.slice_thickness if first.slice_thickness and first.slice_thickness > 0 else None
+    widest = max(headers, key=lambda header: header.bits_allocated)
+    signed = any(header.signed for header in headers)
     return Volume(
         array,
-        LPS_TO_RAS @ affine,
-        stored if unscaled else np.dtype(np.float32),
-        slice_thickness_mm=float(first.SliceThickness) if first.get("SliceThickness") else None,
+        LPS_TO_RAS @ stack.affine_lps,
+        np.dtype(f"{'' if signed else 'u'}int{widest.bits_allocated}") if whole_numbers else np.dtype(np.float32),
+        slice_thickness_mm=thickness,
+        meta={
+            "slice_spacing_mm": spacing,
+            "slice_gap_mm": None if thickness is None else spacing - thickness,
+            "lossy": any(is_lossy(header) for header in headers),
+            "inverted": any(header.photometric == "MONOCHROME1" for header in headers),
+        },
     )
+
+
+def _read_again(series: SeriesCandidate, index: int, max_inflated_bytes: int) -> Header:
+    """Header of one slice, which must be what discovery saw."""
+    header = read_header(series.files[index], max_inflated_bytes)
+    if series.stamps and header.stamp != series.stamps[index]:
+        message = "a series must stay as it is while it is read, but a file has changed; run again later"
+        raise CaseError(Reason.CHANGED, message)
+    if header.error is not None:
+        raise header.error
+    return header
+
+
+def _stored(header: Header, max_inflated_bytes: int) -> np.ndarray:
+    """Stored values of one slice."""
+    assert header.pixels is not None  # read_header sets an error otherwise
+    try:
+        with quiet(), open_dicom(header.path, max_inflated_bytes) as (file, _, stamp):
+            if stamp != header.stamp:
+                message = "a series must stay as it is while it is read, but a file has changed; run again later"
+                raise CaseError(Reason.CHANGED, message)
+            file.seek(header.pixels.offset)
+            return decode_pixels(header, file.read(header.pixels.length))
+    except FileNotFoundError as error:
+        raise CaseError(Reason.CHANGED, "a series must stay where it is while it is read; run again") from error
+    except OSError as error:
+        message = f"a DICOM file must be readable, got {type(error).__name__}; check the storage"
+        raise CaseError(Reason.UNREADABLE, message) from error

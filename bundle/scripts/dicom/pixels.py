@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stored values of one image, exactly, whatever its encoding."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+from pydicom.encaps import get_frame
+from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import Decoder
+from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
+
+from ..reasons import CaseError, Reason
+from .headers import Header, PixelElement
+
+__all__ = ["decode_pixels", "is_lossy", "scanner_units"]
+
+LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
+
+
+def decode_pixels(header: Header, data: bytes) -> np.ndarray:
+    """Decode one image.
+
+    Args:
+        header: its facts.
+        data: the value of its PixelData element, encoded.
+
+    Returns:
+        ``(Rows, Columns)`` int64 stored values: high bits removed, sign extended, MONOCHROME1 inverted.
+
+    Raises:
+        CaseError: ``TRUNCATED``, ``NO_DECODER`` or ``UNREADABLE``.
+    """
+    if header.bits_allocated not in (8, 16, 32) or not 0 < header.bits_stored <= header.high_bit + 1 <= (
+        header.bits_allocated
+    ):
+        shown = f"{header.bits_allocated} allocated, {header.bits_stored} stored, high bit {header.high_bit}"
+        raise CaseError(Reason.UNREADABLE, f"pixels must have 8, 16 or 32 bits, got {shown}; export the series again")
+    element = header.pixels
+    if element is None:
+        raise CaseError(Reason.TRUNCATED, "an image must have PixelData, but it has none; copy it again")
+    syntax = UID(header.transfer_syntax)
+    if syntax.is_encapsulated != element.encapsulated:
+        message = "pixels must be encoded as their transfer syntax says, but they are not; export the series again"
+        raise CaseError(Reason.UNREADABLE, message)
+    if element.encapsulated:
+        stored = _decode(header, syntax, data)
+    else:
+        stored = _native(header, element, data, big_endian=syntax == ExplicitVRBigEndian)
+    low_bits = header.high_bit + 1 - header.bits_stored
+    if element.encapsulated and syntax != RLELossless:
+        low_bits = 0
+        _check_range(header, stored)
+    span = 1 << header.bits_stored
+    stored = (stored >> low_bits) & (span - 1)
+    if header.signed:
+        stored -= (stored >= span >> 1) * span
+    if header.photometric == "MONOCHROME1":
+        return (-1 if header.signed else span - 1) - stored
+    return stored
+
+
+def scanner_units(header: Header, stored: np.ndarray) -> np.ndarray:
+    """Apply the rescale of this very slice, in float64."""
+    return stored * header.slope + header.intercept
+
+
+def is_lossy(header: Header) -> bool:
+    """Whether values were ever changed by lossy compression, by statement or by encoding."""
+    return header.lossy or header.transfer_syntax in LOSSY
+
+
+def _native(header: Header, element: PixelElement, data: bytes, big_endian: bool) -> np.ndarray:
+    size = header.bits_allocated // 8
+    expected = header.rows * header.columns * size
+    if len(data) != expected + expected % 2:
+        message = f"PixelData must have {expected} bytes, got {len(data)}; copy the file again"
+        raise CaseError(Reason.TRUNCATED, message)
+    if big_endian and size == 1 and element.vr == "OW":
+        data = np.frombuffer(data, dtype="u2").byteswap().tobytes()
+    flat = np.frombuffer(data, dtype=f"{'>' if big_endian else '<'}u{size}", count=expected // size)
+    return flat.reshape(header.rows, header.columns).astype(np.int64)
+
+
+def _decode(header: Header, syntax: UID, data: bytes) -> np.ndarray:
+    decoder = _decoder(syntax)
+    options: dict[str, Any] = {
+        "rows": header.rows,
+        "columns": header.columns,
+        "number_of_frames": 1,
+        "samples_per_pixel": 1,
+        "photometric_interpretation": header.photometric,
+        "bits_allocated": header.bits_allocated,
+        "bits_stored": header.bits_stored,
+        "pixel_representation": int(header.signed),
+        "pixel_keyword": "PixelData",
+    }
+    try:
+        frame = get_frame(data, 0, number_of_frames=1)
+        _check_codestream(header, syntax, frame)
+        array, _ = decoder.as_array(data, index=0, raw=True, **options)
+    except CaseError:
+        raise
+    except Exception as error:  # decoders raise anything on damaged data
+        message = f"pixels must decode, got {type(error).__name__} from {syntax.name}; copy or export the series again"
+        raise CaseError(Reason.UNREADABLE, message) from None
+    if array.shape != (header.rows, header.columns):
+        message = f"pixels must decode to {header.rows} x {header.columns}, got {array.shape}; export the series again"
+        raise CaseError(Reason.UNREADABLE, message)
+    return array.astype(np.int64)
+
+
+def _decoder(syntax: UID) -> Decoder:
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        message = f"there is no decoder for transfer syntax {syntax.name}; convert the series to an uncompressed one"
+        raise CaseError(Reason.NO_DECODER, message) from None
+    if not decoder.is_available:
+        needs = "; ".join(decoder.missing_dependencies)
+        raise CaseError(Reason.NO_DECODER, f"{syntax.name} needs a decoder that is not installed: {needs}")
+    return decoder
+
+
+def _check_range(header: Header, stored: np.ndarray) -> None:
+    """Demand that a decoder's values fit the bits that the header states; masking them would wrap."""
+    half = 1 << (header.bits_stored - 1)
+    low, high = (-half, half - 1) if header.signed else (0, 2 * half - 1)
+    if stored.min() < low or stored.max() > high:
+        found = f"{stored.min()} to {stored.max()}"
+        message = f"decoded values must fit {header.bits_stored} bits, got {found}; export the series again"
+        raise CaseError(Reason.UNREADABLE, message)
+
+
+def _check_codestream(header: Header, syntax: UID, frame: bytes) -> None:
+    """Demand that a JPEG-like stream is whole and of the stated size, before a decoder allocates what it asks for."""
+    if syntax == RLELossless:
+        return
+    if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise CaseError(Reason.TRUNCATED, "compressed pixels must end with their end marker; copy the file again")
+    size = _jpeg_2000_size(frame) if frame[:4] == b"\xff\x4f\xff\x51" else _jpeg_size(frame)
+    if size != (header.rows, header.columns):
+        message = f"compressed pixels must be {header.rows} x {header.columns}, got {size}; export the series again"
+        raise CaseError(Reason.UNREADABLE, message)
+
+
+def _jpeg_2000_size(stream: bytes) -> tuple[int, int]:
+    """Rows and columns from the SIZ segment (ISO/IEC 15444-1, A.5.1)."""
+    columns, rows, left, top = struct.unpack(">LLLL", stream[8:24])
+    return rows - top, columns - left
+
+
+def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
+    """Rows and columns from the start-of-frame segment (ISO/IEC 10918-1, B.2.2; JPEG-LS has its own marker, F7)."""
+    at = 2
+    while at + 9 <= len(stream) and stream[at] == 0xFF:
+        marker = stream[at + 1]
+        if marker == 0xFF:
+            at += 1
+            continue
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            rows, columns = struct.unpack(">HH", stream[at + 5 : at + 9])
+            return rows, columns
+        at += 2 + struct.unpack(">H", stream[at + 2 : at + 4])[0]
+    return None

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One series, several volumes: echoes, time points and image types are told apart, nothing else is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..reasons import CaseError, Reason
+from .headers import ACQUISITION, Header
+from .stack import SAME_POSITION_MM, slice_positions_mm
+
+__all__ = ["Part", "check_covers_series", "check_one_acquisition", "split_by_echo", "split_by_time", "split_by_type"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Slices of one volume.
+
+    Attributes:
+        headers: the slices, in no order.
+        suffix: what tells it from the other parts of its series, such as ``-type1-echo2``.
+    """
+
+    headers: tuple[Header, ...]
+    suffix: str = ""
+
+
+def split_by_type(part: Part) -> list[Part]:
+    """One part per image type (and vendor's statement of phase, real, imaginary)."""
+    return _split(part, "type", lambda header: (header.image_type, header.component))
+
+
+def split_by_echo(part: Part) -> list[Part]:
+    """One part per echo: number, and time in ms, where times nearer than 0.1 % are one."""
+    times = sorted({header.echo_time for header in part.headers if header.echo_time is not None})
+    cluster: dict[float | None, int] = {None: -1}
+    for i, time in enumerate(times):
+        same = i > 0 and time - times[i - 1] <= 1e-3 * abs(time)
+        cluster[time] = cluster[times[i - 1]] if same else i
+    return _split(part, "echo", lambda header: (_sortable(header.echo_number), cluster[header.echo_time]))
+
+
+def split_by_time(part: Part) -> list[Part]:
+    """One part per time point.
+
+    TemporalPositionIdentifier always counts. Numbers and times of acquisition count only where several slices share a
+    position, and only if they part the slices into volumes that hold every position once: scanners also change them
+    from slice to slice of one volume.
+
+    Raises:
+        CaseError: ``TIME_SERIES`` where the volumes of a series cannot be told apart, ``DUPLICATE_POSITION`` where
+            nothing says that there are several.
+    """
+    parts = _split(part, "time", lambda header: _sortable(header.temporal_position))
+    if len(parts) > 1:
+        return parts
+    places = _places(part.headers)
+    per_place = Counter(places)
+    if max(per_place.values()) == 1:
+        return [part]
+    for keyword in part.headers[0].times:
+        values = [header.times[keyword] for header in part.headers]
+        each_once = max(Counter(zip(values, places, strict=True)).values()) == 1
+        if each_once and len(set(values)) * len(per_place) == len(places):
+            return _split(part, "time", lambda header, keyword=keyword: _sortable(header.times[keyword]))  # type: ignore[misc]
+    differing = _differing_facts(part.headers) or len({tuple(h.times.values()) for h in part.headers}) > 1
+    if len(set(per_place.values())) == 1 and differing:
+        raise CaseError(
+            Reason.TIME_SERIES,
+            "several measurements in one series must be told apart by echo or time, but "
+            f"{max(per_place.values())} share each position (diffusion, perhaps); split the series",
+        )
+    raise CaseError(
+        Reason.DUPLICATE_POSITION,
+        f"every position must hold one slice, got up to {max(per_place.values())}; remove the surplus",
+    )
+
+
+def _split(part: Part, name: str, key: Callable[[Header], tuple]) -> list[Part]:
+    groups: dict[tuple, list[Header]] = {}
+    for header in part.headers:
+        groups.setdefault(key(header), []).append(header)
+    if len(groups) == 1:
+        return [part]
+    width = len(str(len(groups)))
+    ordered = [groups[value] for value in sorted(groups)]
+    return [Part(tuple(group), f"{part.suffix}-{name}{i + 1:0{width}d}") for i, group in enumerate(ordered)]
+
+
+def _sortable(text: str) -> tuple[float, str]:
+    """Numbers in their order, other text after them."""
+    try:
+        return float(text), text
+    except ValueError:
+        return float("inf"), text
+
+
+def _places(headers: Sequence[Header]) -> list[int]:
+    """Index of the position of each slice among the positions that occur."""
+    along = slice_positions_mm(headers)
+    order = np.argsort(along, kind="stable")
+    place = np.zeros(len(along), dtype=int)
+    place[order[1:]] = np.cumsum(np.diff(along[order]) >= SAME_POSITION_MM)
+    return [int(i) for i in place]
+
+
+def _differing_facts(headers: Iterable[Header]) -> list[str]:
+    """Names of the facts that are not the same in all slices."""
+    tolerance = dict(ACQUISITION)
+    names = []
+    for facts in zip(*(header.volume_facts for header in headers), strict=True):
+        name = facts[0][0]
+        values = {value for _, value in facts}
+        numbers = [value for value in values if isinstance(value, float)]
+        allowed = tolerance.get(name)
+        if len(values) > 1 and (
+            allowed is None
+            or len(numbers) < len(values)
+            or max(numbers) - min(numbers) > allowed * max(abs(number) for number in numbers)
+        ):
+            names.append(name)
+    return names
+
+
+def check_one_acquisition(part: Part) -> None:
+    """Demand that what a volume averages, weights and excites is the same in all its slices.
+
+    Raises:
+        CaseError: ``MIXED_ACQUISITION``.
+    """
+    if names := _differing_facts(part.headers):
+        message = f"slices of one volume must share their acquisition, but {', '.join(names)} differ; split the series"
+        raise CaseError(Reason.MIXED_ACQUISITION, message)
+
+
+def check_covers_series(parts: Sequence[Part]) -> dict[str, CaseError]:
+    """Demand that the volumes of one series have the same positions.
+
+    Returns:
+        The reason for each suffix whose volume lacks some: ``GAP`` inside it, ``COUNT_MISMATCH`` at its ends. Where
+        no volume is complete, the series was not several volumes to begin with: ``MULTI_ECHO``, ``TIME_SERIES`` or
+        ``MIXED_ACQUISITION``.
+    """
+    if len(parts) < 2:
+        return {}
+    headers = [header for part in parts for header in part.headers]
+    places = _places(headers)
+    everywhere = set(places)
+    held: dict[str, set[int]] = {}
+    for part in parts:
+        held[part.suffix] = {places.pop(0) for _ in part.headers}
+    if not any(places == everywhere for places in held.values()):
+        suffix = parts[0].suffix
+        reason = (
+            Reason.TIME_SERIES
+            if "-time" in suffix
+            else Reason.MULTI_ECHO
+            if "-echo" in suffix
+            else Reason.MIXED_ACQUISITION
+        )
+        message = f"the {len(parts)} volumes of one series must lie at the same positions, but none has all; split it"
+        return {part.suffix: CaseError(reason, message) for part in parts}
+    errors = {}
+    for suffix, places_held in held.items():
+        lacking = everywhere - places_held
+        if lacking:
+            inside = min(places_held) < max(lacking) and max(places_held) > min(lacking)
+            message = (
+                f"a volume must have all {len(everywhere)} positions of its series, got {len(places_held)}; "
+                "send the series again"
+            )
+            errors[suffix] = CaseError(Reason.GAP if inside else Reason.COUNT_MISMATCH, message)
+    return errors
