@@ -17,6 +17,7 @@ $(VENV)/.ready: requirements.txt requirements-dev.txt constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and "Python 3.11 or 3.12 is needed, this is " + sys.version.split()[0] + "; give another with PYTHON=...")'
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -r requirements-dev.txt
+	$(RUN) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt --no-deps monailabel
 	touch $@
 
 demo: setup ## super-resolve the made-up patient, or your own scan: make demo INPUT=<file or folder>
