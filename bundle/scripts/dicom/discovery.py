@@ -12,11 +12,21 @@ from ..nifti import NIFTI_SUFFIXES
 from ..reasons import CaseError, Reason
 from .headers import Header, hashed, read_header
 from .kinds import IMAGE_CLASS, file_refusal, image_refusal, is_multi_frame
-from .split import Part, check_covers_series, check_one_acquisition, split_by_echo, split_by_time, split_by_type
+from .split import (
+    Part,
+    check_covers_series,
+    check_one_acquisition,
+    check_one_patient,
+    split_by_echo,
+    split_by_time,
+    split_by_type,
+)
 from .stack import check_plane_facts, stack_slices
 from .tree import Stamp, list_tree
 
 __all__ = ["Discovered", "LeftOutFile", "RefusedSeries", "SeriesCandidate", "discover"]
+
+DAMAGED = (Reason.TRUNCATED, Reason.UNREADABLE, Reason.CHANGED)
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,7 @@ def discover(
     files, others = list_tree(Path(root), stable_seconds)
     found = Discovered(files=[LeftOutFile(path, error) for path, error in others])
     headers: list[Header] = []
+    damaged: list[LeftOutFile] = []
     for path, (stamp, changed) in files.items():
         if path.name.lower().endswith(NIFTI_SUFFIXES):
             found.nifti.append(path)
@@ -114,45 +125,73 @@ def discover(
         try:
             header = read_header(path)
         except CaseError as error:
-            found.files.append(LeftOutFile(path, changed or error))
+            lost = LeftOutFile(path, changed or error)
+            (damaged if lost.error.reason in DAMAGED else found.files).append(lost)
             continue
         if changed is None and header.stamp != stamp:
             changed = CaseError(Reason.CHANGED, "a file must stay as it is while it is read; run again later")
         if error_of_file := file_refusal(header, modality):
             found.files.append(LeftOutFile(path, error_of_file))
+        elif not header.series and header.error is not None:
+            damaged.append(LeftOutFile(path, changed or header.error))
         else:
             headers.append(replace(header, error=changed or header.error))
     unique, copies, conflicts = _without_copies(headers)
-    damaged = {file.path.parent for file in found.files if file.error.reason in (Reason.TRUNCATED, Reason.UNREADABLE)}
     series: dict[str, list[Header]] = {}
     for header in unique:
         series.setdefault(header.series, []).append(header)
+    orphans, suspects = _whose(damaged, series)
+    found.files.extend(file for file in damaged if file.path not in orphans)
     for uid, members in series.items():
         key = hashed(uid)
-        extra = [copy for header in members for copy in copies.get(header.path, ())]
+        own = [file for file in damaged if orphans.get(file.path) == uid]
+        extra = [*(copy for header in members for copy in copies.get(header.path, ())), *(file.path for file in own)]
         try:
             if any(header.sop_instance in conflicts for header in members):
                 message = "files of one SOPInstanceUID must be equal, got several that differ; keep one version"
                 raise CaseError(Reason.UID_CONFLICT, message)
             _check_series(members, modality)
+            if own:
+                raise CaseError(own[0].error.reason, f"{own[0].error.message} (it lies among the series' slices)")
+            warnings = _count_warnings(members, uid in suspects)
+            if strict and warnings:
+                raise warnings[0]
         except CaseError as error:
             found.refused.append(RefusedSeries(key, _paths(members, extra), error))
             continue
-        warnings = _count_warnings(members, damaged)
-        if strict and warnings:
-            found.refused.append(RefusedSeries(key, _paths(members, extra), warnings[0]))
-            continue
         for outcome in _volumes(key, members, modality, min_slices, max_voxels):
-            own = outcome.files
-            twins = tuple(copy for path in own for copy in copies.get(path, ()))
+            twins = tuple(copy for path in outcome.files for copy in copies.get(path, ()))
             if isinstance(outcome, RefusedSeries):
-                found.refused.append(replace(outcome, files=tuple(sorted((*own, *twins)))))
+                found.refused.append(replace(outcome, files=tuple(sorted((*outcome.files, *twins)))))
             else:
                 found.series.append(replace(outcome, copies=twins, warnings=(*outcome.warnings, *warnings)))
     found.series.sort(key=lambda one: one.key)
     found.refused.sort(key=lambda one: one.key)
     found.files.sort(key=lambda one: one.path)
     return found
+
+
+def _whose(damaged: Sequence[LeftOutFile], series: dict[str, list[Header]]) -> tuple[dict[Path, str], set[str]]:
+    """Series that a damaged file belongs to: the only one in its folder, else nobody knows.
+
+    A slice that cannot even tell its series must not vanish from it.
+
+    Returns:
+        Series UID of damaged files where it is known, and series of which a slice may be among the others.
+    """
+    by_folder: dict[Path, set[str]] = {}
+    for uid, headers in series.items():
+        for header in headers:
+            by_folder.setdefault(header.path.parent, set()).add(uid)
+    owners: dict[Path, str] = {}
+    suspects: set[str] = set()
+    for file in damaged:
+        beside = by_folder.get(file.path.parent, set())
+        if len(beside) == 1:
+            owners[file.path] = min(beside)
+        else:
+            suspects |= beside
+    return owners, suspects
 
 
 def _paths(headers: Iterable[Header], copies: Iterable[Path] = ()) -> tuple[Path, ...]:
@@ -198,9 +237,7 @@ def _check_series(headers: Sequence[Header], modality: str) -> None:
     """
     if changed := [h.error for h in headers if h.error is not None and h.error.reason is Reason.CHANGED]:
         raise changed[0]
-    if len({header.identity for header in headers}) > 1:
-        message = "slices of one series must share patient and study, got several; find out whose they are"
-        raise CaseError(Reason.MIXED_PATIENT, message)
+    check_one_patient(headers)
     if errors := [header.error for header in headers if header.error is not None]:
         what = f"{errors[0].message} ({len(errors)} of {len(headers)} files)"
         raise CaseError(errors[0].reason, what)
@@ -209,7 +246,7 @@ def _check_series(headers: Sequence[Header], modality: str) -> None:
         raise CaseError(Reason.ENHANCED_UNSUPPORTED, message)
 
 
-def _count_warnings(headers: Sequence[Header], damaged: set[Path]) -> tuple[CaseError, ...]:
+def _count_warnings(headers: Sequence[Header], beside_damage: bool) -> tuple[CaseError, ...]:
     """Hints that slices are missing where their positions cannot show it."""
     warnings = []
     count = len(headers)
@@ -219,7 +256,7 @@ def _count_warnings(headers: Sequence[Header], damaged: set[Path]) -> tuple[Case
     numbers = {header.instance_number for header in headers if header.instance_number is not None}
     if numbers and len(numbers) == count and max(numbers) - min(numbers) >= count:
         warnings.append(f"its images are numbered from {min(numbers)} to {max(numbers)}")
-    if any(header.path.parent in damaged for header in headers):
+    if beside_damage:
         warnings.append("a damaged file beside it may be one of its slices")
     return tuple(
         CaseError(Reason.COUNT_MISMATCH, f"a series should be complete, got {count} images, but {why}; send it again")

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import math
 import os
+import stat
 import struct
 import warnings
 import zlib
@@ -25,13 +27,14 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage, UID_dictionary
 
 from ..reasons import CaseError, Reason
 from .tree import Stamp, stamp_of
 
-__all__ = ["Header", "PixelElement", "hashed", "open_dicom", "read_header"]
+__all__ = ["Header", "PixelElement", "hashed", "open_dicom", "quiet", "read_header", "uid_name"]
 
+PYDICOM_LOG = logging.getLogger("pydicom")
 PIXEL_DATA = 0x7FE00010
 UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM, SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
@@ -117,6 +120,7 @@ class Header:
         spacing: in mm, between rows, then between columns.
         volume_facts: must be equal in all slices of a volume: name and value (text, or number or None).
         times: candidates that may tell time points apart, by keyword; empty string where absent.
+        diffusion: vendor's number that holds the b-value, in diffusion series only.
         units: units of a real-world value mapping, upper case.
         derivation: code values of how it was derived.
         component: vendor's statement that it holds phase, real or imaginary values.
@@ -155,6 +159,7 @@ class Header:
     echo_time: float | None
     temporal_position: str
     times: dict[str, str]
+    diffusion: str
     volume_facts: tuple[tuple[str, str | float | None], ...]
     instance_number: int | None
     images_in_acquisition: int | None
@@ -168,6 +173,11 @@ class Header:
 def hashed(text: str) -> str:
     """First 16 hex digits of the SHA-256: what stands for an identity everywhere outside the file."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def uid_name(uid: str) -> str:
+    """Name of a registered UID; any other is text that anybody may have put there."""
+    return UID_dictionary[uid][0] if uid in UID_dictionary else "an unknown UID"
 
 
 class BoundedFile:
@@ -200,7 +210,7 @@ def _truncated(how: str) -> CaseError:
 
 
 @contextmanager
-def open_dicom(path: Path, max_inflated_bytes: int) -> Iterator[tuple[BoundedFile, UID, Stamp]]:
+def open_dicom(path: Path, max_inflated_bytes: int) -> Iterator[tuple[BoundedFile, UID, str, Stamp]]:
     """Open a file at the first element of its dataset.
 
     Args:
@@ -208,13 +218,17 @@ def open_dicom(path: Path, max_inflated_bytes: int) -> Iterator[tuple[BoundedFil
         max_inflated_bytes: the most that a deflated dataset may inflate to.
 
     Yields:
-        The (inflated) file, its transfer syntax, and size and time of the file on disk.
+        The (inflated) file, its transfer syntax, its SOP class by its file meta information, and size and time of the
+        file on disk.
 
     Raises:
-        CaseError: ``NOT_AN_IMAGE``, ``TRUNCATED``, ``TOO_LARGE`` or ``UNREADABLE``.
+        CaseError: ``NOT_A_FILE``, ``NOT_AN_IMAGE``, ``TRUNCATED``, ``TOO_LARGE`` or ``UNREADABLE``.
     """
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        stamp = stamp_of(os.fstat(file.fileno()))
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise CaseError(Reason.NOT_A_FILE, "an input must be a regular file; put the file itself there")
+        stamp = stamp_of(status)
         bounded = BoundedFile(cast(BinaryIO, file), stamp[0])
         start = bounded.read(132)
         if start[128:] != b"DICM":
@@ -225,13 +239,13 @@ def open_dicom(path: Path, max_inflated_bytes: int) -> Iterator[tuple[BoundedFil
                 + ("write it again as a DICOM Part 10 file" if looks_like_one else "nothing to do"),
             )
         meta = read_dataset(cast(BinaryIO, bounded), False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-        syntax = UID(str(meta.get("TransferSyntaxUID", "")).strip("\0 "))
+        syntax = UID(_text(meta, "TransferSyntaxUID"))
         if not syntax:
-            raise CaseError(Reason.UNREADABLE, "a DICOM file must state its transfer syntax; write it again")
+            raise _truncated("ends before it states its transfer syntax")
         if syntax == DeflatedExplicitVRLittleEndian:
-            inflated = _inflate(bounded.read(), max_inflated_bytes)
+            inflated = _inflate(bounded.read(max_inflated_bytes), max_inflated_bytes)
             bounded = BoundedFile(io.BytesIO(inflated), len(inflated))
-        yield bounded, syntax, stamp
+        yield bounded, syntax, _text(meta, "MediaStorageSOPClassUID"), stamp
 
 
 def _inflate(data: bytes, most: int) -> bytes:
@@ -243,7 +257,7 @@ def _inflate(data: bytes, most: int) -> bytes:
         raise CaseError(
             Reason.UNREADABLE, "a deflated DICOM file must inflate, but it is damaged; copy it again"
         ) from (error)
-    if inflater.unconsumed_tail:
+    if inflater.unconsumed_tail or (len(data) == most and not inflater.eof):
         raise CaseError(Reason.TOO_LARGE, f"a deflated DICOM file must inflate to at most {most} bytes, got more")
     if not inflater.eof:
         raise _truncated("ends in the middle of deflated data")
@@ -258,16 +272,17 @@ def read_header(path: Path, max_inflated_bytes: int = 2**27) -> Header:
         max_inflated_bytes: see :func:`open_dicom`.
 
     Returns:
-        The facts; ``error`` says why the file cannot be used, where its series is known all the same.
+        The facts; ``error`` says why the file cannot be used, and ``series`` is empty where that cannot be told any
+        more.
 
     Raises:
-        CaseError: ``NOT_AN_IMAGE`` for what is no DICOM file, and ``TRUNCATED``, ``UNREADABLE``, ``TOO_LARGE`` or
-            ``CHANGED`` where the series it belongs to cannot be told.
+        CaseError: ``NOT_AN_IMAGE`` for what is no DICOM image, and ``TRUNCATED``, ``UNREADABLE``, ``TOO_LARGE``,
+            ``NOT_A_FILE`` or ``CHANGED`` for what cannot be read at all.
     """
     try:
-        with quiet(), open_dicom(path, max_inflated_bytes) as (file, syntax, stamp):
+        with quiet(), open_dicom(path, max_inflated_bytes) as (file, syntax, sop_class, stamp):
             dataset, pixels, error = _scan(file, syntax)
-            return _facts(path, stamp, syntax, dataset, pixels, error)
+            return _facts(path, stamp, syntax, sop_class, dataset, pixels, error)
     except CaseError:
         raise
     except FileNotFoundError as error:
@@ -280,10 +295,15 @@ def read_header(path: Path, max_inflated_bytes: int = 2**27) -> Header:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom from warning about values: its warnings quote them."""
-    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-        warnings.simplefilter("ignore")
-        yield
+    """Keep pydicom from talking about values: its warnings and its log quote them."""
+    level = PYDICOM_LOG.level
+    PYDICOM_LOG.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        PYDICOM_LOG.setLevel(level)
 
 
 def _scan(file: BoundedFile, syntax: UID) -> tuple[Dataset, PixelElement | None, CaseError | None]:
@@ -335,11 +355,18 @@ def _encapsulated_length(file: BoundedFile, offset: int) -> int:
 
 
 def _facts(
-    path: Path, stamp: Stamp, syntax: UID, ds: Dataset, pixels: PixelElement | None, error: CaseError | None
+    path: Path,
+    stamp: Stamp,
+    syntax: UID,
+    sop_class: str,
+    ds: Dataset,
+    pixels: PixelElement | None,
+    error: CaseError | None,
 ) -> Header:
     series = _text(ds, "SeriesInstanceUID")
-    if not series:
-        raise error or CaseError(Reason.NOT_AN_IMAGE, "a DICOM image must belong to a series; nothing to do")
+    sop_class = _text(ds, "SOPClassUID") or sop_class
+    if not sop_class or sop_class == MediaStorageDirectoryStorage:
+        raise error or CaseError(Reason.NOT_AN_IMAGE, "an input must be an image, got a DICOMDIR or the like")
     rows, columns = _integer(ds, "Rows"), _integer(ds, "Columns")
     slope, intercept = _numbers(ds, "RescaleSlope") or (1.0,), _numbers(ds, "RescaleIntercept") or (0.0,)
     patient = _text(ds, "PatientID")
@@ -348,7 +375,7 @@ def _facts(
         stamp=stamp,
         error=None,
         transfer_syntax=str(syntax),
-        sop_class=_text(ds, "SOPClassUID"),
+        sop_class=sop_class,
         sop_instance=_text(ds, "SOPInstanceUID"),
         series=series,
         frame_of_reference=_text(ds, "FrameOfReferenceUID"),
@@ -376,6 +403,7 @@ def _facts(
         echo_time=_finite(ds, "EchoTime"),
         temporal_position=_text(ds, "TemporalPositionIdentifier"),
         times={keyword: _text(ds, keyword) for keyword in TIMES},
+        diffusion=_vendor_text(ds, GE_DIFFUSION),
         volume_facts=_volume_facts(ds),
         instance_number=_integer(ds, "InstanceNumber") if _finite(ds, "InstanceNumber") is not None else None,
         images_in_acquisition=_integer(ds, "ImagesInAcquisition") or None,
@@ -390,10 +418,10 @@ def _facts(
 
 def _unusable(header: Header, ds: Dataset) -> CaseError | None:
     """Why the pixels of one file cannot be had exactly, as far as its header shows."""
-    if not header.sop_instance:
-        return CaseError(Reason.UNREADABLE, "an image must have a SOPInstanceUID; export it again")
     if header.pixels is None:
-        return _truncated("has no PixelData")
+        return _truncated("ends before its pixels")
+    if not header.sop_instance or not header.series:
+        return CaseError(Reason.UNREADABLE, "an image must have the UIDs of its series and of itself; export it again")
     if not (math.isfinite(header.slope) and math.isfinite(header.intercept)) or header.slope == 0:
         found = f"slope {header.slope:g} and intercept {header.intercept:g}"
         return CaseError(Reason.NONFINITE, f"rescale must be finite and not 0, got {found}; export it again")
@@ -407,8 +435,7 @@ def _volume_facts(ds: Dataset) -> tuple[tuple[str, str | float | None], ...]:
         (keyword, _text(ds, keyword) if tolerance is None else _finite(ds, keyword))
         for keyword, tolerance in ACQUISITION
     ]
-    facts += [(f"vendor's b-value ({tag:08X})", _vendor_text(ds, tag)) for tag in (SIEMENS_DIFFUSION, GE_DIFFUSION)]
-    return tuple(facts)
+    return (*facts, ("b-value", _vendor_text(ds, SIEMENS_DIFFUSION)))
 
 
 def _text(ds: Dataset, keyword: str) -> str:

@@ -13,7 +13,7 @@ from pydicom.uid import (
 )
 
 from ..reasons import CaseError, Reason
-from .headers import Header
+from .headers import Header, uid_name
 
 __all__ = ["file_refusal", "image_refusal", "is_multi_frame"]
 
@@ -47,13 +47,13 @@ def is_multi_frame(header: Header, modality: str) -> bool:
 def file_refusal(header: Header, modality: str) -> CaseError | None:
     """Why a file is none of our business, whatever its series: no image, or of another kind."""
     known = (IMAGE_CLASS[modality], *ENHANCED_CLASSES[modality])
-    if header.sop_class not in known and header.pixels is None and header.rows == 0:
-        return CaseError(
-            Reason.NOT_AN_IMAGE, f"an input must be an image, got DICOM class {header.sop_class or 'none'}"
-        )
-    if header.sop_class not in known or header.modality != modality:
-        shown = f"class {header.sop_class or 'none'} with modality {header.modality[:16] or 'none'}"
-        return CaseError(Reason.NOT_MR, f"an input must be an {modality} image, got {shown}")
+    if header.sop_class not in known:
+        name = uid_name(header.sop_class)
+        if header.pixels is None and header.rows == 0:
+            return CaseError(Reason.NOT_AN_IMAGE, f"an input must be an image, got {name}")
+        return CaseError(Reason.NOT_MR, f"an input must be an {modality} image, got {name}")
+    if header.series and header.modality != modality:
+        return CaseError(Reason.NOT_MR, f"an input must be an {modality} image, got another modality")
     if header.pixels is not None and (header.samples != 1 or not header.photometric.startswith("MONOCHROME")):
         return CaseError(Reason.NOT_MR, f"an input must be a grey-scale {modality} image, got a colour image")
     return None

@@ -7,13 +7,16 @@ import struct
 from typing import Any
 
 import numpy as np
-from pydicom.encaps import get_frame
-from pydicom.pixels import get_decoder
-from pydicom.pixels.decoders.base import Decoder
-from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
+from pydicom.uid import UID, ExplicitVRBigEndian, JPEGExtended12Bit, RLELossless
 
 from ..reasons import CaseError, Reason
-from .headers import Header, PixelElement
+from .headers import Header, PixelElement, uid_name
+
+try:
+    from pydicom.encaps import get_frame
+    from pydicom.pixels import get_decoder
+except ImportError:  # pydicom 2, which MONAI Label 0.8.5 needs: uncompressed series only
+    get_decoder = None
 
 __all__ = ["decode_pixels", "is_lossy", "scanner_units"]
 
@@ -85,7 +88,7 @@ def _native(header: Header, element: PixelElement, data: bytes, big_endian: bool
 
 
 def _decode(header: Header, syntax: UID, data: bytes) -> np.ndarray:
-    decoder = _decoder(syntax)
+    decoder = _decoder(syntax, header.bits_stored)
     options: dict[str, Any] = {
         "rows": header.rows,
         "columns": header.columns,
@@ -104,7 +107,9 @@ def _decode(header: Header, syntax: UID, data: bytes) -> np.ndarray:
     except CaseError:
         raise
     except Exception as error:  # decoders raise anything on damaged data
-        message = f"pixels must decode, got {type(error).__name__} from {syntax.name}; copy or export the series again"
+        message = (
+            f"pixels must decode, got {type(error).__name__} from {uid_name(syntax)}; copy or export the series again"
+        )
         raise CaseError(Reason.UNREADABLE, message) from None
     if array.shape != (header.rows, header.columns):
         message = f"pixels must decode to {header.rows} x {header.columns}, got {array.shape}; export the series again"
@@ -112,15 +117,20 @@ def _decode(header: Header, syntax: UID, data: bytes) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _decoder(syntax: UID) -> Decoder:
+def _decoder(syntax: UID, bits_stored: int) -> Any:
+    if get_decoder is None:
+        message = f"{uid_name(syntax)} needs pydicom 3, here is an older one; convert the series to an uncompressed one"
+        raise CaseError(Reason.NO_DECODER, message)
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        message = f"there is no decoder for transfer syntax {syntax.name}; convert the series to an uncompressed one"
+        message = (
+            f"there is no decoder for transfer syntax {uid_name(syntax)}; convert the series to an uncompressed one"
+        )
         raise CaseError(Reason.NO_DECODER, message) from None
-    if not decoder.is_available:
-        needs = "; ".join(decoder.missing_dependencies)
-        raise CaseError(Reason.NO_DECODER, f"{syntax.name} needs a decoder that is not installed: {needs}")
+    if not decoder.is_available or (syntax == JPEGExtended12Bit and bits_stored > 8):  # nobody decodes these 12 bits
+        needs = "; ".join(decoder.missing_dependencies) or "none is known for 12 bits"
+        raise CaseError(Reason.NO_DECODER, f"{uid_name(syntax)} needs a decoder that is not installed: {needs}")
     return decoder
 
 
@@ -138,7 +148,8 @@ def _check_codestream(header: Header, syntax: UID, frame: bytes) -> None:
     """Demand that a JPEG-like stream is whole and of the stated size, before a decoder allocates what it asks for."""
     if syntax == RLELossless:
         return
-    if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
+    _, end, padding = frame.rpartition(b"\xff\xd9")
+    if not end or padding.strip(b"\0\xff"):
         raise CaseError(Reason.TRUNCATED, "compressed pixels must end with their end marker; copy the file again")
     size = _jpeg_2000_size(frame) if frame[:4] == b"\xff\x4f\xff\x51" else _jpeg_size(frame)
     if size != (header.rows, header.columns):

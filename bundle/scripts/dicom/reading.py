@@ -10,6 +10,7 @@ from ..volume import Volume
 from .discovery import SeriesCandidate
 from .headers import Header, open_dicom, quiet, read_header
 from .pixels import decode_pixels, is_lossy, scanner_units
+from .split import check_one_patient
 from .stack import check_plane_facts, stack_slices
 
 __all__ = ["read_series"]
@@ -36,6 +37,7 @@ def read_series(series: SeriesCandidate, max_inflated_bytes: int = 2**27) -> Vol
             ``UNREADABLE``.
     """
     headers = [_read_again(series, i, max_inflated_bytes) for i in range(len(series.files))]
+    check_one_patient(headers)
     check_plane_facts(headers)
     stack = stack_slices(headers, min_slices=2)
     headers = [headers[i] for i in stack.order]
@@ -83,7 +85,7 @@ def _stored(header: Header, max_inflated_bytes: int) -> np.ndarray:
     """Stored values of one slice."""
     assert header.pixels is not None  # read_header sets an error otherwise
     try:
-        with quiet(), open_dicom(header.path, max_inflated_bytes) as (file, _, stamp):
+        with quiet(), open_dicom(header.path, max_inflated_bytes) as (file, _, _, stamp):
             if stamp != header.stamp:
                 message = "a series must stay as it is while it is read, but a file has changed; run again later"
                 raise CaseError(Reason.CHANGED, message)

@@ -13,7 +13,15 @@ from ..reasons import CaseError, Reason
 from .headers import ACQUISITION, Header
 from .stack import SAME_POSITION_MM, slice_positions_mm
 
-__all__ = ["Part", "check_covers_series", "check_one_acquisition", "split_by_echo", "split_by_time", "split_by_type"]
+__all__ = [
+    "Part",
+    "check_covers_series",
+    "check_one_acquisition",
+    "check_one_patient",
+    "split_by_echo",
+    "split_by_time",
+    "split_by_type",
+]
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ def split_by_time(part: Part) -> list[Part]:
         each_once = max(Counter(zip(values, places, strict=True)).values()) == 1
         if each_once and len(set(values)) * len(per_place) == len(places):
             return _split(part, "time", lambda header, keyword=keyword: _sortable(header.times[keyword]))  # type: ignore[misc]
-    differing = _differing_facts(part.headers) or len({tuple(h.times.values()) for h in part.headers}) > 1
+    differing = _differing_facts(part.headers) or len({(h.diffusion, *h.times.values()) for h in part.headers}) > 1
     if len(set(per_place.values())) == 1 and differing:
         raise CaseError(
             Reason.TIME_SERIES,
@@ -124,6 +132,20 @@ def _differing_facts(headers: Iterable[Header]) -> list[str]:
         ):
             names.append(name)
     return names
+
+
+def check_one_patient(headers: Sequence[Header]) -> None:
+    """Demand one patient, one study and one frame of reference.
+
+    Raises:
+        CaseError: ``MIXED_PATIENT``.
+    """
+    if len({header.identity for header in headers}) > 1:
+        message = "slices of one series must share patient and study, got several; find out whose they are"
+        raise CaseError(Reason.MIXED_PATIENT, message)
+    if len({header.frame_of_reference for header in headers}) > 1:
+        message = "slices of one series must share a frame of reference, got several; export the series again"
+        raise CaseError(Reason.MIXED_PATIENT, message)
 
 
 def check_one_acquisition(part: Part) -> None:

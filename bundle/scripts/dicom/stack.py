@@ -39,14 +39,10 @@ def check_plane_facts(headers: Sequence[Header]) -> None:
     """Demand that every slice states its geometry and that all planes are alike.
 
     Raises:
-        CaseError: ``NO_GEOMETRY``, ``MIXED_PATIENT`` (frame of reference), ``MIXED_ORIENTATION`` or
-            ``MIXED_GEOMETRY``.
+        CaseError: ``NO_GEOMETRY``, ``MIXED_ORIENTATION`` or ``MIXED_GEOMETRY``.
     """
     for header in headers:
         _check_one_plane(header)
-    if len({header.frame_of_reference for header in headers}) > 1:
-        message = "slices of one series must share a frame of reference, got several; export the series again"
-        raise CaseError(Reason.MIXED_PATIENT, message)
     orientations = np.array([header.orientation for header in headers])
     spread = np.abs(orientations - orientations[0]).max()
     if spread > 1e-3:
