@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapt the network to one patient: a few self-supervised steps on the scan itself, kept only if they help it.
+
+Inside a thick slice a scan is high-resolution. Patches of its slices are made thick along an in-plane axis, at the
+pixel spacing that the thin slices will have and with the scan's own slice profile, and the network learns the way
+back (the ``inplane`` form of stage 2, on one scan). Every ``holdout``-th slice is left out of that and asked at the
+end whether the network has become better; if not, the scan keeps the original weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import nn
+
+from ..transforms.consistency import scan_operator
+from ..transforms.orient import working_spacing_mm
+from ..transforms.patch import RandPlanePatch
+
+__all__ = ["InPlaneAdaptation"]
+
+Pairs = tuple[torch.Tensor, torch.Tensor]
+
+
+class InPlaneAdaptation:
+    """Callable for :class:`scripts.inference.inferer.ThroughPlaneInferer`: ``(network, scan) -> network``.
+
+    Args:
+        iterations: optimiser steps; 0 switches adaptation off.
+        scale_factor: K.
+        learning_rate: of Adam at the first step; falls to zero along a cosine.
+        batch_size: patches per step.
+        size: ``(rows, slices)`` of the made-thick patch.
+        margin_slices: slices computed at either end and not judged, since D has seen no neighbours there.
+        holdout: every ``holdout``-th slice judges.
+        check_patches: patches drawn from those.
+        profile: slice profile of the scan.
+        slice_thickness_mm: overrides the header's thickness.
+        seed: of the patches; the same scan, seed and machine give the same weights.
+
+    Raises:
+        ValueError: if a count is out of range.
+    """
+
+    def __init__(
+        self,
+        iterations: int,
+        scale_factor: int,
+        learning_rate: float,
+        batch_size: int,
+        size: tuple[int, int],
+        margin_slices: int,
+        holdout: int,
+        check_patches: int,
+        profile: str = "gaussian",
+        slice_thickness_mm: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        if iterations < 0:
+            raise ValueError(f"adapt_iterations must be >= 0, got {iterations}; 0 switches adaptation off")
+        if min(batch_size, check_patches) < 1 or holdout < 2:
+            raise ValueError(
+                "batch size and check patches must be >= 1 and holdout >= 2, "
+                f"got {batch_size}, {check_patches} and {holdout}; correct the adaptation"
+            )
+        self.iterations = iterations
+        self.scale_factor = scale_factor
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.size = size
+        self.margin_slices = margin_slices
+        self.holdout = holdout
+        self.check_patches = check_patches
+        self.profile = profile
+        self.slice_thickness_mm = slice_thickness_mm
+        self.seed = seed
+        self.logger = logging.getLogger(type(self).__name__)
+
+    def __call__(self, network: Callable[..., torch.Tensor], scan: torch.Tensor) -> Callable[..., torch.Tensor]:
+        """Adapt a copy of the network.
+
+        Args:
+            network: SRNet; never changed.
+            scan: ``(1, 1, H1, H2, n_slices)`` in unit range, with the meta data of
+                :class:`scripts.transforms.orient.OrientThickAxisLast`.
+
+        Returns:
+            The adapted copy, or ``network`` itself where the held-out slices did not gain.
+
+        Raises:
+            TypeError: if the network cannot be trained, or the scan has no meta data.
+        """
+        if self.iterations == 0:
+            return network
+        if not isinstance(network, nn.Module) or not any(p.requires_grad for p in network.parameters()):
+            raise TypeError("network must be a trainable torch module for adaptation; set adapt_iterations to 0")
+        if not isinstance(scan, MetaTensor):
+            raise TypeError("scan must be a MetaTensor for adaptation, got a plain tensor; set adapt_iterations to 0")
+        draw, judge = self._pairs(scan)
+        check = judge(self.check_patches)
+        before = self._loss(network, check)
+        adapted = copy.deepcopy(network)
+        optimizer = torch.optim.Adam(adapted.parameters(), lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations)
+        with torch.enable_grad():
+            for _ in range(self.iterations):
+                image, label = draw(self.batch_size)
+                optimizer.zero_grad()
+                self._error(adapted, image, label).backward()
+                optimizer.step()
+                schedule.step()
+        after = self._loss(adapted, check)
+        kept = after < before
+        self.logger.info(
+            "adaptation: %d steps, error on held-out slices %.3e -> %.3e; %s",
+            self.iterations, before, after, "kept" if kept else "original weights kept",
+        )  # fmt: skip
+        return adapted if kept else network
+
+    def _pairs(self, scan: MetaTensor) -> tuple[Callable[[int], Pairs], Callable[[int], Pairs]]:
+        """Two sources of ``(image, label)`` batches: to learn from, and to judge by."""
+        volume = scan.as_tensor()[0]
+        spacing = working_spacing_mm(scan)
+        thin_mm = float(spacing[2]) / self.scale_factor
+        operator = scan_operator(scan, self.scale_factor, self.profile, self.slice_thickness_mm)
+        cropped = slice(self.margin_slices, self.margin_slices + self.size[1])
+        thin = slice(cropped.start * self.scale_factor, cropped.stop * self.scale_factor)
+        patch = RandPlanePatch(
+            "in_plane",
+            size=(self.size[0], self.scale_factor * (self.size[1] + 2 * self.margin_slices)),
+            # the spacing of the thin slices, or the scan's own where that is coarser
+            column_spacing_mm=(thin_mm, max(thin_mm, float(spacing[:2].max()))),
+        )
+        patch.set_random_state(self.seed)
+        judges = torch.arange(volume.shape[-1]) % self.holdout == self.holdout // 2
+
+        def source(slices: torch.Tensor) -> Callable[[int], Pairs]:
+            part = volume[..., slices.to(volume.device)]
+
+            def draw(count: int) -> Pairs:
+                labels = torch.stack([patch(part, spacing.tolist()) for _ in range(count)])
+                return operator.degrade(labels)[..., cropped], labels[..., thin]
+
+            return draw
+
+        return source(~judges), source(judges)
+
+    @staticmethod
+    def _error(network: Callable[..., torch.Tensor], image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.mse_loss(network(image), label)
+
+    def _loss(self, network: Callable[..., torch.Tensor], pairs: Pairs) -> float:
+        with torch.no_grad():
+            images, labels = (part.split(self.batch_size) for part in pairs)
+            errors = [float(self._error(network, i, b)) * len(i) for i, b in zip(images, labels, strict=True)]
+        return float(np.sum(errors)) / len(pairs[0])

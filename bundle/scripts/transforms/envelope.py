@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Say, or insist, that a scan lies inside the validity envelope."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+
+from ..inference.envelope import outside_envelope
+from ..reasons import CaseError, Reason
+from .consistency import in_plane_noise_sigma
+from .orient import working_spacing_mm
+
+__all__ = ["CheckEnvelope", "CheckEnveloped", "scan_facts"]
+
+POLICIES = ("warn", "refuse")
+AIR_LEVEL = -0.9  # a twentieth of the unit range above its lower end
+
+
+def scan_facts(image: MetaTensor) -> dict[str, float]:
+    """What the envelope is about, measured on an oriented scan in unit range.
+
+    Args:
+        image: ``(1, H1, H2, n_slices)`` with the meta data of :class:`scripts.transforms.orient.OrientThickAxisLast`.
+
+    Returns:
+        ``in_plane_spacing_mm`` (the coarser of the two), ``in_plane_anisotropy``, ``slice_spacing_mm``,
+        ``slice_thickness_to_spacing`` (NaN if not stated), ``noise_sigma`` (fraction of the range of intensities),
+        ``tissue_fraction`` (of the voxels), ``median_tissue`` (place of the median tissue intensity in that range).
+    """
+    rows, columns, slices = map(float, working_spacing_mm(image))
+    voxels = image.as_tensor()
+    tissue = voxels[voxels > AIR_LEVEL]
+    return {
+        "in_plane_spacing_mm": max(rows, columns),
+        "in_plane_anisotropy": max(rows, columns) / min(rows, columns),
+        "slice_spacing_mm": slices,
+        "slice_thickness_to_spacing": float(image.meta["slice_thickness_mm"]) / slices,
+        "noise_sigma": in_plane_noise_sigma(voxels) / 2,
+        "tissue_fraction": tissue.numel() / voxels.numel(),
+        "median_tissue": (float(tissue.median()) + 1) / 2 if tissue.numel() else 0.0,
+    }
+
+
+class CheckEnvelope(Transform):
+    """Measure a scan and compare with the envelope.
+
+    Args:
+        limits: see :func:`scripts.inference.envelope.outside_envelope`.
+        policy: ``warn`` logs and goes on, ``refuse`` makes it an error.
+
+    Raises:
+        ValueError: for an unknown policy.
+    """
+
+    def __init__(self, limits: Mapping[str, Sequence[float]], policy: str = "warn") -> None:
+        if policy not in POLICIES:
+            raise ValueError(f"envelope_policy must be one of {POLICIES}, got {policy!r}; correct the id")
+        self.limits = limits
+        self.policy = policy
+        self.logger = logging.getLogger(type(self).__name__)
+
+    def __call__(self, image: MetaTensor) -> list[str]:
+        """What lies outside, one line each.
+
+        Raises:
+            CaseError: ``OUTSIDE_ENVELOPE`` under the policy ``refuse``.
+        """
+        outside = outside_envelope(scan_facts(image), self.limits)
+        if outside and self.policy == "refuse":
+            raise CaseError(Reason.OUTSIDE_ENVELOPE, "; ".join(outside))
+        for line in outside:
+            self.logger.warning("outside the validity envelope: %s", line)
+        return outside
+
+
+class CheckEnveloped(MapTransform):
+    """Dictionary form of :class:`CheckEnvelope`; the lines go to ``data[key].meta["outside_envelope"]``."""
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False, **check: Any) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.check = CheckEnvelope(**check)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Check every key."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            volume: MetaTensor = result[key]
+            volume.meta["outside_envelope"] = self.check(volume)
+        return result

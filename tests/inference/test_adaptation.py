@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adaptation to one scan: helps a network that has something to learn, never harms one that has not."""
+
+import copy
+import logging
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from scripts.inference.adaptation import InPlaneAdaptation
+from scripts.inference.inferer import ThroughPlaneInferer
+from scripts.networks.rdn import RDN
+
+from tests.conftest import smooth_volume
+
+
+@pytest.fixture
+def scan():
+    voxels = smooth_volume((64, 64, 12), seed=3, detail=0.5)
+    voxels = voxels / voxels.max() * 2 - 1
+    meta = {"working_spacing_mm": np.array([1.0, 1.0, 4.0]), "slice_thickness_mm": 4.0}
+    return MetaTensor(torch.from_numpy(voxels)[None, None], meta=meta)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return RDN(4, blocks=1, layers=2, growth=4, features=8).eval()
+
+
+def adaptation(**overrides):
+    settings = {
+        "iterations": 30, "scale_factor": 4, "learning_rate": 3e-3, "batch_size": 4, "size": (32, 8),
+        "margin_slices": 1, "holdout": 4, "check_patches": 8,
+    }  # fmt: skip
+    return InPlaneAdaptation(**{**settings, **overrides})
+
+
+def error_on_all_slices(network, scan):
+    """Independent of the class: every slice made thick with a plain gaussian, all of it judged."""
+    weights = np.exp(-((np.arange(16)[None] - (np.arange(4)[:, None] * 4 + 1.5)) ** 2) / (2 * (4 / 2.3548) ** 2))
+    total = 0.0
+    for k in range(scan.shape[-1]):
+        image = scan.as_tensor()[0, 0, :, :, k]
+        for start in range(0, 64, 16):
+            hr = image[:, start : start + 16]
+            lr = hr @ torch.from_numpy(weights / weights.sum(1, keepdims=True)).float().T
+            with torch.no_grad():
+                total += float((network(lr[None, None])[0, 0] - hr).square().mean())
+    return total
+
+
+def test_an_untrained_network_gains_on_the_scan_and_the_original_stays(scan, network):
+    before = copy.deepcopy(network.state_dict())
+    adapted = adaptation()(network, scan)
+    assert adapted is not network
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    assert error_on_all_slices(adapted, scan) < 0.98 * error_on_all_slices(network, scan)
+
+
+def test_same_seed_same_weights_other_seed_other_weights(scan, network):
+    first, again, other = (adaptation(seed=s)(network, scan).state_dict() for s in (1, 1, 2))
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert not all(torch.equal(first[k], other[k]) for k in first)
+
+
+def test_the_guard_returns_the_original_where_the_held_out_slices_lose(scan, network, caplog):
+    with caplog.at_level(logging.INFO):
+        assert adaptation(learning_rate=5.0, iterations=3)(network, scan) is network
+    assert "original weights kept" in caplog.text
+
+
+def test_zero_iterations_do_nothing_and_nonsense_is_refused(scan, network):
+    assert adaptation(iterations=0)(network, scan) is network
+    with pytest.raises(ValueError, match="adapt_iterations must be >= 0"):
+        adaptation(iterations=-1)
+    with pytest.raises(TypeError, match="trainable"):
+        adaptation()(lambda x: x, scan)
+    with pytest.raises(TypeError, match="MetaTensor"):
+        adaptation()(network, scan.as_tensor())
+
+
+def test_it_works_under_the_evaluators_no_grad(scan, network):
+    inferer = ThroughPlaneInferer(4, adapt=adaptation(iterations=5), progress=False)
+    plain = ThroughPlaneInferer(4, progress=False)
+    with torch.no_grad():
+        assert not torch.equal(inferer(scan, network), plain(scan, network))
