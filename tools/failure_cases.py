@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scans that the model is not for: what it makes of them, in numbers and one picture.
+
+Each case is a known thin-slice volume, spoilt, made thick and super-resolved as any user would. Writes
+``failure_cases.json`` and ``failure_cases.png``: thick, cubic, the model, the truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import nibabel as nib
+import numpy as np
+import torch
+from scripts.degradation import SliceProfileOperator
+from scripts.evaluation.metrics import psnr
+from scripts.geometry import thick_slice_affine
+from scripts.networks.rdn import upsample_cubic
+from scripts.nifti import read_nifti
+
+from tools.run_bundle import run_bundle
+
+matplotlib.use("agg")
+from matplotlib import pyplot as plt
+
+
+def checkerboard(shape: tuple[int, int, int]) -> np.ndarray:
+    """No anatomy: bars and squares of every period along the thick axis, from 2 thin slices upwards."""
+    i, j, k = np.indices(shape)
+    period = 2 + 14 * i / shape[0]
+    return 500 + 400 * np.sign(np.sin(2 * np.pi * k / period)) * np.where(j // 16 % 2, 1, 0.3)
+
+
+def heavy_noise(volume: np.ndarray, rng: np.random.Generator, fraction: float) -> np.ndarray:
+    """Rician noise of ``fraction`` of the 99th percentile."""
+    sigma = fraction * np.percentile(volume, 99)
+    return np.hypot(volume + rng.normal(0, sigma, volume.shape), rng.normal(0, sigma, volume.shape))
+
+
+def ghosting(volume: np.ndarray, shift: int, strength: float) -> np.ndarray:
+    """A periodic motion's ghosts along axis 1."""
+    return volume + strength * (np.roll(volume, shift, axis=1) + np.roll(volume, -shift, axis=1))
+
+
+def slice_motion(thick: np.ndarray, rng: np.random.Generator, pixels: int) -> np.ndarray:
+    """Every other slice shifted in-plane, as when the head moves between the passes of an interleaved scan."""
+    moved = thick.copy()
+    for k in range(1, thick.shape[2], 2):
+        moved[:, :, k] = np.roll(thick[:, :, k], int(rng.integers(1, pixels + 1)), axis=0)
+    return moved
+
+
+def cases(volume: np.ndarray, seed: int) -> dict[str, tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]]:
+    """Truth and what happens to its thick slices, by name. The truth of a spoilt scan is the spoilt thin volume,
+    except that of noise and motion, which nobody wants back.
+    """
+    rng = np.random.default_rng(seed)
+    middle = tuple(slice(n // 2 - 20, n // 2 + 20) for n in volume.shape[:2])
+    return {
+        "head (as intended)": (volume, lambda thick: thick),
+        "no anatomy": (checkerboard(volume.shape), lambda thick: thick),
+        "heavy noise": (volume, lambda thick: heavy_noise(thick, rng, 0.15)),
+        "motion ghosts": (ghosting(volume, volume.shape[1] // 6, 0.2), lambda thick: thick),
+        "motion between slices": (volume, lambda thick: slice_motion(thick, rng, 4)),
+        "tiny field of view": (volume[middle], lambda thick: thick),
+        "already interpolated": (volume, interpolated),
+    }
+
+
+def interpolated(thick: np.ndarray) -> np.ndarray:
+    """In-plane detail lost and interpolated back, as scanners and archives do."""
+    low = torch.nn.functional.interpolate(torch.from_numpy(thick).permute(2, 0, 1)[None], scale_factor=0.5, mode="area")
+    high = torch.nn.functional.interpolate(low, size=thick.shape[:2], mode="bicubic")
+    return high[0].permute(1, 2, 0).numpy()
+
+
+def measure(path: Path, axis: int, scale_factor: int, seed: int, ids: dict[str, str]) -> tuple[list[dict], dict]:
+    """Run all cases; returns the rows and the pictures."""
+    source = read_nifti(path)
+    volume = np.moveaxis(source.array, axis, 2)
+    length = volume.shape[2] // scale_factor * scale_factor
+    volume = np.ascontiguousarray(volume[..., :length])
+    affine = source.affine_ras[:, [*[a for a in range(3) if a != axis], axis, 3]]
+    operator = SliceProfileOperator(scale_factor)
+    rows, pictures = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        made = {}
+        for number, (name, (truth, spoil)) in enumerate(cases(volume, seed).items()):
+            thick = spoil(operator.degrade(torch.from_numpy(np.float32(truth))).numpy()).astype(np.float32)
+            image = nib.Nifti1Image(thick, thick_slice_affine(affine, 2, scale_factor))
+            target = Path(folder) / "in" / f"case{number}.nii.gz"
+            target.parent.mkdir(exist_ok=True)
+            nib.save(image, target)
+            made[target.name.removesuffix(".nii.gz")] = (name, np.float32(truth), thick)
+        run_bundle(["inference.json"], dataset_dir=Path(folder) / "in", output_dir=Path(folder) / "out", **ids)
+        for case, (name, truth, thick) in made.items():
+            found = np.asarray(nib.load(Path(folder) / "out" / f"{case}_sr.nii.gz").dataobj, np.float32)
+            cubic = upsample_cubic(torch.from_numpy(thick)[:, None], scale_factor)[:, 0].numpy()
+            data_range = float(truth.max() - truth.min())
+            scores = [psnr(result, truth, data_range) for result in (cubic, found)]
+            rows.append({"case": name, "cubic_db": scores[0], "ours_db": scores[1], "gain_db": scores[1] - scores[0]})
+            middle = truth.shape[1] // 2
+            nearest = np.repeat(thick, scale_factor, axis=2)
+            pictures[name] = [v[:, middle].T[::-1] for v in (nearest, cubic, found, truth)]
+    return rows, pictures
+
+
+def draw(rows: list[dict], pictures: dict[str, list[np.ndarray]], path: Path) -> None:
+    """One row per case, one window per row."""
+    figure, axes = plt.subplots(len(rows), 4, figsize=(10, 2.4 * len(rows)), layout="constrained")
+    for row, line in zip(rows, axes, strict=True):
+        low, high = np.percentile(pictures[row["case"]][-1], (0.5, 99.8))
+        for axis, picture, title in zip(line, pictures[row["case"]], ("thick", "cubic", "model", "truth"), strict=True):
+            axis.imshow(picture, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.set_title(
+                {"cubic": f"cubic {row['cubic_db']:.1f} dB", "model": f"model {row['ours_db']:.1f} dB"}.get(
+                    title, title
+                ),
+                fontsize=8,
+            )
+        line[0].set_ylabel(row["case"], fontsize=8)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Command line."""
+    logging.basicConfig(level=logging.WARNING)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--volume", type=Path, required=True, help="one thin-slice MR volume that was never trained on")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--axis", type=int, default=2, help="voxel axis that is made thick")
+    parser.add_argument("--scale-factor", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="further overridden ids")
+    arguments = parser.parse_args()
+    ids = dict(item.split("=", 1) for item in arguments.set)
+    rows, pictures = measure(arguments.volume, arguments.axis, arguments.scale_factor, arguments.seed, ids)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "failure_cases.json").write_text(json.dumps(rows, indent=4) + "\n")
+    draw(rows, pictures, arguments.output / "failure_cases.png")
+    for row in rows:
+        print(
+            f"{row['case']:24s} cubic {row['cubic_db']:6.2f} dB, model {row['ours_db']:6.2f} dB ({row['gain_db']:+.2f})"
+        )
+
+
+if __name__ == "__main__":
+    main()
