@@ -12,6 +12,7 @@ from monai.inferers import Inferer
 from tqdm import tqdm
 
 from ..networks.rdn import upsample_cubic
+from .engines import Engine
 
 __all__ = ["ThroughPlaneInferer"]
 
@@ -32,10 +33,11 @@ class ThroughPlaneInferer(Inferer):
         spread: append the standard deviation over all passes as a second channel (the disagreement map).
         autocast: dtype name for mixed precision (``bfloat16``, ``float16``), or ``None``.
         adapt: optional callable ``(network, volume) -> network`` run once per scan before the passes.
+        engine: optional :class:`scripts.inference.engines.Engine`, which converts the network after that.
         progress: show a progress bar.
 
     Raises:
-        ValueError: if a size is out of range.
+        ValueError: if a size is out of range, or the engine knows no mixed precision.
     """
 
     def __init__(
@@ -48,11 +50,14 @@ class ThroughPlaneInferer(Inferer):
         spread: bool = False,
         autocast: str | None = None,
         adapt: Callable[[Callable, torch.Tensor], Callable] | None = None,
+        engine: Engine | None = None,
         progress: bool = True,
     ) -> None:
         super().__init__()
         if batch_pixels < 1 or halo < 0:
             raise ValueError(f"batch_pixels must be >= 1 and halo >= 0, got {batch_pixels} and {halo}")
+        if autocast and engine is not None and not engine.is_torch:
+            raise ValueError(f"autocast must be null for engine {engine.name}, got {autocast!r}; set engine to torch")
         self.scale_factor = scale_factor
         self.batch_pixels = batch_pixels
         self.halo = halo
@@ -61,6 +66,7 @@ class ThroughPlaneInferer(Inferer):
         self.spread = spread
         self.autocast = autocast
         self.adapt = adapt
+        self.engine = engine
         self.progress = progress
 
     def __call__(
@@ -86,6 +92,8 @@ class ThroughPlaneInferer(Inferer):
             raise ValueError(f"inputs must have shape (1, 1, H1, H2, n_slices), got {tuple(inputs.shape)}")
         if self.adapt is not None:
             network = self.adapt(network, inputs)
+        if self.engine is not None:
+            network = self.engine(network)
         volume = (inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs)[0, 0]
         shape = (*volume.shape[:2], volume.shape[2] * self.scale_factor)
         result = torch.zeros((1, 2 if self.spread else 1, *shape), dtype=torch.float32, device=volume.device)
