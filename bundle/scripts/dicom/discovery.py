@@ -237,7 +237,7 @@ def _check_series(headers: Sequence[Header], modality: str) -> None:
     """
     if changed := [h.error for h in headers if h.error is not None and h.error.reason is Reason.CHANGED]:
         raise changed[0]
-    check_one_patient(headers)
+    check_one_patient([header for header in headers if header.pixels is not None])  # the rest may be cut before that
     if errors := [header.error for header in headers if header.error is not None]:
         what = f"{errors[0].message} ({len(errors)} of {len(headers)} files)"
         raise CaseError(errors[0].reason, what)
@@ -279,6 +279,8 @@ def _volumes(
             refuse(part, error)
         else:
             images.append(part)
+    if not images:
+        return outcomes
     try:
         check_plane_facts([header for part in images for header in part.headers])
     except CaseError as error:

@@ -16,7 +16,7 @@ try:
     from pydicom.encaps import get_frame
     from pydicom.pixels import get_decoder
 except ImportError:  # pydicom 2, which MONAI Label 0.8.5 needs: uncompressed series only
-    get_decoder = None
+    get_decoder = None  # type: ignore[assignment]
 
 __all__ = ["decode_pixels", "is_lossy", "scanner_units"]
 

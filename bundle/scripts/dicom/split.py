@@ -75,7 +75,11 @@ def split_by_time(part: Part) -> list[Part]:
         each_once = max(Counter(zip(values, places, strict=True)).values()) == 1
         if each_once and len(set(values)) * len(per_place) == len(places):
             return _split(part, "time", lambda header, keyword=keyword: _sortable(header.times[keyword]))  # type: ignore[misc]
-    differing = _differing_facts(part.headers) or len({(h.diffusion, *h.times.values()) for h in part.headers}) > 1
+    told_apart = {
+        (place, header.diffusion, *header.times.values(), *header.volume_facts)
+        for place, header in zip(places, part.headers, strict=True)
+    }
+    differing = len(told_apart) > len(per_place)
     if len(set(per_place.values())) == 1 and differing:
         raise CaseError(
             Reason.TIME_SERIES,
