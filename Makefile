@@ -6,7 +6,7 @@ BUNDLE := bundle
 WORKERS ?= 2
 export PYTHONPATH := $(CURDIR):$(CURDIR)/$(BUNDLE)
 
-.PHONY: help setup demo test check model clean
+.PHONY: help setup demo test check model release clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -34,6 +34,9 @@ check: setup ## formatting, lint, types, spelling
 
 model: setup ## train the shipped weights: make model DATA=<folder with ct/ mr_thick/ mr_hr/> OUT=<folder>
 	$(RUN) -m tools.make_model --data "$(DATA)" --output "$(OUT)" $(ARGS)
+
+release: setup ## build dist/<name>_v<version>.zip from a clean tree
+	$(RUN) -m tools.release
 
 clean: ## remove what the targets made, except the environment
 	rm -rf out runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
