@@ -164,7 +164,8 @@ def set_pixels(
         ds.compress(JPEG2000, j2k_cr=[4], generate_instance_uid=False)
         ds.LossyImageCompression, ds.LossyImageCompressionRatio = "01", "4"
     else:
-        ds.compress(transfer_syntax, generate_instance_uid=False)
+        plugin = "pydicom" if transfer_syntax == RLELossless else ""  # GDCM's encoder may end the process
+        ds.compress(transfer_syntax, encoding_plugin=plugin, generate_instance_uid=False)
 
 
 def _jpeg_lossless(ds: Dataset) -> bytes:
@@ -179,7 +180,7 @@ def _jpeg_lossless(ds: Dataset) -> bytes:
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ImplicitVRLittleEndian))
     image.SetPixelFormat(gdcm.PixelFormat(1, ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation))
     element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetByteStringValue(ds.PixelData)
+    element.SetByteStringValue(ds.PixelData[: ds.Rows * ds.Columns * ds.BitsAllocated // 8])
     image.SetDataElement(element)
     converter = gdcm.ImageChangeTransferSyntax()
     converter.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))

@@ -27,7 +27,14 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage, UID_dictionary
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+    UID_dictionary,
+)
 
 from ..reasons import CaseError, Reason
 from .tree import Stamp, stamp_of
@@ -317,8 +324,8 @@ def _scan(file: BoundedFile, syntax: UID) -> tuple[Dataset, PixelElement | None,
 
     dataset = read_dataset(
         cast(BinaryIO, file),
-        syntax.is_implicit_VR and not syntax.is_private,
-        syntax.is_little_endian or syntax.is_private,
+        syntax == ImplicitVRLittleEndian,
+        syntax != ExplicitVRBigEndian,
         stop_when=at_pixels,
         specific_tags=WANTED_TAGS,
     )

@@ -20,6 +20,8 @@ except ImportError:  # pydicom 2, which MONAI Label 0.8.5 needs: uncompressed se
 
 __all__ = ["decode_pixels", "is_lossy", "scanner_units"]
 
+# GDCM last: on damaged data it may end the process
+PLUGINS = ("pylibjpeg", "pyjpegls", "pydicom", "pillow", "gdcm")
 LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
 
 
@@ -45,11 +47,12 @@ def decode_pixels(header: Header, data: bytes) -> np.ndarray:
     if element is None:
         raise CaseError(Reason.TRUNCATED, "an image must have PixelData, but it has none; copy it again")
     syntax = UID(header.transfer_syntax)
+    decoder = _decoder(syntax, header.bits_stored) if element.encapsulated else None
     if syntax.is_encapsulated != element.encapsulated:
         message = "pixels must be encoded as their transfer syntax says, but they are not; export the series again"
         raise CaseError(Reason.UNREADABLE, message)
-    if element.encapsulated:
-        stored = _decode(header, syntax, data)
+    if decoder is not None:
+        stored = _decode(header, syntax, decoder, data)
     else:
         stored = _native(header, element, data, big_endian=syntax == ExplicitVRBigEndian)
     low_bits = header.high_bit + 1 - header.bits_stored
@@ -87,8 +90,7 @@ def _native(header: Header, element: PixelElement, data: bytes, big_endian: bool
     return flat.reshape(header.rows, header.columns).astype(np.int64)
 
 
-def _decode(header: Header, syntax: UID, data: bytes) -> np.ndarray:
-    decoder = _decoder(syntax, header.bits_stored)
+def _decode(header: Header, syntax: UID, decoder: Any, data: bytes) -> np.ndarray:
     options: dict[str, Any] = {
         "rows": header.rows,
         "columns": header.columns,
@@ -102,8 +104,10 @@ def _decode(header: Header, syntax: UID, data: bytes) -> np.ndarray:
     }
     try:
         frame = get_frame(data, 0, number_of_frames=1)
-        _check_codestream(header, syntax, frame)
-        array, _ = decoder.as_array(data, index=0, raw=True, **options)
+        # a stream of more bits than the header states must come out as it is, to be seen; GDCM would mask it
+        options["bits_stored"] = max(header.bits_stored, _check_codestream(header, syntax, frame))
+        plugin = next(name for name in PLUGINS if name in decoder.available_plugins)
+        array, _ = decoder.as_array(data, index=0, raw=True, decoding_plugin=plugin, **options)
     except CaseError:
         raise
     except Exception as error:  # decoders raise anything on damaged data
@@ -144,27 +148,32 @@ def _check_range(header: Header, stored: np.ndarray) -> None:
         raise CaseError(Reason.UNREADABLE, message)
 
 
-def _check_codestream(header: Header, syntax: UID, frame: bytes) -> None:
-    """Demand that a JPEG-like stream is whole and of the stated size, before a decoder allocates what it asks for."""
+def _check_codestream(header: Header, syntax: UID, frame: bytes) -> int:
+    """Demand that a JPEG-like stream is whole and of the stated size, before a decoder allocates what it asks for.
+
+    Returns:
+        Bits per value of the stream; 0 for run lengths, which do not say.
+    """
     if syntax == RLELossless:
-        return
+        return 0
     _, end, padding = frame.rpartition(b"\xff\xd9")
     if not end or padding.strip(b"\0\xff"):
         raise CaseError(Reason.TRUNCATED, "compressed pixels must end with their end marker; copy the file again")
-    size = _jpeg_2000_size(frame) if frame[:4] == b"\xff\x4f\xff\x51" else _jpeg_size(frame)
-    if size != (header.rows, header.columns):
-        message = f"compressed pixels must be {header.rows} x {header.columns}, got {size}; export the series again"
+    rows, columns, bits = _jpeg_2000_facts(frame) if frame[:4] == b"\xff\x4f\xff\x51" else _jpeg_facts(frame)
+    if (rows, columns) != (header.rows, header.columns):
+        message = f"compressed pixels must be {header.rows} x {header.columns}, got {rows} x {columns}; export again"
         raise CaseError(Reason.UNREADABLE, message)
+    return min(bits, header.bits_allocated)
 
 
-def _jpeg_2000_size(stream: bytes) -> tuple[int, int]:
-    """Rows and columns from the SIZ segment (ISO/IEC 15444-1, A.5.1)."""
+def _jpeg_2000_facts(stream: bytes) -> tuple[int, int, int]:
+    """Rows, columns and bits from the SIZ segment (ISO/IEC 15444-1, A.5.1)."""
     columns, rows, left, top = struct.unpack(">LLLL", stream[8:24])
-    return rows - top, columns - left
+    return rows - top, columns - left, (stream[42] & 0x7F) + 1
 
 
-def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
-    """Rows and columns from the start-of-frame segment (ISO/IEC 10918-1, B.2.2; JPEG-LS has its own marker, F7)."""
+def _jpeg_facts(stream: bytes) -> tuple[int, int, int]:
+    """Rows, columns and bits from the start of frame (ISO/IEC 10918-1, B.2.2; F7 in JPEG-LS); zeros without one."""
     at = 2
     while at + 9 <= len(stream) and stream[at] == 0xFF:
         marker = stream[at + 1]
@@ -172,7 +181,7 @@ def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
             at += 1
             continue
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            rows, columns = struct.unpack(">HH", stream[at + 5 : at + 9])
-            return rows, columns
+            bits, rows, columns = struct.unpack(">BHH", stream[at + 4 : at + 9])
+            return rows, columns, bits
         at += 2 + struct.unpack(">H", stream[at + 2 : at + 4])[0]
-    return None
+    return 0, 0, 0
