@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MONAI Deploy application: a folder of MR scans in, thin-slice scans out.
+
+    python app.py --input <folder> --output <folder> --model <the unpacked bundle>
+
+In a MAP the three come from the environment (``HOLOSCAN_INPUT_PATH``, ``_OUTPUT_PATH``, ``_MODEL_PATH``). Ends with 0
+if every scan has a result, 3 if one has none (a line on stderr says why), 4 if there is nothing to process.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from monai.deploy.conditions import CountCondition
+from monai.deploy.core import AppContext, Application
+
+__all__ = ["ThinSlicesApp"]
+
+
+def bundle_folder(model_path: str) -> Path:
+    """The bundle: the model folder itself, or the one bundle in it, where a MAP puts it.
+
+    Raises:
+        SystemExit: if there is none, or more than one.
+    """
+    root = Path(model_path)
+    found = [p.parents[1] for pattern in ("", "*/") for p in root.glob(f"{pattern}configs/inference.json")]
+    if len(found) != 1:
+        raise SystemExit(f"--model must name the unpacked bundle, got {len(found)} bundles there; unzip the release")
+    return found[0].resolve()
+
+
+class ThinSlicesApp(Application):
+    """Reader, bundle, writer."""
+
+    def __init__(self, app_context: AppContext, bundle: Path) -> None:
+        self.context = app_context
+        self.bundle = bundle
+        self.failures: list[tuple[str, Exception]] = []
+        super().__init__()
+
+    def compose(self) -> None:
+        """Connect the operators."""
+        # their modules need the bundle's package, whose place is known only now
+        from operators import ReaderOperator, SuperResolutionOperator, WriterOperator
+        from scripts.data.cases import find_cases
+
+        cases = find_cases(self.context.input_path)
+        if not cases.items and not cases.refused:
+            raise SystemExit(f"{self.context.input_path}: nothing to process; {cases.hint}")
+        self.failures.extend(cases.refused)
+        count = CountCondition(self, len(cases.items))
+        shared = {"failures": self.failures}
+        reader = ReaderOperator(self, count, cases=cases, name="reader", **shared)
+        network = SuperResolutionOperator(
+            self, app_context=self.context, bundle_path=self.bundle, name="super_resolution", **shared
+        )
+        writer = WriterOperator(self, output=Path(self.context.output_path), name="writer", **shared)
+        self.add_flow(reader, network, {("image", "image")})
+        self.add_flow(network, writer, {("pred", "pred")})
+
+
+def main() -> int:
+    """Run; the exit code."""
+    context = Application.init_app_context(sys.argv)
+    bundle = bundle_folder(context.model_path)
+    context.models = None  # the SDK takes any folder for a model of its own; the operator loads the bundle
+    sys.path[:0] = [str(bundle), str(Path(__file__).parent)]
+    application = ThinSlicesApp(context, bundle)
+    application.run()
+    for name, error in application.failures:
+        print(f"{name}: {error}", file=sys.stderr)
+    return 3 if application.failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
