@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where results come to be: written aside, then put in place by one rename.
+
+``output_dir`` holds one folder per finished series, named by its key, and nothing of a series that is not finished.
+Whatever begins with :data:`STAGING` is rubbish of a run that was killed and is swept by the next.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["STAGING", "BatchUsageError", "check_apart", "check_space", "locked", "publish", "sha256", "sweep", "sync"]
+
+STAGING = ".staging"
+LOCK = ".lock"
+
+
+class BatchUsageError(Exception):
+    """The run cannot begin: something that the caller gave is wrong. Exit code 2."""
+
+
+def check_apart(dataset_dir: Path, output_dir: Path) -> None:
+    """Demand that nothing is ever written into or beside the input.
+
+    Raises:
+        BatchUsageError: if there is no input folder, or one folder holds the other.
+    """
+    if not dataset_dir.is_dir():
+        raise BatchUsageError(f"dataset_dir must be a folder, got {dataset_dir}; correct the path")
+    source, target = dataset_dir.resolve(), output_dir.resolve()
+    if source == target or source in target.parents or target in source.parents:
+        raise BatchUsageError(
+            f"output_dir must lie apart from dataset_dir, got {output_dir} and {dataset_dir}; choose another folder"
+        )
+
+
+def check_space(output_dir: Path, needed_bytes: int) -> None:
+    """Demand enough free space before the first series.
+
+    Raises:
+        BatchUsageError: if there is less.
+    """
+    free = shutil.disk_usage(output_dir).free
+    if free < needed_bytes:
+        raise BatchUsageError(
+            f"output_dir must have about {needed_bytes / 2**30:.2f} GiB of free space, got {free / 2**30:.2f} GiB; "
+            "free some, or lower free_space_factor"
+        )
+
+
+@contextmanager
+def locked(output_dir: Path) -> Iterator[None]:
+    """Keep other runs out of a folder; the lock ends with the process, however that ends.
+
+    Raises:
+        BatchUsageError: if another run holds it, or the folder cannot be written to.
+    """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(output_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise BatchUsageError(f"output_dir must be writable, got {error.strerror}; choose another folder") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BatchUsageError(f"output_dir must be free, but another run uses {output_dir}; wait for it") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sweep(output_dir: Path) -> None:
+    """Remove what a run that was killed has left behind."""
+    for rubbish in output_dir.glob(f"{STAGING}*"):
+        shutil.rmtree(rubbish, ignore_errors=True)
+
+
+def sync(folder: Path) -> None:
+    """Have a folder and all in it on the disk, not only in memory."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def publish(stage: Path, final: Path) -> None:
+    """Put a finished, synced folder in place, instead of an older one if there is one.
+
+    Both must lie in one file system.
+    """
+    if final.exists():
+        old = stage.with_name(f"{stage.name}-old")
+        os.rename(final, old)
+        os.rename(stage, final)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(stage, final)
+    descriptor = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

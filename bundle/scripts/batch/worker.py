@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process that super-resolves series after series, with the model loaded once.
+
+Pixels are decoded here and nowhere else, so whatever a file does to a decoder, it does to one worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import resource
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import psutil
+import pydicom
+import torch
+from monai.bundle import ConfigWorkflow
+
+from ..data.cases import Cases
+from ..dicom.discovery import SeriesCandidate
+from ..geometry import super_resolution_affine, voxel_spacing_mm
+from ..inference.evaluator import CaseEvaluator, case_error
+from ..reasons import CaseError, Reason
+from .report import SeriesRecord, Status, write_atomically
+from .staging import sha256, sync
+
+__all__ = ["RECORD", "Pipeline", "PipelineSpec", "Task", "serve"]
+
+RECORD = "record.json"
+VOLATILE = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "progress", "cases", "imports", "_desc_")
+
+
+@dataclass(frozen=True)
+class PipelineSpec:
+    """What a worker is made from.
+
+    Attributes:
+        configs: inference config files of the bundle, merged in order.
+        ids: overrides of them; nested ids with ``::``.
+        bundle_root: the bundle.
+        pictures: slices per plane for the report; 0 makes none.
+        threads: of torch; ``None`` leaves torch's own choice.
+        memory_limit_bytes: beyond what the worker holds when it is ready; ``None`` sets no limit.
+    """
+
+    configs: tuple[str, ...]
+    ids: Mapping[str, Any]
+    bundle_root: str
+    pictures: int
+    threads: int | None
+    memory_limit_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One series to do.
+
+    Attributes:
+        series: what discovery found.
+        record: what is known of it already.
+        final: its folder in ``output_dir``, where an earlier run may have left a result.
+        job: where the moment of derivation is kept, so that a run that goes on gives the same bytes.
+    """
+
+    series: SeriesCandidate
+    record: SeriesRecord
+    final: Path
+    job: Path
+
+
+class Pipeline:
+    """The bundle's own inference workflow, one case at a time.
+
+    Args:
+        spec: see there.
+        stage: folder that the workflow writes to.
+    """
+
+    def __init__(self, spec: PipelineSpec, stage: Path) -> None:
+        self.stage = stage
+        self.pictures = spec.pictures
+        self.workflow = ConfigWorkflow(
+            config_file=list(spec.configs),
+            workflow_type="infer",
+            logging_file=False,
+            **{
+                **spec.ids,
+                "bundle_root": spec.bundle_root,
+                "output_dir": str(stage),
+                "cases": {"_target_": "scripts.data.cases.Cases", "items": [{}]},
+            },
+        )
+        raw = {key: value for key, value in self.workflow.parser.get().items() if key not in VOLATILE}
+        self.config_sha256 = hashlib.sha256(json.dumps(raw, sort_keys=True, default=str).encode()).hexdigest()
+        self.workflow.initialize()
+        parser = self.workflow.parser
+        self.model_sha256 = sha256(Path(parser.get_parsed_content("ckpt_path")))
+        self.versions = {
+            "bundle": str(raw.get("_meta_", {}).get("version", "unknown")),
+            "monai": monai.__version__,
+            "torch": str(torch.__version__),
+            "pydicom": pydicom.__version__,
+            "python": platform.python_version(),
+        }
+        self.cases: Cases = parser.get_parsed_content("cases")
+        self.evaluator: CaseEvaluator = parser.get_parsed_content("evaluator")
+
+    def run(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Process one case; its files are then in ``stage``.
+
+        Returns:
+            What is left of the case: ``image`` (working axes), ``pred`` and ``disagreement`` (stored axes).
+
+        Raises:
+            Exception: whatever went wrong.
+        """
+        self.cases.items[:] = [dict(item)]
+        self.evaluator.run_one(0)
+        state = self.evaluator.state
+        result = {**state.batch[0], **state.output[0]}
+        state.batch = state.output = None
+        return result
+
+
+def serve(pipe: connection.Connection, spec: PipelineSpec, stage: Path) -> None:
+    """Main loop of a worker: tasks in, records out, until the pipe closes.
+
+    The first message is ``("ready", None)`` or ``("error", text)``; then one ``("done", record)`` per task.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides; a terminal sends it to all
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _end_with_runner()
+    _be_quiet()
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
+    try:
+        pipeline = Pipeline(spec, stage)
+    except BaseException as error:
+        pipe.send(("error", _cause(error)))
+        return
+    if spec.memory_limit_bytes is not None and not torch.cuda.is_initialized():
+        # CUDA reserves address space by the hundred GiB: there, the runner's watch on resident memory must do
+        limit = psutil.Process().memory_info().vms + spec.memory_limit_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    pipe.send(("ready", None))
+    while True:
+        try:
+            task: Task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        pipe.send(("done", process(pipeline, task)))
+
+
+def process(pipeline: Pipeline, task: Task) -> SeriesRecord:
+    """Do one series, into the stage folder, or find it done."""
+    started = time.perf_counter()
+    _reset_peak()
+    record = task.record
+    try:
+        record = _identify(pipeline, task)
+        if done := _unchanged(task.final, record):
+            return replace(done, status=Status.SKIPPED)
+        shutil.rmtree(pipeline.stage, ignore_errors=True)
+        pipeline.stage.mkdir(parents=True, mode=0o700)
+        record = replace(record, derived_at=_derivation_time(task.job, record))
+        item = {"image": task.series, "case": task.series.key, "patient": task.series.patient}
+        result = pipeline.run(item)
+        record = _describe(record, result, pipeline.stage, task.final.name)
+    except Exception as error:  # isolation is the purpose
+        cause = case_error(error)
+        record = replace(record, status=_status_of(cause), reason=str(cause.reason), message=cause.message)
+    record = replace(record, seconds=round(time.perf_counter() - started, 3), peak_memory_bytes=_peak())
+    if record.status == Status.OK:
+        write_atomically(pipeline.stage / RECORD, json.dumps(asdict(record), indent=2) + "\n")
+        sync(pipeline.stage)
+    else:
+        shutil.rmtree(pipeline.stage, ignore_errors=True)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+    return record
+
+
+def _status_of(error: CaseError) -> Status:
+    """A fault of the scan is a refusal, one of the machine a failure."""
+    if error.reason is Reason.OOM:
+        return Status.OOM
+    return Status.FAILED if error.reason in (Reason.INTERNAL, Reason.UNWRITABLE) else Status.REFUSED
+
+
+def _identify(pipeline: Pipeline, task: Task) -> SeriesRecord:
+    """The record with digests of all that decides the result."""
+    try:
+        digests = [sha256(path) for path in task.series.files]
+    except FileNotFoundError as error:
+        message = "a series must stay where it is while it is read, but a file is gone; run again"
+        raise CaseError(Reason.CHANGED, message) from error
+    except OSError as error:
+        message = f"a DICOM file must be readable, got {type(error).__name__}; check the storage"
+        raise CaseError(Reason.UNREADABLE, message) from error
+    return replace(
+        task.record,
+        input_sha256=hashlib.sha256("".join(digests).encode()).hexdigest(),
+        model_sha256=pipeline.model_sha256,
+        config_sha256=pipeline.config_sha256,
+        versions=pipeline.versions,
+    )
+
+
+def _same_job(old: Mapping[str, Any], record: SeriesRecord) -> bool:
+    keys = ("input_sha256", "model_sha256", "config_sha256", "versions")
+    return all(old.get(key) == getattr(record, key) for key in keys)
+
+
+def _unchanged(final: Path, record: SeriesRecord) -> SeriesRecord | None:
+    """What an earlier run said, if input, model, config, versions and outputs are all still the same."""
+    try:
+        old = json.loads((final / RECORD).read_text())
+        if not _same_job(old, record):
+            return None
+        done = SeriesRecord(**{**old, "source": record.source, "n_files": record.n_files})
+        for name, digest in done.outputs.items():
+            if sha256(final.parent / name) != digest:
+                return None
+    except (OSError, ValueError, TypeError):
+        return None
+    return done
+
+
+def _derivation_time(job: Path, record: SeriesRecord) -> str:
+    """Moment of derivation, UTC: kept before anything is written, and kept as long as the job is the same.
+
+    Identifiers of a derived series are hashes of what it is made from; so that one identifier never names different
+    bytes, a run that goes on must write the dates of the run that was killed.
+    """
+    try:
+        old = json.loads(job.read_text())
+        if _same_job(old, record):
+            return str(old["derived_at"])
+    except (OSError, ValueError, KeyError):
+        pass
+    moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S+00:00")
+    job.parent.mkdir(exist_ok=True)
+    write_atomically(job, json.dumps(asdict(replace(record, source="", derived_at=moment)), indent=2) + "\n")
+    return moment
+
+
+def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, folder: str) -> SeriesRecord:
+    """The record of a finished series."""
+    image, pred = result["image"], result["pred"]
+    meta = image.meta
+    thick_axis = int(meta["thick_axis"])
+    shape = list(pred.shape[1:])
+    slices_in, slices_out = int(image.shape[-1]), shape[thick_axis]
+    affine = np.asarray(pred.meta["affine"], dtype=np.float64).reshape(4, 4)
+    # the way back from the K-times grid, whose affine is that of the scan times this step
+    step = super_resolution_affine(np.eye(4), thick_axis, slices_out // slices_in)
+    shape_before = [slices_in if axis == thick_axis else n for axis, n in enumerate(shape)]
+    files = sorted(path for path in stage.rglob("*") if path.is_file())
+    outputs = {f"{folder}/{path.relative_to(stage)}": sha256(path) for path in files}
+
+    def only(suffix: str) -> str | None:
+        names = [name for name in outputs if name.endswith(suffix)]
+        return names[0] if names else None
+
+    return replace(
+        record,
+        status=Status.OK,
+        n_slices_in=slices_in,
+        n_slices_out=slices_out,
+        geometry_before=_geometry(affine @ np.linalg.inv(step), shape_before, thick_axis),
+        geometry_after=_geometry(affine, shape, thick_axis),
+        nifti=only("_sr.nii.gz"),
+        disagreement=only("_disagreement.nii.gz"),
+        dicom_dir=f"{folder}/dicom" if (stage / "dicom").is_dir() else None,
+        outputs=outputs,
+        clipped_voxels=int(pred.meta.get("clipped_voxels", 0)),
+        data_consistency_residual=float(meta["data_consistency_residual"]),
+        warnings=[*record.warnings, *map(str, meta.get("outside_envelope", ()))],
+    )
+
+
+def _geometry(affine_ras: np.ndarray, shape: Sequence[int], thick_axis: int) -> dict[str, Any]:
+    return {
+        "shape": [int(n) for n in shape],
+        "spacing_mm": [round(float(s), 6) for s in voxel_spacing_mm(affine_ras)],
+        "thick_axis": thick_axis,
+        "affine_ras": [[round(float(v), 9) for v in row] for row in affine_ras],
+    }
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost message of an exception that came before any patient data was read."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
+
+
+def _be_quiet() -> None:
+    """Libraries quote what they read; nothing of a patient may reach a log, so a worker has none."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os.close(null)
+    logging.disable(logging.CRITICAL)
+
+
+def _end_with_runner() -> None:
+    """A runner that is killed takes its workers with it, whatever they are doing."""
+    runner = parent_process()
+
+    def watch() -> None:
+        if runner is not None:
+            connection.wait([runner.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _reset_peak() -> None:
+    """Start a new high-water mark of resident memory, where the system can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int:
+    """Highest resident memory since :func:`_reset_peak`, in bytes."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

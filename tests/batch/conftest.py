@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tiny model and small series for the batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scripts.networks.rdn import RDN
+
+from tests.conftest import BUNDLE, make_affine, smooth_volume
+from tests.dicom.synthetic import write_series
+
+SIZE = {"blocks": 1, "layers": 1, "growth": 2, "features": 3}
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "weights.pt"
+    torch.save(RDN(4, **SIZE).state_dict(), path)
+    return path
+
+
+def thick_series(folder: Path, seed: str = "series", shape=(24, 20, 9), spacing=(1.0, 1.2, 5.0), **options):
+    """A small series of smooth tissue that differs by seed; returns its array and affine."""
+    array = np.rint(smooth_volume(shape, seed=zlib.crc32(seed.encode())))
+    affine = make_affine(spacing, rotate=(4, -7, 9))
+    write_series(folder, array.astype(np.int32), affine, seed=seed, **options)
+    return array, affine
+
+
+@pytest.fixture
+def batch_command(tmp_path, weights):
+    """``dataset_dir, ids -> command line`` of the batch with the tiny model."""
+
+    def command(dataset_dir=None, output_dir=None, launcher=(), **ids) -> list[str]:
+        settings = {"ckpt_path": weights, "device": "cpu", "threads_per_worker": 1, "progress": False, **ids}
+        settings |= {f"network_def::{key}": value for key, value in SIZE.items()}
+        return [
+            *(launcher or (sys.executable,)), "-m", "monai.bundle", "run",
+            "--config_file", str(BUNDLE / "configs" / "batch_dicom.json"), "--bundle_root", str(BUNDLE),
+            "--dataset_dir", str(dataset_dir or tmp_path / "in"), "--output_dir", str(output_dir or tmp_path / "out"),
+            *(f"--{key}={value}" for key, value in settings.items()),
+        ]  # fmt: skip
+
+    return command
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+@pytest.fixture
+def batch(tmp_path, batch_command):
+    """Run the batch in a process of its own."""
+
+    def run(**options) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            batch_command(**options), cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=600,
+            check=False,
+        )  # fmt: skip
+
+    return run
+
+
+def read_report(output_dir: Path) -> dict:
+    return json.loads((output_dir / "report.json").read_text())

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The batch as a user starts it: what comes out, what is refused, what a second run does."""
+
+from __future__ import annotations
+
+import hashlib
+
+import nibabel as nib
+import numpy as np
+from scripts.geometry import super_resolution_affine
+
+from tests.batch.conftest import read_report, thick_series
+from tests.dicom.synthetic import drop
+
+
+def test_good_series_beside_bad_ones(tmp_path, batch):
+    _, affine = thick_series(tmp_path / "in" / "a", seed="one")
+    thick_series(tmp_path / "in" / "b" / "c", seed="two")
+    thick_series(tmp_path / "in" / "gap", seed="three", edit=drop(4))
+    (tmp_path / "in" / "notes.txt").write_text("hello")
+    before = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / "in").rglob("*") if p.is_file()}
+    result = batch()
+    assert result.returncode == 3, result.stderr
+    report = read_report(tmp_path / "out")
+    by_source = {record["source"]: record for record in report["series"]}
+    assert {source: record["status"] for source, record in by_source.items()} == {
+        "a": "ok",
+        "b/c": "ok",
+        "gap": "refused",
+    }
+    assert by_source["gap"]["reason"] == "GAP"
+    assert [file["path"] for file in report["files"]] == ["notes.txt"]
+    one = by_source["a"]
+    image = nib.load(tmp_path / "out" / one["nifti"])
+    assert (one["n_files"], one["n_slices_in"], one["n_slices_out"]) == (9, 9, 36)
+    assert image.shape == (24, 20, 36)
+    np.testing.assert_allclose(image.affine, super_resolution_affine(affine, 2, 4), atol=1e-4)
+    assert {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in before} == before
+    np.testing.assert_allclose(one["geometry_before"]["affine_ras"], affine, atol=1e-4)
+    assert one["geometry_before"]["shape"] == [24, 20, 9]
+    np.testing.assert_allclose(one["geometry_after"]["affine_ras"], image.affine, atol=1e-4)
+    for name, digest in one["outputs"].items():
+        assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
+    assert report["summary"]["files"] == len(before)
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    good = [record["series"] for record in report["series"] if record["status"] == "ok"]
+    assert left == sorted([".jobs", ".lock", "report.csv", "report.json", *good])
