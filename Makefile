@@ -6,7 +6,7 @@ BUNDLE := bundle
 WORKERS ?= 2
 export PYTHONPATH := $(CURDIR):$(CURDIR)/$(BUNDLE)
 
-.PHONY: help setup demo test check model release clean
+.PHONY: help setup demo test check model release test-clients clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -37,6 +37,11 @@ model: setup ## train the shipped weights: make model DATA=<folder with ct/ mr_t
 
 release: setup ## build dist/<name>_v<version>.zip from a clean tree
 	$(RUN) -m tools.release
+
+test-clients: setup ## run a real MONAI Label server and the MONAI Deploy application (makes .venv-label, .venv-deploy)
+	$(RUN) -m tools.client_environments
+	rm -f out/clients/figures.jsonl
+	CLIENTS=1 $(RUN) -m pytest -s tests/clients $(ARGS)
 
 clean: ## remove what the targets made, except the environment
 	rm -rf out runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

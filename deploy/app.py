@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from monai.deploy.conditions import CountCondition
 from monai.deploy.core import AppContext, Application
@@ -34,22 +35,19 @@ def bundle_folder(model_path: str) -> Path:
 class ThinSlicesApp(Application):
     """Reader, bundle, writer."""
 
-    def __init__(self, app_context: AppContext, bundle: Path) -> None:
+    def __init__(self, app_context: AppContext, bundle: Path, cases: Any) -> None:
         self.context = app_context
         self.bundle = bundle
-        self.failures: list[tuple[str, Exception]] = []
+        self.cases = cases
+        self.failures = list(cases.refused)
         super().__init__()
 
     def compose(self) -> None:
         """Connect the operators."""
-        # their modules need the bundle's package, whose place is known only now
+        # they import the bundle's package, which main has put on the path
         from operators import ReaderOperator, SuperResolutionOperator, WriterOperator
-        from scripts.data.cases import find_cases
 
-        cases = find_cases(self.context.input_path)
-        if not cases.items and not cases.refused:
-            raise SystemExit(f"{self.context.input_path}: nothing to process; {cases.hint}")
-        self.failures.extend(cases.refused)
+        cases = self.cases
         count = CountCondition(self, len(cases.items))
         shared = {"failures": self.failures}
         reader = ReaderOperator(self, count, cases=cases, name="reader", **shared)
@@ -67,10 +65,17 @@ def main() -> int:
     bundle = bundle_folder(context.model_path)
     context.models = None  # the SDK takes any folder for a model of its own; the operator loads the bundle
     sys.path[:0] = [str(bundle), str(Path(__file__).parent)]
-    application = ThinSlicesApp(context, bundle)
-    application.run()
+    from scripts.data.cases import find_cases  # the bundle's package, whose place is known only now
+
+    cases = find_cases(context.input_path)
+    application = ThinSlicesApp(context, bundle, cases)
+    if cases.items:
+        application.run()
     for name, error in application.failures:
         print(f"{name}: {error}", file=sys.stderr)
+    if not cases.items and not cases.refused:
+        print(f"{context.input_path}: nothing to process; {cases.hint}", file=sys.stderr)
+        return 4
     return 3 if application.failures else 0
 
 

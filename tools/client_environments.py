@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Environments of their own for MONAI Label and MONAI Deploy: what they demand cannot stand beside our pins.
+
+Each has its own packages first and shares the large ones (PyTorch above all) with ``.venv``, so it takes half a GB and
+a minute or two instead of 8 GB. ``make test-clients`` makes and uses them; delete ``.venv-label`` and ``.venv-deploy``
+to be rid of them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from tools.run_bundle import ROOT
+
+__all__ = ["ENVIRONMENTS", "make"]
+
+LABEL = ["monailabel==0.8.5", "pydicom<3", "pynetdicom<3", "dicomweb-client<0.60", "numpy==1.26.4"]
+DEPLOY = ["monai-deploy-app-sdk==4.0.0", "holoscan-cu13==4.6.0", "highdicom==0.28.2", "SimpleITK==2.5.7"]
+# (requirements, what must lie in this environment itself although .venv has it)
+ENVIRONMENTS = {"label": (LABEL, "monailabel==0.8.5"), "deploy": (DEPLOY, "monai==1.6.1")}
+
+
+def make(name: str) -> Path:
+    """Make ``.venv-<name>`` unless it is ready; returns its ``bin`` folder."""
+    folder = ROOT / f".venv-{name}"
+    ready, python = folder / ".ready", folder / "bin" / "python"
+    if ready.exists():
+        return python.parent
+    requirements, own = ENVIRONMENTS[name]
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    (site,) = (folder / "lib").glob("python3.*/site-packages")
+    (site / "_shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
+    subprocess.run([*pip, "setuptools<81", "wheel"], check=True)
+    # sam2 builds from source against the PyTorch that is there, not against another one of its own
+    subprocess.run([*pip, "--no-build-isolation", *requirements], check=True)
+    subprocess.run([*pip, "--no-deps", "--ignore-installed", own], check=True)
+    ready.touch()
+    return python.parent
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:] or ENVIRONMENTS:
+        print(make(wanted))
