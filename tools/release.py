@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build ``dist/<name>_v<version>.zip``: the bundle as the Model Zoo and the hosts want it, with its exports.
 
-What git tracks under ``bundle/`` goes in, below one folder named for modality and task, and beside ``model.pt`` its
-TorchScript and ONNX forms, made here and compared with it. The same commit gives the same list of files and the same
-bytes, but for ``model.ts``, whose archive PyTorch does not write reproducibly.
+What git does not ignore under ``bundle/`` goes in, below one folder named for modality and task, and beside
+``model.pt`` its TorchScript and ONNX forms, made here and compared with it. The same commit gives the same files and
+the same bytes, but for ``model.ts``, whose archive PyTorch does not write reproducibly.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tools.run_bundle import ROOT
 __all__ = ["NAME", "build", "export", "require_clean_tree", "zip_path"]
 
 NAME = "mr_thick_slice_super_resolution"
+LISTING = ("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", "bundle")
 TOLERANCE = 1e-5  # of the unit range [-1, 1]
 
 
@@ -73,7 +74,8 @@ def export(bundle: Path) -> None:
     for name, computed in (("model.ts", _torchscript(bundle)), ("model.onnx", _onnx(bundle))):
         for shape in ((1, 1, 40, 12), (3, 1, 21, 30)):
             image = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-            error = float((computed(image) - network(image)).abs().max())
+            with torch.no_grad():
+                error = float((computed(image) - network(image)).abs().max())
             if not error < TOLERANCE:
                 raise SystemExit(f"{name} must equal model.pt to {TOLERANCE:g}, got a difference of {error:.1e}")
 
@@ -103,7 +105,7 @@ def build(output: Path, root: Path = ROOT) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / NAME
-        for name in filter(None, git("ls-files", "-z", "bundle", root=root).split("\0")):
+        for name in filter(None, git(*LISTING, root=root).split("\0")):
             copy = bundle / Path(name).relative_to("bundle")
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, copy)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One network, four engines: do they agree on real slices, and how fast is each?
+
+Takes slices of a scan that contain the thick axis, as the inferer would, and gives the same batches to every engine in
+turn, round after round, so that whatever else the machine does touches all alike. Prints a Markdown table.
+
+    python -m benchmarks.exports --input <NIfTI file or folder of one DICOM series>
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from scripts.inference.engines import ENGINES, Engine
+from scripts.training.weights import load_weights
+from torch import nn
+
+from tools.run_bundle import BUNDLE
+
+__all__ = ["figures", "scan_slices", "table"]
+
+
+def parser_of(bundle: Path = BUNDLE) -> ConfigParser:
+    """``inference.json``."""
+    parser = ConfigParser()
+    parser.read_config(bundle / "configs" / "inference.json")
+    return parser
+
+
+def scan_slices(scan: Path, count: int) -> tuple[torch.Tensor, float]:
+    """``(count, 1, H, n_slices)`` in unit range, evenly spread over the middle half, and scanner units per unit."""
+    image = parser_of().get_parsed_content("preprocessing")({"image": str(scan)})["image"]
+    volume = image.as_tensor()[0]
+    middle = np.linspace(0.25, 0.75, count) * (volume.shape[0] - 1)
+    slices = volume[np.unique(middle.round().astype(int))][:, None].contiguous()
+    return slices, (image.meta["intensity_high"] - image.meta["intensity_low"]) / 2
+
+
+def shipped_network() -> nn.Module:
+    """SRNet with the shipped weights, laid out in memory as `inference.json` does it."""
+    network = parser_of().get_parsed_content("network_def").to(memory_format=torch.channels_last).eval()
+    return load_weights(network, str(BUNDLE / "models" / "model.pt")).requires_grad_(False)
+
+
+def timed(compute: Callable[[torch.Tensor], torch.Tensor], slices: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Result and seconds."""
+    started = time.perf_counter()
+    result = compute(slices)
+    return result, time.perf_counter() - started
+
+
+def figures(network: nn.Module, slices: torch.Tensor, rounds: int) -> list[dict[str, object]]:
+    """One row per engine: seconds to convert, median seconds per batch, largest difference from PyTorch."""
+    rows: list[dict[str, object]] = []
+    with torch.no_grad():
+        expected = network(slices)
+        computes = {}
+        for name in ENGINES:
+            started = time.perf_counter()
+            computes[name] = Engine(name)(network)
+            converting = time.perf_counter() - started
+            error = float((computes[name](slices) - expected).abs().max())  # also warms it up
+            computes[name](slices)
+            rows.append({"engine": name, "convert": converting, "error": error, "seconds": []})
+        for _ in range(rounds):
+            for row in rows:
+                row["seconds"].append(timed(computes[row["engine"]], slices)[1])
+    for row in rows:
+        row["seconds"] = float(np.median(row["seconds"]))
+    return rows
+
+
+def table(rows: list[dict[str, object]], per_unit: float) -> str:
+    """Markdown."""
+    versions = {
+        name: importlib.import_module(name.split("script")[0]).__version__.split("+")[0].split("-")[0]
+        for name in ENGINES
+    }
+    lines = ["| engine | version | conversion, s | per batch, s | times PyTorch | largest difference, of [-1, 1] |"]
+    lines[0] += " in scanner units |"
+    lines.append("|" + "---|" * 7)
+    for row in rows:
+        name = row["engine"]
+        lines.append(
+            f"| `{name}` | {versions[name]} | {row['convert']:.1f} | {row['seconds']:.3f} "
+            f"| {rows[0]['seconds'] / row['seconds']:.2f} | {row['error']:.1e} | {row['error'] * per_unit:.1e} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", type=Path, required=True)
+    parser.add_argument("--slices", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    slices, per_unit = scan_slices(arguments.input, arguments.slices)
+    rows = figures(shipped_network(), slices, arguments.rounds)
+    shape = " x ".join(map(str, slices.shape))
+    print(f"Batch {shape}, {arguments.threads} thread(s), median of {arguments.rounds} rounds, {platform.machine()}.\n")
+    print(table(rows, per_unit))
+
+
+if __name__ == "__main__":
+    main()
