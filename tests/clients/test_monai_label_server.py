@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from contextlib import contextmanager
 
 import nibabel as nib
 import pytest
@@ -49,39 +50,53 @@ def expected(folder, bundle, scans):
     return expected_results(bundle, scans, folder / "own")
 
 
-@pytest.fixture(scope="module")
-def server(folder, bundle, scans):
-    binaries = make("label")
-    environment = {
-        **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
-        "PATH": f"{binaries}:{os.environ['PATH']}",
-        "HOME": str(folder / "home"),
-    }
-    subprocess.run(
-        ["monailabel", "apps", "--download", "--name", "monaibundle", "--output", folder / "apps"],
-        env=environment, check=True, capture_output=True,
-    )  # fmt: skip
-    shutil.copytree(bundle, folder / "apps" / "monaibundle" / "model" / NAME)
-    port = free_port()
-    command = ["monailabel", "start_server", "--app", folder / "apps" / "monaibundle", "--studies", folder / "studies"]
-    command += ["--conf", "models", NAME, "--conf", "zoo_source", "ngc", "--conf", "sam2", "false"]
-    command += ["--conf", "skip_trainers", "true", "--host", "127.0.0.1", "--port", str(port)]
-    log = folder / "server.log"
+@contextmanager
+def running(command, log, environment, url):
+    """A server process, from the moment it answers until the end of the block."""
     with log.open("w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
-    url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(180):
             assert process.poll() is None, log.read_text()[-3000:]
             try:
-                urllib.request.urlopen(f"{url}/info/", timeout=5).close()
+                urllib.request.urlopen(url, timeout=5).close()
                 break
             except OSError:
                 time.sleep(1)
-        yield url
+        yield
     finally:
         os.killpg(process.pid, 15)
         process.wait(30)
+
+
+@contextmanager
+def label_server(folder, bundle, studies, **settings):
+    """MONAI Label with the stock app and the bundle in it; yields its address."""
+    binaries = make("label")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"PATH": f"{binaries}:{os.environ['PATH']}", "HOME": str(folder / "home"), **settings}
+    app = folder / "apps" / "monaibundle"
+    if not app.exists():
+        subprocess.run(
+            ["monailabel", "apps", "--download", "--name", "monaibundle", "--output", app.parent],
+            env=environment, check=True, capture_output=True,
+        )  # fmt: skip
+        shutil.copytree(bundle, app / "model" / NAME)
+        (app / "bin").mkdir(exist_ok=True)
+        (app / "bin" / "itkimage2segimage").touch()  # else a server with a DICOMweb store downloads it
+    port = free_port()
+    command = ["monailabel", "start_server", "--app", app, "--studies", studies]
+    command += ["--conf", "models", NAME, "--conf", "zoo_source", "ngc", "--conf", "sam2", "false"]
+    command += ["--conf", "skip_trainers", "true", "--host", "127.0.0.1", "--port", str(port)]
+    url = f"http://127.0.0.1:{port}"
+    with running(command, folder / f"label{port}.log", environment, f"{url}/info/"):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def server(folder, bundle, scans):
+    with label_server(folder, bundle, folder / "studies") as url:
+        yield url
 
 
 def ask(server, folder, query, **params):
@@ -109,3 +124,26 @@ def test_dicom_study(server, folder, scans, expected, name):
     answer, seconds = ask(server, folder, f"session_id={session}", result_extension=".nii.gz")
     compare("MONAI Label 0.8.5", name, answer, expected[name], seconds)
     curl("-X", "DELETE", f"{server}/session/{session}")
+
+
+@pytest.mark.system
+@pytest.mark.skipif(shutil.which("Orthanc") is None, reason="Orthanc (a Debian package) is not installed")
+def test_dicom_study_in_a_pacs(folder, bundle, scans, expected):
+    """The server's store is Orthanc over DICOMweb; the series goes to the bundle's own reader, unconverted."""
+    http, dicom = free_port(), free_port()
+    settings = {
+        "StorageDirectory": str(folder / "orthanc"), "IndexDirectory": str(folder / "orthanc"), "HttpPort": http,
+        "DicomPort": dicom, "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
+        "Plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"],
+    }  # fmt: skip
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    url = f"http://127.0.0.1:{http}"
+    with running(["Orthanc", folder / "orthanc.json"], folder / "orthanc.log", os.environ, f"{url}/system"):
+        for path in scans["dicom"].iterdir():
+            curl("-X", "POST", f"{url}/instances", "--data-binary", f"@{path}")
+        (series,) = json.loads(curl("-H", "Accept: application/dicom+json", f"{url}/dicom-web/series"))
+        store = f"{url}/dicom-web"
+        with label_server(folder, bundle, store, MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI="false") as server:
+            uid = series["0020000E"]["Value"][0]
+            answer, seconds = ask(server, folder, f"image={uid}", result_extension=".nii.gz")
+    compare("MONAI Label 0.8.5, DICOMweb", "dicom", answer, expected["dicom"], seconds)

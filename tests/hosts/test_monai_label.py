@@ -16,6 +16,7 @@ import torch
 from monai.transforms import SaveImaged
 
 from tests.conftest import BUNDLE, make_affine, run_workflow, save_nifti, smooth_volume
+from tests.dicom.synthetic import write_series
 
 task_of_label = pytest.importorskip("monailabel.tasks.infer.bundle", reason="monailabel is not installed")
 
@@ -55,9 +56,9 @@ def label_task(folder):
     return task
 
 
-def ask(task, image):
+def ask(task, image, **params):
     """What `POST /infer` does with the task; returns the file that it would send."""
-    file, result = task({"image": str(image), "device": "cpu"})
+    file, result = task({"image": str(image), "device": "cpu", **params})
     assert json.loads(json.dumps(result["label_names"]))
     sent = nib.load(file)
     answer = nib.Nifti1Image(np.asarray(sent.dataobj), sent.affine, sent.header)
@@ -103,6 +104,17 @@ def test_answer_is_the_bundles_own_result(tmp_path, model_folder, name):
     axis = int(np.argmax(spacing))
     assert answer.shape == tuple(K * n if a == axis else n for a, n in enumerate(shape))
     assert answer.get_data_dtype() == expected.get_data_dtype()
+    assert_same_voxels(answer, expected)
+    np.testing.assert_allclose(answer.affine, expected.affine, atol=1e-4)
+
+
+def test_dicom_folder_goes_to_the_bundles_own_reader(tmp_path, model_folder):
+    _, spacing, orientation, _ = SCANS["oblique_int16"]
+    array, affine = np.round(smooth_volume((24, 22, 9))), make_affine(spacing, **orientation)
+    write_series(tmp_path / "session", array.astype(np.int32), affine, SliceThickness=4)
+    scan = save_nifti(tmp_path / "studies" / "a.nii.gz", array.astype(np.uint16), affine)
+    expected = own_result(scan, tmp_path / "out")
+    answer = ask(label_task(model_folder), tmp_path / "session", result_extension=".nii.gz")
     assert_same_voxels(answer, expected)
     np.testing.assert_allclose(answer.affine, expected.affine, atol=1e-4)
 
