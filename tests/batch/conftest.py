@@ -15,10 +15,13 @@ import pytest
 import torch
 from scripts.networks.rdn import RDN
 
-from tests.conftest import BUNDLE, make_affine, smooth_volume
+from tests.conftest import BUNDLE, ROOT, make_affine, run_workflow, smooth_volume
 from tests.dicom.synthetic import write_series
 
 SIZE = {"blocks": 1, "layers": 1, "growth": 2, "features": 3}
+
+SETTINGS = {"device": "cpu", "threads_per_worker": 1, "progress": False}
+SETTINGS |= {f"network_def::{key}": value for key, value in SIZE.items()}
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +45,7 @@ def batch_command(tmp_path, weights):
     """``dataset_dir, ids -> command line`` of the batch with the tiny model."""
 
     def command(dataset_dir=None, output_dir=None, launcher=(), **ids) -> list[str]:
-        settings = {"ckpt_path": weights, "device": "cpu", "threads_per_worker": 1, "progress": False, **ids}
-        settings |= {f"network_def::{key}": value for key, value in SIZE.items()}
+        settings = {"ckpt_path": weights, **SETTINGS, **ids}
         return [
             *(launcher or (sys.executable,)), "-m", "monai.bundle", "run",
             "--config_file", str(BUNDLE / "configs" / "batch_dicom.json"), "--bundle_root", str(BUNDLE),
@@ -54,7 +56,12 @@ def batch_command(tmp_path, weights):
     return command
 
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONWARNINGS": "ignore",
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(BUNDLE)]),
+}
 
 
 @pytest.fixture
@@ -72,3 +79,33 @@ def batch(tmp_path, batch_command):
 
 def read_report(output_dir: Path) -> dict:
     return json.loads((output_dir / "report.json").read_text())
+
+
+@pytest.fixture
+def batch_here(tmp_path, weights, monkeypatch):
+    """Run the batch from this process (its workers are processes all the same); returns the exit code."""
+    monkeypatch.syspath_prepend(str(BUNDLE))
+
+    def run(dataset_dir=None, output_dir=None, **ids) -> int:
+        settings = {"ckpt_path": str(weights), **SETTINGS, **ids}
+        with pytest.raises(SystemExit) as caught:
+            run_workflow(
+                "batch_dicom.json",
+                workflow_type="infer",
+                bundle_root=str(BUNDLE),
+                dataset_dir=str(dataset_dir or tmp_path / "in"),
+                output_dir=str(output_dir or tmp_path / "out"),
+                **settings,
+            )
+        return caught.value.code
+
+    return run
+
+
+@pytest.fixture
+def troubled(tmp_path):
+    """Inference configs with :class:`tests.batch.trouble.Troubled` at the end of preprocessing."""
+    path = tmp_path / "trouble.json"
+    trouble = {"_target_": "tests.batch.trouble.Troubled", "keys": "image"}
+    path.write_text(json.dumps({"+preprocessing::transforms": [trouble]}))
+    return [str(BUNDLE / "configs" / "inference.json"), str(path)]

@@ -127,18 +127,20 @@ class BatchRunner:
                 self._process(mine, ranks.rank)
         records = ranks.gather(self.records)
         signals = [number for number in ranks.gather([self.signal]) if number is not None]
-        if not ranks.first:
-            return exit_code(self.records, self.signal)
-        records += [self._refused(series) for series in found.refused]
-        code = exit_code(records, signals[0] if signals else None)
-        facts = {
-            "started_at": started.isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - clock, 3),
-            "ranks": ranks.size,
-        }
-        write_report(self.output_dir, make_report(records, self._left_out(found), facts, code))
-        self._say(records, code)
-        return code
+
+        def conclude() -> int:
+            everything = [*records, *(self._refused(series) for series in found.refused)]
+            code = exit_code(everything, signals[0] if signals else None)
+            facts = {
+                "started_at": started.isoformat(timespec="seconds"),
+                "seconds": round(time.perf_counter() - clock, 3),
+                "ranks": ranks.size,
+            }
+            write_report(self.output_dir, make_report(everything, self._left_out(found), facts, code))
+            self._say(everything, code)
+            return code
+
+        return ranks.share(conclude)  # torchrun ends all when one ends: nobody leaves before the report is there
 
     def _check_settings(self) -> None:
         for name, value in (("workers", self.workers), ("series_per_worker", self.series_per_worker)):
@@ -201,7 +203,7 @@ class BatchRunner:
             while self.signal is None and (queue or any(worker.task for worker in team)):
                 for worker in team:
                     self._attend(worker, queue, bar)
-                busy = [worker.pipe for worker in team if worker.task or not worker.ready]
+                busy = [worker.pipe for worker in team if worker.alive and (worker.task or not worker.ready)]
                 if busy:
                     connection.wait(busy, timeout=POLL_SECONDS)
         finally:
@@ -225,13 +227,17 @@ class BatchRunner:
         message = worker.listen(self.timeout_seconds, self.memory_limit_bytes)
         if message is not None:
             kind, content = message
-            if kind == "error" or (kind == "lost" and worker.task is None):
-                self._cannot_start(str(content), queue, bar)
+            if kind in ("error", "lost"):
+                worker.kill()
+            if kind == "error":
+                self._cannot_start(content, queue, bar)
+            elif kind == "lost" and worker.task is None:
+                self._cannot_start(content["message"], queue, bar)
             elif worker.task is not None:
                 record = content if kind == "done" else replace(worker.task.record, **content)
                 self._finish(worker, record, bar)
-            if kind != "ready" and (kind != "done" or worker.done >= self.series_per_worker or content.status == "oom"):
-                worker.kill()
+                if worker.done >= self.series_per_worker or record.status == Status.OOM:
+                    worker.kill()
         if not queue:
             return
         if not worker.alive:

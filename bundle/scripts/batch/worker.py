@@ -304,10 +304,10 @@ def _geometry(affine_ras: np.ndarray, shape: Sequence[int], thick_axis: int) -> 
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost message of an exception that came before any patient data was read."""
-    while error.__cause__ is not None:
+    """What an exception that came before any patient data was read is about, without MONAI's wrapping."""
+    while error.__cause__ is not None and str(error).startswith("Failed to instantiate"):
         error = error.__cause__
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _be_quiet() -> None:

@@ -31,7 +31,8 @@ def case_error(error: BaseException) -> CaseError:
     while link is not None:
         if isinstance(link, CaseError):
             return link
-        if isinstance(link, (MemoryError, torch.OutOfMemoryError)):
+        # the CPU allocator of torch raises a plain RuntimeError
+        if isinstance(link, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(link):
             return CaseError(Reason.OOM, "memory must suffice; lower batch_pixels, or use a machine with more")
         link = link.__cause__ or link.__context__
     cause = error.__cause__ or error
