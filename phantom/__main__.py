@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make folders of made-up patients: ``python -m phantom --output DIR --patients N --size small``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from scripts.degradation import SliceProfileOperator
+from scripts.geometry import thick_slice_affine
+from tqdm import tqdm
+
+from .patient import make_patient
+
+SIZES = {"small": ((72, 80, 72), (1.4, 1.4, 1.4)), "full": ((176, 208, 176), (1.0, 1.0, 1.0))}
+
+
+def main() -> None:
+    """Write ``ct/``, ``mr/`` (thick) and ``mr_hr/`` (the truth), one NIfTI file per patient in each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--patients", type=int, default=3)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--seed", type=int, default=0, help="of the first patient; the next ones count on")
+    parser.add_argument("--scale-factor", type=int, default=4, help="thin slices per thick one")
+    arguments = parser.parse_args()
+    shape, spacing = SIZES[arguments.size]
+    operator = SliceProfileOperator(arguments.scale_factor)
+    for seed in tqdm(range(arguments.seed, arguments.seed + arguments.patients), desc="patients", unit="patient"):
+        patient = make_patient(seed, shape, spacing, contrast=("t1", "t2")[seed % 2], angles_degrees=(6.0, -4.0, 3.0))
+        thick = operator.degrade(torch.from_numpy(patient.mr)).numpy()
+        images = {
+            "ct": (np.rint(patient.ct), patient.affine_ras),
+            "mr_hr": (np.rint(patient.mr), patient.affine_ras),
+            "mr": (np.rint(thick), thick_slice_affine(patient.affine_ras, 2, arguments.scale_factor)),
+        }
+        for name, (array, affine) in images.items():
+            folder = arguments.output / name
+            folder.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array.astype(np.int16), affine), folder / f"phantom{seed:03d}.nii.gz")
+
+
+if __name__ == "__main__":
+    main()
