@@ -78,7 +78,8 @@ def ct_image(anatomy: Anatomy, seed: int, noise_hu: float = 8.0) -> np.ndarray:
     """
     rng = np.random.default_rng([seed, 2])
     grain = gaussian_filter(rng.standard_normal(anatomy.fractions.shape[1:], dtype=np.float32), 0.7)
-    return (_blend(anatomy, "ct") + noise_hu * grain / grain.std()).astype(np.float32)
+    # a scanner stores nothing below -1024
+    return np.maximum(_blend(anatomy, "ct") + noise_hu * grain / grain.std(), -1024).astype(np.float32)
 
 
 def oblique_affine(
