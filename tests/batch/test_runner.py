@@ -44,4 +44,4 @@ def test_good_series_beside_bad_ones(tmp_path, batch):
     assert report["summary"]["files"] == len(before)
     left = sorted(path.name for path in (tmp_path / "out").iterdir())
     good = [record["series"] for record in report["series"] if record["status"] == "ok"]
-    assert left == sorted([".jobs", ".lock", "report.csv", "report.json", *good])
+    assert left == sorted([".jobs", ".lock", "report.csv", "report.html", "report.json", *good])

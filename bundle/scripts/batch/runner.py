@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from ..dicom.discovery import Discovered, RefusedSeries, SeriesCandidate
 from ..reasons import Reason
+from .html import write_html
 from .ranks import Ranks
 from .report import SeriesRecord, Status, exit_code, make_report, write_report
 from .staging import STAGING, BatchUsageError, check_apart, check_space, locked, publish, sweep
@@ -136,7 +137,9 @@ class BatchRunner:
                 "seconds": round(time.perf_counter() - clock, 3),
                 "ranks": ranks.size,
             }
-            write_report(self.output_dir, make_report(everything, self._left_out(found), facts, code))
+            report = make_report(everything, self._left_out(found), facts, code)
+            write_html(self.output_dir, report)
+            write_report(self.output_dir, report)
             self._say(everything, code)
             return code
 

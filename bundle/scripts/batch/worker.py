@@ -36,6 +36,8 @@ from ..dicom.discovery import SeriesCandidate
 from ..geometry import super_resolution_affine, voxel_spacing_mm
 from ..inference.evaluator import CaseEvaluator, case_error
 from ..reasons import CaseError, Reason
+from .html import PICTURES
+from .pictures import make_pictures
 from .report import SeriesRecord, Status, write_atomically
 from .staging import sha256, sync
 
@@ -180,7 +182,7 @@ def process(pipeline: Pipeline, task: Task) -> SeriesRecord:
         record = replace(record, derived_at=_derivation_time(task.job, record))
         item = {"image": task.series, "case": task.series.key, "patient": task.series.patient}
         result = pipeline.run(item)
-        record = _describe(record, result, pipeline.stage, task.final.name)
+        record = _describe(record, result, pipeline.stage, task.final.name, pipeline.pictures)
     except Exception as error:  # isolation is the purpose
         cause = case_error(error)
         record = replace(record, status=_status_of(cause), reason=str(cause.reason), message=cause.message)
@@ -259,8 +261,8 @@ def _derivation_time(job: Path, record: SeriesRecord) -> str:
     return moment
 
 
-def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, folder: str) -> SeriesRecord:
-    """The record of a finished series."""
+def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, folder: str, pictures: int) -> SeriesRecord:
+    """The record of a finished series, and its pictures."""
     image, pred = result["image"], result["pred"]
     meta = image.meta
     thick_axis = int(meta["thick_axis"])
@@ -270,6 +272,10 @@ def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, fold
     # the way back from the K-times grid, whose affine is that of the scan times this step
     step = super_resolution_affine(np.eye(4), thick_axis, slices_out // slices_in)
     shape_before = [slices_in if axis == thick_axis else n for axis, n in enumerate(shape)]
+    before = affine @ np.linalg.inv(step)
+    if pictures:
+        made = make_pictures(image, pred, result.get("disagreement"), before, thick_axis, pictures)
+        (stage / PICTURES).write_text(json.dumps(made))
     files = sorted(path for path in stage.rglob("*") if path.is_file())
     outputs = {f"{folder}/{path.relative_to(stage)}": sha256(path) for path in files}
 
@@ -282,7 +288,7 @@ def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, fold
         status=Status.OK,
         n_slices_in=slices_in,
         n_slices_out=slices_out,
-        geometry_before=_geometry(affine @ np.linalg.inv(step), shape_before, thick_axis),
+        geometry_before=_geometry(before, shape_before, thick_axis),
         geometry_after=_geometry(affine, shape, thick_axis),
         nifti=only("_sr.nii.gz"),
         disagreement=only("_disagreement.nii.gz"),

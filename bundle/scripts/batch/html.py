@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``report.html``: the report for a person, one file that needs no network and names no patient."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ..reasons import Reason
+
+__all__ = ["PICTURES", "PLAIN_WORDS", "write_html"]
+
+PICTURES = "pictures.json"
+TEMPLATE = "report.html.j2"
+PLAIN_WORDS = {
+    Reason.NONFINITE: "It contains values that are not numbers.",
+    Reason.CONSTANT: "All its pixels have the same value; there is nothing to see.",
+    Reason.TRUNCATED: "A file is cut off or damaged.",
+    Reason.NO_DECODER: "Its images are compressed in a way that this installation cannot read.",
+    Reason.UNREADABLE: "A file cannot be read.",
+    Reason.NOT_3D: "It is not a stack of slices.",
+    Reason.NOT_MR: "It is not an MR scan.",
+    Reason.NOT_AN_IMAGE: "It is not an image.",
+    Reason.LOCALIZER: "It is a localizer, which only serves to plan other scans.",
+    Reason.QUANTITATIVE: "Its values are measurements, which must not be estimated.",
+    Reason.ALREADY_DERIVED: "It was computed from another series; only original scans are processed.",
+    Reason.MULTI_ECHO: "It holds several echoes that cannot be told apart.",
+    Reason.TIME_SERIES: "It holds several time points that cannot be told apart.",
+    Reason.ENHANCED_UNSUPPORTED: "Its files hold many slices each; it must be converted to one file per slice.",
+    Reason.NO_GEOMETRY: "It does not say where its slices lie in the patient.",
+    Reason.GAP: "A slice is missing.",
+    Reason.DUPLICATE_POSITION: "Two slices claim the same place.",
+    Reason.NONUNIFORM: "Its slices are unevenly spaced.",
+    Reason.SHEARED: "Its slices are stacked at a slant.",
+    Reason.MIXED_ORIENTATION: "Its slices point in different directions.",
+    Reason.MIXED_GEOMETRY: "Its slices differ in size or thickness.",
+    Reason.MIXED_ACQUISITION: "Its slices were not acquired in the same way.",
+    Reason.ISOTROPIC: "Its slices are thin already.",
+    Reason.TOO_SMALL: "It has too few slices or pixels.",
+    Reason.TOO_LARGE: "It is larger than this installation allows.",
+    Reason.OUTSIDE_ENVELOPE: "It differs from the scans that the model was tested on.",
+    Reason.MIXED_PATIENT: "Images of several patients or examinations are mixed in it.",
+    Reason.UID_CONFLICT: "Different images carry the same identifier.",
+    Reason.DUPLICATE_NAME: "Another scan has the same name.",
+    Reason.COUNT_MISMATCH: "It seems incomplete.",
+    Reason.CHANGED: "It changed while it was read; it may still be arriving.",
+    Reason.NOT_A_FILE: "It is not a regular file.",
+    Reason.UNWRITABLE: "The result could not be written; the disk may be full.",
+    Reason.OOM: "This machine does not have enough memory for it.",
+    Reason.TIMEOUT: "It took too long.",
+    Reason.WORKER_DIED: "The program that worked on it crashed.",
+    Reason.INTERRUPTED: "The run was stopped before its turn.",
+    Reason.INTERNAL: "Something unexpected went wrong.",
+}
+
+
+def write_html(output_dir: Path, report: Mapping[str, Any]) -> None:
+    """Write ``report.html`` beside ``report.json``, one series at a time, so that memory does not grow with them.
+
+    ``source`` and the paths of left-out files are not shown: folders are often named after patients.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+
+    def pictures(record: Mapping[str, Any]) -> dict[str, Any] | None:
+        path = output_dir / str(record["series"]) / PICTURES
+        try:
+            return json.loads(path.read_text()) if record["nifti"] else None
+        except (OSError, ValueError):
+            return None
+
+    series = report["series"]
+    stream = environment.get_template(TEMPLATE).stream(
+        summary=report["summary"],
+        done=[record for record in series if record["status"] in ("ok", "skipped")],
+        others=[record for record in series if record["status"] not in ("ok", "skipped")],
+        left_out=_counted(report["files"]),
+        pictures=pictures,
+        words=lambda reason: PLAIN_WORDS[Reason(reason)],
+    )
+    part = output_dir / ".part-report.html"
+    with part.open("w", encoding="utf-8") as file:
+        stream.dump(file)
+    os.replace(part, output_dir / "report.html")
+
+
+def _counted(files: list[dict[str, str]]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for file in files:
+        counts[file["reason"]] = counts.get(file["reason"], 0) + 1
+    return dict(sorted(counts.items()))
