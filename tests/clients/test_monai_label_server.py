@@ -11,9 +11,13 @@ import urllib.request
 from contextlib import contextmanager
 
 import nibabel as nib
+import numpy as np
 import pytest
+from pydicom.uid import RLELossless
 
 from tests.clients.hosts import compare, expected_results, make_scans, only_on_demand, unpack_release
+from tests.conftest import make_affine, save_nifti, smooth_volume
+from tests.dicom.synthetic import write_series
 from tools.client_environments import make
 from tools.release import NAME
 
@@ -124,6 +128,19 @@ def test_dicom_study(server, folder, scans, expected, name):
     answer, seconds = ask(server, folder, f"session_id={session}", result_extension=".nii.gz")
     compare("MONAI Label 0.8.5", name, answer, expected[name], seconds)
     curl("-X", "DELETE", f"{server}/session/{session}")
+
+
+def test_a_refused_scan_is_an_error_and_the_log_says_why(server, folder):
+    save_nifti(folder / "studies" / "thin.nii.gz", smooth_volume((24, 24, 24)), make_affine([1, 1, 1]))
+    volume = np.arange(20 * 20 * 6).reshape(20, 20, 6) % 900
+    write_series(folder / "packed", volume, make_affine([1, 1, 4]), transfer_syntax=RLELossless)
+    for query, reason in (("image=thin", "ISOTROPIC"), (f"image={folder / 'packed'}", "NO_DECODER")):
+        done = subprocess.run(
+            ["curl", "-s", "-o", os.devnull, "-w", "%{http_code}", "-X", "POST", f"{server}/infer/{NAME}?{query}"],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.stdout == "500"
+        assert any(f"{reason}: " in log.read_text() for log in folder.glob("label*.log")), reason
 
 
 @pytest.mark.system
