@@ -51,10 +51,10 @@ def make_pictures(
         the same before and after; ``map_max``: what is white in the map, ``None`` without one. Right of the patient
         is left in the picture, anterior left in the sagittal one.
     """
-    after = np.asarray(pred[0].cpu())
+    after = pred.as_tensor()[0].cpu().numpy()
     factor = after.shape[thick_axis] // image.shape[-1]
-    before = np.asarray(Orientation.of(affine_before, thick_axis).undo(image.as_tensor()).cpu())[0]
-    maps = None if disagreement is None else np.asarray(disagreement[0].cpu())
+    before = Orientation.of(affine_before, thick_axis).undo(image.as_tensor())[0].cpu().numpy()
+    maps = None if disagreement is None else disagreement.as_tensor()[0].cpu().numpy()
     low, high = (float(v) for v in np.percentile(before, (0.5, 99.5)))
     top = None if maps is None else max(float(np.percentile(maps, 99.5)), 1e-6)
     affine = np.asarray(pred.meta["affine"], dtype=np.float64).reshape(4, 4)
