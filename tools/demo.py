@@ -46,7 +46,7 @@ def describe(name: str, array: np.ndarray, affine: np.ndarray) -> str:
 
 
 def picture(volumes: dict[str, np.ndarray], spacing_mm: np.ndarray, path: Path, title: str) -> None:
-    """The three planes through the middle, one column per volume, one window for all.
+    """Three planes, one column per volume, one window for all.
 
     Args:
         volumes: name to ``(H1, H2, n)`` on one grid, thick axis last.
@@ -56,18 +56,18 @@ def picture(volumes: dict[str, np.ndarray], spacing_mm: np.ndarray, path: Path, 
     """
     reference = next(reversed(volumes.values()))
     low, high = np.percentile(reference, (0.5, 99.7))
-    middle = [n // 2 for n in reference.shape]
-    planes = {"along the slices, 1": (0, 1, 2), "along the slices, 2": (1, 0, 2), "in-plane": (2, 0, 1)}
-    figure, axes = plt.subplots(3, len(volumes), figsize=(3.4 * len(volumes), 9.6), layout="constrained", squeeze=False)
+    places = [int(0.42 * n) for n in reference.shape]  # beside the midline, which shows little
+    planes = {"through the slices": (0, 1, 2), "through the slices, turned": (1, 0, 2), "in a slice": (2, 0, 1)}
+    figure, axes = plt.subplots(3, len(volumes), figsize=(3.4 * len(volumes), 9), layout="constrained", squeeze=False)
+    for name, axis in zip(volumes, axes[0], strict=True):
+        axis.set_title(name, fontsize=11)
     for line, (plane, (across, first, second)) in zip(axes, planes.items(), strict=True):
-        for axis, (name, volume) in zip(line, volumes.items(), strict=True):
+        for axis, volume in zip(line, volumes.values(), strict=True):
             axis.imshow(
-                volume.take(middle[across], across).T[::-1], cmap="gray", vmin=low, vmax=high, interpolation="nearest",
+                volume.take(places[across], across).T[::-1], cmap="gray", vmin=low, vmax=high, interpolation="nearest",
                 aspect=spacing_mm[second] / spacing_mm[first],
             )  # fmt: skip
             axis.set(xticks=[], yticks=[])
-            if line is axes[0]:
-                axis.set_title(name, fontsize=11)
         line[0].set_ylabel(plane, fontsize=10)
     figure.suptitle(title, fontsize=12)
     figure.savefig(path, dpi=100)

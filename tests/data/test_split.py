@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scripts.data.split import make_datalist
 
-from tests.conftest import make_affine, save_nifti
+from tests.conftest import make_affine, save_nifti, smooth_volume
 
 
 def folder(root, names):
@@ -69,3 +69,20 @@ def test_datalist_file_decides(tmp_path):
     (tmp_path / "list.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="existing scans"):
         make_datalist(None, mr, datalist_file=str(tmp_path / "list.json"))
+
+
+def test_one_ct_and_one_mr_file_of_the_same_name_are_enough(tmp_path, caplog):
+    for modality in ("ct", "mr"):
+        save_nifti(tmp_path / modality / "scan.nii.gz", smooth_volume((8, 8, 8)), make_affine([1, 1, 1]))
+    datalist = make_datalist(str(tmp_path / "ct"), str(tmp_path / "mr"))
+    patients = [datalist[modality]["training"][0]["patient"] for modality in ("ct", "mr")]
+    assert patients == ["ct:scan", "mr:scan"]
+    assert "taken for two people" in caplog.text
+
+
+def test_with_more_files_a_shared_name_stays_a_shared_person(tmp_path):
+    for name in ("ct/a", "mr/a", "mr/b"):
+        save_nifti(tmp_path / f"{name}.nii.gz", smooth_volume((8, 8, 8)), make_affine([1, 1, 1]))
+    datalist = make_datalist(str(tmp_path / "ct"), str(tmp_path / "mr"), validation_fraction=0)
+    assert datalist["ct"]["training"][0]["patient"] == "a"
+    assert [item["patient"] for item in datalist["mr"]["training"]] == ["a", "b"]

@@ -53,6 +53,8 @@ def make_datalist(
     scans = {
         modality: _scans(modality, folder, patient_regex) if folder else [] for modality, folder in folders.items()
     }
+    if not patient_regex:
+        _part_namesakes(scans)
     held_out = _held_out(scans, validation_fraction, np.random.default_rng(seed))
     datalist: Datalist = {}
     for modality, items in scans.items():
@@ -66,6 +68,23 @@ def make_datalist(
         if items and not counts[1]:
             logger.warning("%s: too few patients to hold one out, validation is switched off", modality)
     return datalist
+
+
+def _part_namesakes(scans: dict[str, list[dict[str, object]]]) -> None:
+    """Where the only CT and the only MR are files of one name, take them for two people: a name alone is no proof.
+
+    With more files a shared name is taken for a shared person, which costs nothing.
+    """
+    patients = [{str(item["patient"]) for item in items} for items in scans.values() if items]
+    if len(patients) == 2 and len(set().union(*patients)) == 1:
+        for modality, items in scans.items():
+            for item in items:
+                if item["patient"] == item["case"]:  # a NIfTI file's name; DICOM knows its patient
+                    item["patient"] = f"{modality}:{item['case']}"
+                    logger.warning(
+                        "%s %s: CT and MR have the same name and are taken for two people; if they are of one person, "
+                        "add a CT of another", modality, item["case"],
+                    )  # fmt: skip
 
 
 def _held_out(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.models import squeezenet, vgg
 
-__all__ = ["FEATURE_CONVENTIONS", "PretrainedFeatures"]
+__all__ = ["FEATURE_CONVENTIONS", "PretrainedFeatures", "require_features"]
 
 # What the weights were trained with: channel order, factor and offset that take a grey image in [-1, 1] there.
 FEATURE_CONVENTIONS = ("torchvision", "caffe")
@@ -35,14 +35,11 @@ class PretrainedFeatures(nn.Module):
 
     def __init__(self, backbone: str, weights: str | None = None, convention: str = "torchvision") -> None:
         super().__init__()
-        files = {"vgg16": "vgg16-397923af.pth", "squeezenet": "squeezenet1_1-b8a52dc0.pth"}
-        if backbone not in files:
-            raise ValueError(f"perceptual_backbone must be one of {sorted(files)}, got {backbone!r}; correct the id")
+        path = _find(backbone, weights)
         if convention not in FEATURE_CONVENTIONS:
             raise ValueError(
                 f"perceptual_convention must be one of {FEATURE_CONVENTIONS}, got {convention!r}; correct the id"
             )
-        path = Path(torch.hub.get_dir()) / "checkpoints" / files[backbone] if weights is None else Path(weights)
         self.features = _vgg16() if backbone == "vgg16" else squeezenet.squeezenet1_1(weights=None).features
         _load(self.features, path, backbone)
         self.requires_grad_(False).eval()
@@ -64,13 +61,38 @@ def _vgg16() -> nn.Sequential:
     return vgg.make_layers(vgg.cfgs["D"])[:30]
 
 
-def _load(features: nn.Module, path: Path, backbone: str) -> None:
+def require_features(backbone: str, weights: str | None = None) -> None:
+    """End the process, in one line, where the weights of the perceptual loss are missing.
+
+    Args:
+        backbone: see :class:`PretrainedFeatures`.
+        weights: see there.
+
+    Raises:
+        SystemExit: with that line, if there is no such file.
+    """
+    try:
+        _find(backbone, weights)
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+
+
+def _find(backbone: str, weights: str | None) -> Path:
+    """The file, which exists."""
+    files = {"vgg16": "vgg16-397923af.pth", "squeezenet": "squeezenet1_1-b8a52dc0.pth"}
+    if backbone not in files:
+        raise ValueError(f"perceptual_backbone must be one of {sorted(files)}, got {backbone!r}; correct the id")
+    path = Path(torch.hub.get_dir()) / "checkpoints" / files[backbone] if weights is None else Path(weights)
     if not path.is_file():
         raise FileNotFoundError(
             f"the perceptual loss needs the weights of {backbone} at {path}, which does not exist; put torchvision's "
             "file there, or name one with perceptual_weights, or choose another perceptual_backbone, or switch the "
             "term off with lambda_percep 0"
         )
+    return path
+
+
+def _load(features: nn.Module, path: Path, backbone: str) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         wanted = features.state_dict().keys()

@@ -124,7 +124,8 @@ class StageCheckpoint:
             old.unlink()
 
     def _all(self, engine: Engine) -> dict[str, Any]:
-        scaler = getattr(engine, "scaler", None)
+        # MONAI's Trainer resets its own scaler at every start, so the joint trainer keeps one of another name
+        scaler = getattr(engine, "gradient_scaler", None) or getattr(engine, "scaler", None)
         return self.state if scaler is None else {**self.state, "scaler": scaler}
 
     def _started(self, engine: Any) -> None:

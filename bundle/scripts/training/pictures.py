@@ -45,7 +45,7 @@ class TranslationPictures:
         dataset: unpaired patches; the first ``count`` are drawn.
         count: rows of the picture.
         device: where the networks live.
-        interval: iterations between pictures during training.
+        interval: iterations between pictures during training; 0 draws none.
         writer: TensorBoard writer.
     """
 
@@ -69,7 +69,8 @@ class TranslationPictures:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self)
+        if self.interval:
+            engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self)
 
     def __call__(self, engine: Any) -> None:
         """Write one picture into TensorBoard."""
