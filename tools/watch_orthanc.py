@@ -98,7 +98,7 @@ class Orthanc:
         body = b"".join(head + data + b"\r\n" for data in files) + f"--{boundary}--\r\n".encode()
         kind = f"{MULTIPART}; boundary={boundary}"
         answer, _ = self.request("/dicom-web/studies", body, Content_Type=kind, Accept="application/dicom+json")
-        if "00081198" in json.loads(answer):  # FailedSOPSequence
+        if json.loads(answer).get("00081198", {}).get("Value"):  # FailedSOPSequence
             raise OSError("Orthanc must accept every instance, but some failed; look at its log")
 
 

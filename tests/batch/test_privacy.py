@@ -46,6 +46,7 @@ TEXT = [
     "AdmittingDiagnosesDescription",
     "StudyComments",
     "ScanOptions",
+    "PositionReferenceIndicator",
 ]
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..dicom.discovery import Discovered, RefusedSeries, SeriesCandidate
 from ..reasons import Reason
@@ -203,12 +204,13 @@ class BatchRunner:
         team = [_Worker(context, self.spec, stage / str(i)) for i in range(count)]
         bar = tqdm(total=len(queue), desc="series", unit="series", disable=not self.progress or rank > 0)
         try:
-            while self.signal is None and (queue or any(worker.task for worker in team)):
-                for worker in team:
-                    self._attend(worker, queue, bar)
-                busy = [worker.pipe for worker in team if worker.alive and (worker.task or not worker.ready)]
-                if busy:
-                    connection.wait(busy, timeout=POLL_SECONDS)
+            with logging_redirect_tqdm():
+                while self.signal is None and (queue or any(worker.task for worker in team)):
+                    for worker in team:
+                        self._attend(worker, queue, bar)
+                    busy = [worker.pipe for worker in team if worker.alive and (worker.task or not worker.ready)]
+                    if busy:
+                        connection.wait(busy, timeout=POLL_SECONDS)
         finally:
             bar.close()
             for worker in team:
