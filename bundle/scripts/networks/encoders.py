@@ -25,9 +25,13 @@ class ContentEncoder(nn.Sequential):
     """
 
     def __init__(self, width: int, residual_blocks: int) -> None:
-        layers: list[nn.Module] = [ReflectConv(1, width, 7), nn.InstanceNorm2d(width), nn.ReLU()]
+        layers: list[nn.Module] = [ReflectConv(1, width, 7, bias=False), nn.InstanceNorm2d(width), nn.ReLU()]
         for channels in (width, 2 * width):
-            layers += [ReflectConv(channels, 2 * channels, 4, stride=2), nn.InstanceNorm2d(2 * channels), nn.ReLU()]
+            layers += [
+                ReflectConv(channels, 2 * channels, 4, stride=2, bias=False),
+                nn.InstanceNorm2d(2 * channels),
+                nn.ReLU(),
+            ]
         layers += [ResidualBlock(4 * width) for _ in range(residual_blocks)]
         super().__init__(*layers)
 

@@ -18,13 +18,18 @@ class ReflectConv(nn.Conv2d):
         out_channels: channels out.
         kernel_size: odd with stride 1, even with stride 2.
         stride: 1 or 2.
+        bias: false before a normalisation per channel, which takes a bias out again; its gradient would be rounding
+            noise, which Adam makes large.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, bias: bool = True
+    ) -> None:
         padding = (kernel_size - 1) // 2
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, padding_mode="reflect")
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias, padding_mode="reflect")
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
-        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
 
 class ResidualBlock(nn.Module):
@@ -37,10 +42,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            ReflectConv(channels, channels, 3),
+            ReflectConv(channels, channels, 3, bias=False),
             nn.InstanceNorm2d(channels),
             nn.ReLU(),
-            ReflectConv(channels, channels, 3),
+            ReflectConv(channels, channels, 3, bias=False),
             nn.InstanceNorm2d(channels),
         )
 
@@ -69,8 +74,8 @@ class AdaptiveResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv_1 = ReflectConv(channels, channels, 3)
-        self.conv_2 = ReflectConv(channels, channels, 3)
+        self.conv_1 = ReflectConv(channels, channels, 3, bias=False)
+        self.conv_2 = ReflectConv(channels, channels, 3, bias=False)
 
     def forward(self, x: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
         """Restyle the features.
