@@ -16,14 +16,15 @@ from tests.conftest import make_affine
 from tests.dicom.synthetic import drop, write_series
 
 
-def damage(data: bytes, rng: np.random.Generator) -> bytes:
-    """Flip, cut, insert or repeat bytes somewhere."""
+def damage(data: bytes, rng: np.random.Generator, pixels_only: bool) -> bytes:
+    """Flip, cut, insert or overwrite bytes somewhere; or only flip some where pixels are, for the decoders."""
     data = bytearray(data)
-    kind = rng.integers(4)
+    kind = 0 if pixels_only else rng.integers(4)
     place = int(rng.integers(len(data)))
     if kind == 0:
+        first = data.rindex(b"\xe0\x7f\x10\x00") + 12 if pixels_only else 0
         for _ in range(int(rng.integers(1, 20))):
-            data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+            data[int(rng.integers(first, len(data)))] ^= 1 << int(rng.integers(8))
     elif kind == 1:
         del data[place:]
     elif kind == 2:
@@ -35,13 +36,13 @@ def damage(data: bytes, rng: np.random.Generator) -> bytes:
 
 @pytest.mark.slow
 def test_a_thousand_fuzzed_files(tmp_path, batch_here):
-    """125 series of 8 slices with every slice damaged: each file is accounted for, each result is a finite image."""
+    """125 series of 8 slices, every slice damaged: each file is accounted for, each result is a finite image."""
     rng = np.random.default_rng(0)
     names = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"]
     for i in range(125):
         thick_series(
             tmp_path / "in" / f"{i:03d}", seed=str(i), shape=(32, 32, 8), transfer_syntax=names[i % 4],
-            edit_file=lambda k, data: damage(data, rng),
+            edit_file=lambda k, data, i=i: damage(data, rng, i % 8 < 4),
         )  # fmt: skip
     files = [path for path in (tmp_path / "in").rglob("*") if path.is_file()]
     assert len(files) == 1000
@@ -51,7 +52,7 @@ def test_a_thousand_fuzzed_files(tmp_path, batch_here):
     report = read_report(tmp_path / "out")
     print(report["summary"])
     assert report["summary"]["files"] == 1000
-    assert {record["status"] for record in report["series"]} <= {"ok", "refused"}
+    assert {record["status"] for record in report["series"]} == {"ok", "refused"}
     for record in report["series"]:
         if record["status"] == "ok":
             image = nib.load(tmp_path / "out" / record["nifti"])

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import json
 
 import nibabel as nib
 import numpy as np
 from scripts.geometry import super_resolution_affine
 
 from tests.batch.conftest import read_report, thick_series
+from tests.conftest import BUNDLE
 from tests.dicom.synthetic import drop
 
 
@@ -45,3 +48,33 @@ def test_good_series_beside_bad_ones(tmp_path, batch):
     left = sorted(path.name for path in (tmp_path / "out").iterdir())
     good = [record["series"] for record in report["series"] if record["status"] == "ok"]
     assert left == sorted([".jobs", ".lock", "report.csv", "report.html", "report.json", *good])
+
+
+def test_what_lies_outside_the_envelope_is_a_warning_of_its_series(tmp_path, batch_here):
+    thick_series(tmp_path / "in")
+    limits = json.loads((BUNDLE / "configs" / "inference.json").read_text())["envelope"]
+    wide = {f"inference::envelope::{name}": [-1e9, 1e9] for name in limits}
+    assert batch_here(**wide) == 0
+    assert read_report(tmp_path / "out")["series"][0]["warnings"] == []
+    assert batch_here(**{**wide, "inference::envelope::slice_spacing_mm": [1, 2]}) == 0  # another config: done again
+    (record,) = read_report(tmp_path / "out")["series"]
+    assert record["status"] == "ok"
+    assert record["warnings"] == ["slice_spacing_mm must lie in 1 to 2, got 5"]
+    settings = {**wide, "inference::envelope::slice_spacing_mm": [1, 2], "inference::envelope_policy": "refuse"}
+    assert batch_here(output_dir=tmp_path / "strict", **settings) == 3
+    assert read_report(tmp_path / "strict")["series"][0]["reason"] == "OUTSIDE_ENVELOPE"
+
+
+def test_report_csv_has_the_fields_of_report_json(tmp_path, batch_here):
+    thick_series(tmp_path / "in" / "=1+1", seed="one")
+    thick_series(tmp_path / "in" / "gap", seed="three", edit=drop(4))
+    assert batch_here(pictures=0) == 3
+    report = read_report(tmp_path / "out")
+    assert list(report) == ["schema_version", "summary", "series", "files"]
+    with (tmp_path / "out" / "report.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [list(row) for row in rows] == [list(record) for record in report["series"]]
+    assert {row["source"] for row in rows} == {"'=1+1", "gap"}
+    documented = (BUNDLE.parent / "docs" / "batch.md").read_text()
+    for name in [*report["series"][0], *report["summary"]]:
+        assert f"`{name}`" in documented, name

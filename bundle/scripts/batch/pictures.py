@@ -95,7 +95,7 @@ class _Cut:
     def __init__(self, turn: np.ndarray, axis: int, rows: int, columns: int, edge: int, quality: int) -> None:
         self.axis, self.rows, self.columns = axis, rows, columns
         # superior and anterior are up; right and anterior are left: all run against their axis
-        self.flips = [a for a in (rows, columns) if turn[a, 1] > 0]
+        self.flips = tuple(a for a in (rows, columns) if turn[a, 1] > 0)
         self.edge = edge
         self.quality = quality
 

@@ -30,6 +30,7 @@ import psutil
 import pydicom
 import torch
 from monai.bundle import ConfigWorkflow
+from tqdm import tqdm
 
 from ..data.cases import Cases
 from ..dicom.discovery import SeriesCandidate
@@ -148,6 +149,7 @@ def serve(pipe: connection.Connection, spec: PipelineSpec, stage: Path) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _end_with_runner()
     _be_quiet()
+    tqdm.set_lock(threading.RLock())  # the default is a semaphore, which a worker that is killed would leave behind
     if spec.threads:
         torch.set_num_threads(spec.threads)
     try:
@@ -296,7 +298,7 @@ def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, fold
         outputs=outputs,
         clipped_voxels=int(pred.meta.get("clipped_voxels", 0)),
         data_consistency_residual=float(meta["data_consistency_residual"]),
-        warnings=[*record.warnings, *map(str, meta.get("outside_envelope", ()))],
+        warnings=[*record.warnings, *map(str, meta.get("outside_envelope") or ())],
     )
 
 
