@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 
+import pytest
 from pydicom.datadict import dictionary_VR
 from pydicom.tag import Tag
 
@@ -62,6 +63,7 @@ def sing(k, ds, fault=None):
     return ds if fault is None else fault(k, ds)
 
 
+@pytest.mark.slow
 def test_canary_stays_where_it_was(tmp_path, batch, troubled):
     folder = tmp_path / "in"
     thick_series(folder / "good", seed="good", edit=sing)

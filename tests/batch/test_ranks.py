@@ -6,11 +6,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.batch.conftest import ENVIRONMENT, read_report, thick_series
 from tests.batch.test_resume import contents
 from tests.dicom.synthetic import drop
 
 
+@pytest.mark.slow
 def test_two_ranks_do_what_one_does(tmp_path, batch_command, batch_here):
     for i in range(4):
         thick_series(tmp_path / "in" / str(i), seed=str(i))

@@ -9,6 +9,7 @@ import subprocess
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.batch import trouble
@@ -70,6 +71,7 @@ def test_a_copy_that_turns_up_later_changes_nothing(tmp_path, batch_here):
     assert (record["status"], record["n_files"], record["source"]) == ("skipped", 18, "a")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [0, 1, 3])
 def test_killed_at_once_and_started_again_ends_as_if_never_killed(tmp_path, batch_command, batch_here, troubled, done):
     rng = np.random.default_rng(done)
@@ -81,8 +83,10 @@ def test_killed_at_once_and_started_again_ends_as_if_never_killed(tmp_path, batc
         try:
             wait_for(lambda: len(list(out.glob("[0-9a-f]*/record.json"))) >= done and list(out.glob(".staging*/*")))
             time.sleep(float(rng.uniform(0, 0.6)))  # anywhere within a series
+            team = psutil.Process(process.pid).children(recursive=True)
         finally:
             process.kill()
+    assert not psutil.wait_procs(team, timeout=20)[1]  # workers and their server end with the runner
     final = [path for path in out.iterdir() if path.is_dir() and not path.name.startswith(".")]
     assert all((path / "record.json").is_file() for path in final)
     assert not (out / "report.json").exists() or len(final) == 5
@@ -98,3 +102,12 @@ def test_killed_at_once_and_started_again_ends_as_if_never_killed(tmp_path, batc
     shutil.copytree(out / ".jobs", reference / ".jobs")  # the moments of derivation
     assert batch_here(inference_configs=troubled, output_dir=reference) == 0
     assert contents(reference) == after
+
+
+def test_who_does_a_series_does_not_change_it(tmp_path, batch_here):
+    for i in range(4):
+        thick_series(tmp_path / "in" / str(i), seed=str(i))
+    assert batch_here(output_dir=tmp_path / "one") == 0
+    shutil.copytree(tmp_path / "one" / ".jobs", tmp_path / "other" / ".jobs")
+    assert batch_here(output_dir=tmp_path / "other", workers=2, series_per_worker=1) == 0
+    assert contents(tmp_path / "other") == contents(tmp_path / "one")

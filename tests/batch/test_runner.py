@@ -9,6 +9,7 @@ import json
 
 import nibabel as nib
 import numpy as np
+import pytest
 from scripts.geometry import super_resolution_affine
 
 from tests.batch.conftest import read_report, thick_series
@@ -16,6 +17,7 @@ from tests.conftest import BUNDLE
 from tests.dicom.synthetic import drop
 
 
+@pytest.mark.slow
 def test_good_series_beside_bad_ones(tmp_path, batch):
     _, affine = thick_series(tmp_path / "in" / "a", seed="one")
     thick_series(tmp_path / "in" / "b" / "c", seed="two")
@@ -78,3 +80,19 @@ def test_report_csv_has_the_fields_of_report_json(tmp_path, batch_here):
     documented = (BUNDLE.parent / "docs" / "batch.md").read_text()
     for name in [*report["series"][0], *report["summary"]]:
         assert f"`{name}`" in documented, name
+
+
+def test_ids_reach_discovery(tmp_path, batch_here):
+    thick_series(tmp_path / "in" / "nine", seed="nine")
+    thick_series(tmp_path / "in" / "end", seed="end", edit=drop(8), ImagesInAcquisition=9)
+
+    def reasons(**ids):
+        batch_here(output_dir=tmp_path / "-".join(ids or ["plain"]), **ids)
+        found = read_report(tmp_path / "-".join(ids or ["plain"]))["series"]
+        return {record["source"]: record["reason"] for record in found}
+
+    assert reasons() == {"nine": None, "end": None}
+    assert reasons(strict=True) == {"nine": None, "end": "COUNT_MISMATCH"}
+    assert reasons(min_slices=9) == {"nine": None, "end": "TOO_SMALL"}
+    assert reasons(max_voxels=24 * 20 * 8) == {"nine": "TOO_LARGE", "end": None}
+    assert reasons(modality="CT") == {}

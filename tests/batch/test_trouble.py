@@ -22,6 +22,7 @@ def by_source(output_dir):
     return {record["source"]: record for record in read_report(output_dir)["series"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_that_hangs_dies_or_eats_all_memory_costs_one_series(tmp_path, batch_here, troubled, workers):
     for name, spacing in {**SPACING, "good2": 5}.items():
@@ -100,6 +101,7 @@ def test_an_output_folder_in_use_is_left_alone(tmp_path, batch_here, capsys):
     assert batch_here() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_run_cleanly(tmp_path, batch_command, troubled, number, code):
     for i in range(4):

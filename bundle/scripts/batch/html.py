@@ -87,7 +87,7 @@ def write_html(output_dir: Path, report: Mapping[str, Any]) -> None:
     )
     part = output_dir / ".part-report.html"
     with part.open("w", encoding="utf-8") as file:
-        stream.dump(file)
+        file.writelines(stream)
     os.replace(part, output_dir / "report.html")
 
 
