@@ -32,6 +32,13 @@ check: setup ## formatting, lint, types, spelling
 	$(VENV)/bin/mypy
 	$(VENV)/bin/codespell README.md CHANGELOG.md docs bundle tools phantom tests
 
+train: setup ## all three stages: make train CT=<folder> MR=<folder> OUT=<folder> T=100000 [ARGS="--set lambda_percep=0"]
+	$(RUN) -m tools.train --ct "$(CT)" --mr "$(MR)" --output "$(OUT)" --iterations $(T) $(ARGS)
+
+smoke: setup ## three tiny stages on made-up patients, in minutes: does training work here?
+	$(RUN) -m phantom --output out/smoke/data --patients 4 --size small
+	$(RUN) -m tools.train --ct out/smoke/data/ct --mr out/smoke/data/mr --output out/smoke --iterations 20 --configs smoke.json
+
 model: setup ## train the shipped weights: make model DATA=<folder with ct/ mr_thick/ mr_hr/> OUT=<folder>
 	$(RUN) -m tools.make_model --data "$(DATA)" --output "$(OUT)" $(ARGS)
 
