@@ -47,7 +47,7 @@ def draw_curves(curves: Curves, path: Path) -> None:
     for line, (stage, tags) in zip(axes, curves.items(), strict=True):
         for axis, (title, belongs) in zip(line, panels.items(), strict=True):
             for tag, (steps, values) in tags.items():
-                if belongs(tag):
+                if belongs(tag) and (title.startswith("gradient") or "gradient" not in tag):
                     axis.plot(steps, _smooth(np.asarray(values)), lw=1, label=tag.rsplit("/", 1)[-1])
             axis.set_title(f"{stage}: {title}", fontsize=8)
             axis.tick_params(labelsize=7)

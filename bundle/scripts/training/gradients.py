@@ -80,7 +80,11 @@ class TotalGradientNorms:
         engine.add_event_handler(AdversarialIterationEvents.DISCRIMINATOR_BACKWARD_COMPLETED, self._log_discriminators)
 
     def _log_discriminators(self, engine: Any) -> None:
-        self._log(engine, self.discriminators, engine.gradient_scaler.get_scale() if engine.gradient_scaler.is_enabled() else 1.0)
+        self._log(
+            engine,
+            self.discriminators,
+            engine.gradient_scaler.get_scale() if engine.gradient_scaler.is_enabled() else 1.0,
+        )
 
     def _log(self, engine: Any, networks: Mapping[str, nn.Module], scale: float) -> None:
         if engine.state.iteration % self.interval:
