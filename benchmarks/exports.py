@@ -58,7 +58,7 @@ def timed(compute: Callable[[torch.Tensor], torch.Tensor], slices: torch.Tensor)
 
 
 def figures(network: nn.Module, slices: torch.Tensor, rounds: int) -> list[dict[str, object]]:
-    """One row per engine: seconds to convert, median seconds per batch, largest difference from PyTorch."""
+    """One row per engine: seconds to convert, fewest seconds per batch, largest difference from PyTorch."""
     rows: list[dict[str, object]] = []
     with torch.no_grad():
         expected = network(slices)
@@ -74,7 +74,7 @@ def figures(network: nn.Module, slices: torch.Tensor, rounds: int) -> list[dict[
             for row in rows:
                 row["seconds"].append(timed(computes[row["engine"]], slices)[1])
     for row in rows:
-        row["seconds"] = float(np.median(row["seconds"]))
+        row["seconds"] = min(row["seconds"])  # others work on this machine too: the fastest round was least disturbed
     return rows
 
 
@@ -108,7 +108,9 @@ def main() -> None:
     slices, per_unit = scan_slices(arguments.input, arguments.slices)
     rows = figures(shipped_network(), slices, arguments.rounds)
     shape = " x ".join(map(str, slices.shape))
-    print(f"Batch {shape}, {arguments.threads} thread(s), median of {arguments.rounds} rounds, {platform.machine()}.\n")
+    print(
+        f"Batch {shape}, {arguments.threads} thread(s), fastest of {arguments.rounds} rounds, {platform.machine()}.\n"
+    )
     print(table(rows, per_unit))
 
 
