@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a derived series takes over from its source, attribute by attribute; nothing that is not listed here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydicom.dataset import Dataset
+
+__all__ = ["ACQUISITION", "LOSSY", "PATIENT_AND_STUDY", "REQUIRED_EMPTY", "copy_constant"]
+
+# who, when, which study: the derived series stands beside its source, so these must be equal
+PATIENT_AND_STUDY = (
+    "SpecificCharacterSet", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyDescription",
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "PatientSize",
+    "PatientWeight", "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
+    "StudyInstanceUID", "StudyID", "FrameOfReferenceUID", "PositionReferenceIndicator", "PatientPosition",
+    "BodyPartExamined",
+)  # fmt: skip
+
+# how the thick slices were acquired
+ACQUISITION = (
+    "Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "InstitutionName",
+    "ScanningSequence", "SequenceVariant", "ScanOptions", "MRAcquisitionType", "SequenceName", "ProtocolName",
+    "RepetitionTime", "EchoTime", "EchoTrainLength", "EchoNumbers", "InversionTime", "FlipAngle",
+    "MagneticFieldStrength", "ImagedNucleus", "ImagingFrequency", "NumberOfAverages", "PixelBandwidth",
+    "ContrastBolusAgent", "ContrastBolusRoute", "ContrastBolusVolume", "AcquisitionNumber",
+)  # fmt: skip
+
+# once lossy, for ever lossy
+LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+
+# type 2: present even where nothing is known
+REQUIRED_EMPTY = (
+    "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientName", "PatientID",
+    "PatientBirthDate", "PatientSex", "StudyID", "PositionReferenceIndicator", "Manufacturer", "ScanOptions",
+    "MRAcquisitionType", "RepetitionTime", "EchoTime", "EchoTrainLength", "PatientPosition",
+)  # fmt: skip
+
+
+def copy_constant(sources: Sequence[Dataset], target: Dataset, keywords: Sequence[str]) -> None:
+    """Copy those attributes that every slice of the source has with one value, which is not empty.
+
+    A value that differs from slice to slice belongs to a slice that no longer exists.
+    """
+    first = sources[0]
+    for keyword in keywords:
+        if keyword not in first:
+            continue
+        element = first[keyword]
+        if element.is_empty or any(keyword not in ds or ds[keyword].value != element.value for ds in sources[1:]):
+            continue
+        target.add(element)

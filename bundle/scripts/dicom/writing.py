@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A super-resolved volume as a derived MR series: classic MR Image Storage, one file per thin slice.
+
+Geometry comes from the affine, facts about patient, study and acquisition from an explicit list of the source's
+attributes (:mod:`scripts.dicom.attributes`), everything else is made here. ``docs/dicom_conformance.md`` states it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.valuerep import format_number_as_ds
+
+from ..geometry import voxel_spacing_mm
+from .attributes import ACQUISITION, LOSSY, PATIENT_AND_STUDY, REQUIRED_EMPTY, copy_constant
+from .uids import derived_uid
+
+__all__ = ["Provenance", "Written", "stored_values", "write_series"]
+
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+PIXEL_TOLERANCE_MM = 1e-5  # below it the in-plane grid is the source's own, and its strings are kept
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made the series; it decides the UIDs.
+
+    Attributes:
+        software: name of the bundle.
+        version: of the bundle.
+        model_sha256: hexadecimal digest of the weights.
+        config_sha256: of the settings.
+        scale_factor: K.
+        derived_at: when; kept by the caller so that a run that goes on writes the same bytes.
+    """
+
+    software: str
+    version: str
+    model_sha256: str
+    config_sha256: str
+    scale_factor: int
+    derived_at: datetime
+
+
+@dataclass(frozen=True)
+class Written:
+    """What :func:`write_series` did.
+
+    Attributes:
+        files: in order of position.
+        series_uid: of the derived series.
+        clipped_voxels: that did not fit 16 bits.
+    """
+
+    files: tuple[Path, ...]
+    series_uid: str
+    clipped_voxels: int
+
+
+def write_series(
+    folder: Path, array: np.ndarray, affine_ras: np.ndarray, source_files: Sequence[Path], provenance: Provenance
+) -> Written:
+    """Write one file per slice along the third axis.
+
+    Args:
+        folder: is created, must be empty; the caller renames it when everything is there.
+        array: ``(columns, rows, slices)`` in scanner units, on the K-times grid.
+        affine_ras: ``(4, 4)`` of the array.
+        source_files: of the source series, every slice.
+        provenance: see there.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ValueError: if the array is not 3D and finite, or does not fit the source's slices.
+    """
+    if array.ndim != 3 or not np.isfinite(array).all():
+        raise ValueError(f"array must be a finite (columns, rows, slices) volume, got shape {array.shape}")
+    sources = _sources(source_files)
+    values, clipped, rescale = stored_values(array, sources)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = [*(str(ds.SOPInstanceUID) for ds in sources), provenance.software, provenance.version]
+    facts += [provenance.model_sha256, provenance.config_sha256, str(provenance.scale_factor)]
+    series_uid = derived_uid(*facts, "series")
+    common = _common(sources, provenance, series_uid)
+    _grid(common, sources, affine_ras, values)
+    common.update(rescale)
+    lps = RAS_TO_LPS @ np.asarray(affine_ras, dtype=np.float64)
+    normal = lps[:3, 2] / np.linalg.norm(lps[:3, 2])
+    files = []
+    for k in range(array.shape[2]):
+        ds = Dataset()
+        ds.update(common)
+        ds.SOPInstanceUID = derived_uid(*facts, str(k))
+        ds.InstanceNumber = k + 1
+        position = lps[:3, 2] * k + lps[:3, 3]
+        ds.ImagePositionPatient = [_number(v) for v in position]
+        ds.SliceLocation = _number(position @ normal)
+        plane = np.ascontiguousarray(values[:, :, k].T)
+        ds.add_new("SmallestImagePixelValue", "SS" if values.dtype.kind == "i" else "US", int(plane.min()))
+        ds.add_new("LargestImagePixelValue", "SS" if values.dtype.kind == "i" else "US", int(plane.max()))
+        ds.PixelData = plane.astype(values.dtype.newbyteorder("<")).tobytes()
+        files.append(folder / f"{k + 1:05d}.dcm")
+        _save(ds, files[-1])
+    return Written(tuple(files), series_uid, clipped)
+
+
+def stored_values(array: np.ndarray, sources: Sequence[Dataset]) -> tuple[np.ndarray, int, Dataset]:
+    """Whole numbers to store, and how they become scanner units again.
+
+    A constant rescale of the source is kept; one that differs from slice to slice becomes none. Values are rounded;
+    16 bits are unsigned where nothing is negative, else signed; what does not fit is clipped and counted.
+
+    Args:
+        array: scanner units.
+        sources: headers of the source.
+
+    Returns:
+        ``uint16`` or ``int16`` array, number of clipped voxels, and the rescale attributes (may be empty).
+    """
+    rescale = Dataset()
+    pairs = {(float(ds.get("RescaleSlope", 1)), float(ds.get("RescaleIntercept", 0))) for ds in sources}
+    slope, intercept = pairs.pop() if len(pairs) == 1 else (1.0, 0.0)
+    if (slope, intercept) != (1.0, 0.0):
+        rescale.RescaleSlope, rescale.RescaleIntercept = _number(slope), _number(intercept)
+        rescale.RescaleType = str(sources[0].get("RescaleType", "US"))
+    rounded = np.rint((np.asarray(array, dtype=np.float64) - intercept) / slope)
+    dtype = np.dtype(np.int16 if rounded.min() < 0 else np.uint16)
+    info = np.iinfo(dtype)
+    clipped = int(np.count_nonzero((rounded < info.min) | (rounded > info.max)))
+    return np.clip(rounded, info.min, info.max).astype(dtype), clipped, rescale
+
+
+def _sources(files: Sequence[Path]) -> list[Dataset]:
+    """Headers of the source, in order of position."""
+    headers = [dcmread(path, stop_before_pixels=True) for path in files]
+    row, column = np.reshape(np.asarray(headers[0].ImageOrientationPatient, dtype=float), (2, 3))
+    normal = np.cross(row, column)
+    return sorted(headers, key=lambda ds: float(np.asarray(ds.ImagePositionPatient, dtype=float) @ normal))
+
+
+def _common(sources: Sequence[Dataset], provenance: Provenance, series_uid: str) -> Dataset:
+    """What is equal on every slice, but the grid."""
+    first = sources[0]
+    moment = provenance.derived_at
+    date, time = moment.strftime("%Y%m%d"), moment.strftime("%H%M%S")
+    ds = Dataset()
+    copy_constant(sources, ds, (*PATIENT_AND_STUDY, *ACQUISITION, *LOSSY))
+    for keyword in REQUIRED_EMPTY:
+        if keyword not in ds:
+            setattr(ds, keyword, None)
+    for keyword, value in (("ScanningSequence", "RM"), ("SequenceVariant", "NONE")):
+        if keyword not in ds:  # type 1; "research mode" and "no variant" are the standard's ways not to say
+            setattr(ds, keyword, value)
+    if str(ds.get("LossyImageCompression", "")) == "00":
+        for keyword in LOSSY[1:]:
+            ds.pop(keyword, None)
+    ds.SOPClassUID = MRImageStorage
+    ds.Modality = "MR"
+    ds.ImageType = ["DERIVED", "SECONDARY", "OTHER", "SR"]
+    ds.SeriesInstanceUID = series_uid
+    ds.SeriesNumber = int(first.get("SeriesNumber") or 0) % 10**6 * 100 + 1
+    description = str(first.get("SeriesDescription", "") or "MR")
+    suffix = f" SR x{provenance.scale_factor} AI"
+    ds.SeriesDescription = description[: 64 - len(suffix)].rstrip() + suffix
+    ds.SeriesDate = ds.ContentDate = ds.InstanceCreationDate = date
+    ds.SeriesTime = ds.ContentTime = ds.InstanceCreationTime = time
+    ds.DerivationDescription = (
+        f"{provenance.software} {provenance.version}: {provenance.scale_factor} thin slices for each thick one by a "
+        f"neural network, weights SHA-256 {provenance.model_sha256}. Slices between acquired ones are estimates. "
+        "Not for diagnosis."
+    )
+    ds.DerivationCodeSequence = DicomSequence(
+        [_code("113085", "DCM", "Spatial resampling"), _code("123110", "DCM", "Artificial Intelligence")]
+    )
+    ds.SourceImageSequence = DicomSequence(_reference(source, purpose=True) for source in sources)
+    series = Dataset()
+    series.SeriesInstanceUID = str(first.SeriesInstanceUID)
+    series.ReferencedInstanceSequence = DicomSequence(_reference(source, purpose=False) for source in sources)
+    ds.ReferencedSeriesSequence = DicomSequence([series])
+    ds.ContributingEquipmentSequence = DicomSequence([_equipment(provenance)])
+    _look(ds, sources)
+    return ds
+
+
+def _look(ds: Dataset, sources: Sequence[Dataset]) -> None:
+    """The source's window, where one pair holds for all slices and applies to values that are not inverted."""
+    window = Dataset()
+    copy_constant(sources, window, ("WindowCenter", "WindowWidth"))
+    inverted = any(source.get("PhotometricInterpretation") == "MONOCHROME1" for source in sources)
+    if len(window) == 2 and not inverted and np.size(window.WindowCenter) == 1 and float(window.WindowWidth) >= 1:
+        ds.update(window)
+
+
+def _grid(ds: Dataset, sources: Sequence[Dataset], affine_ras: np.ndarray, values: np.ndarray) -> None:
+    """Everything about where and how many, but the position of each slice."""
+    lps = RAS_TO_LPS @ np.asarray(affine_ras, dtype=np.float64)
+    spacing = voxel_spacing_mm(affine_ras)
+    cosines = (lps[:3, :3] / spacing).T[:2].ravel()
+    own = np.asarray(sources[0].ImageOrientationPatient, dtype=float)
+    same = len({tuple(map(str, source.ImageOrientationPatient)) for source in sources}) == 1
+    keeps = same and np.allclose(cosines, own, atol=1e-6)
+    ds.ImageOrientationPatient = list(sources[0].ImageOrientationPatient) if keeps else [_number(c) for c in cosines]
+    pixel = [float(v) for v in sources[0].PixelSpacing]
+    keeps = np.allclose(pixel, spacing[[1, 0]], atol=PIXEL_TOLERANCE_MM)
+    ds.PixelSpacing = list(sources[0].PixelSpacing) if keeps else [_number(spacing[1]), _number(spacing[0])]
+    ds.SliceThickness = ds.SpacingBetweenSlices = _number(spacing[2])
+    ds.Columns, ds.Rows = values.shape[:2]
+    ds.SamplesPerPixel = 1
+    ds.PhotometricInterpretation = "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
+    ds.PixelRepresentation = int(values.dtype.kind == "i")
+
+
+def _number(value: float) -> str:
+    """Decimal string of at most 16 characters."""
+    return format_number_as_ds(float(value))
+
+
+def _code(value: str, scheme: str, meaning: str) -> Dataset:
+    ds = Dataset()
+    ds.CodeValue, ds.CodingSchemeDesignator, ds.CodeMeaning = value, scheme, meaning
+    return ds
+
+
+def _reference(source: Dataset, purpose: bool) -> Dataset:
+    ds = Dataset()
+    ds.ReferencedSOPClassUID, ds.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    if purpose:
+        ds.PurposeOfReferenceCodeSequence = DicomSequence(
+            [_code("121322", "DCM", "Source image for image processing operation")]
+        )
+    return ds
+
+
+def _equipment(provenance: Provenance) -> Dataset:
+    ds = Dataset()
+    ds.PurposeOfReferenceCodeSequence = DicomSequence([_code("109102", "DCM", "Processing Equipment")])
+    ds.Manufacturer = "The developers of this bundle"
+    ds.ManufacturerModelName = provenance.software[:64]
+    ds.SoftwareVersions = provenance.version
+    ds.ContributionDateTime = provenance.derived_at.strftime("%Y%m%d%H%M%S%z")
+    ds.ContributionDescription = f"super-resolution along the slice axis, settings SHA-256 {provenance.config_sha256}"
+    return ds
+
+
+def _save(ds: Dataset, path: Path) -> None:
+    """Explicit little endian with a preamble of zeros, on the disk before the caller renames the folder."""
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    with path.open("xb") as file:
+        ds.save_as(file, enforce_file_format=True)
+        file.flush()
+        os.fsync(file.fileno())
