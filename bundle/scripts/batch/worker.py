@@ -30,10 +30,12 @@ import psutil
 import pydicom
 import torch
 from monai.bundle import ConfigWorkflow
+from monai.data import MetaTensor
 from tqdm import tqdm
 
 from ..data.cases import Cases
 from ..dicom.discovery import SeriesCandidate
+from ..dicom.writing import Provenance, write_series
 from ..geometry import super_resolution_affine, voxel_spacing_mm
 from ..inference.evaluator import CaseEvaluator, case_error
 from ..reasons import CaseError, Reason
@@ -113,6 +115,7 @@ class Pipeline:
         self.workflow.initialize()
         parser = self.workflow.parser
         self.model_sha256 = sha256(Path(parser.get_parsed_content("ckpt_path")))
+        self.software = str(raw.get("_meta_", {}).get("name", "unknown"))
         self.versions = {
             "bundle": str(raw.get("_meta_", {}).get("version", "unknown")),
             "monai": monai.__version__,
@@ -138,6 +141,20 @@ class Pipeline:
         result = {**state.batch[0], **state.output[0]}
         state.batch = state.output = None
         return result
+
+    def write_dicom(self, pred: MetaTensor, series: SeriesCandidate, record: SeriesRecord) -> int:
+        """Write the derived series into ``stage/dicom``; returns how many voxels were clipped to 16 bits."""
+        affine = np.asarray(pred.meta["affine"], dtype=np.float64).reshape(4, 4)
+        provenance = Provenance(
+            software=self.software,
+            version=self.versions["bundle"],
+            model_sha256=self.model_sha256,
+            config_sha256=self.config_sha256,
+            scale_factor=round(pred.shape[-1] / len(series.files)),
+            derived_at=datetime.fromisoformat(record.derived_at),
+        )
+        array = pred.as_tensor()[0].cpu().numpy()
+        return write_series(self.stage / "dicom", array, affine, series.files, provenance).clipped_voxels
 
 
 def serve(pipe: connection.Connection, spec: PipelineSpec, stage: Path) -> None:
@@ -184,6 +201,7 @@ def process(pipeline: Pipeline, task: Task) -> SeriesRecord:
         record = replace(record, derived_at=_derivation_time(task.job, record))
         item = {"image": task.series, "case": task.series.key, "patient": task.series.patient}
         result = pipeline.run(item)
+        record = replace(record, clipped_voxels=pipeline.write_dicom(result["pred"], task.series, record))
         record = _describe(record, result, pipeline.stage, task.final.name, pipeline.pictures)
     except Exception as error:  # isolation is the purpose
         cause = case_error(error)
@@ -296,7 +314,7 @@ def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, fold
         disagreement=only("_disagreement.nii.gz"),
         dicom_dir=f"{folder}/dicom" if (stage / "dicom").is_dir() else None,
         outputs=outputs,
-        clipped_voxels=int(pred.meta.get("clipped_voxels", 0)),
+        clipped_voxels=record.clipped_voxels + int(pred.meta.get("clipped_voxels", 0)),
         data_consistency_residual=float(meta["data_consistency_residual"]),
         warnings=[*record.warnings, *map(str, meta.get("outside_envelope") or ())],
     )
