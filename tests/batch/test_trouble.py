@@ -127,11 +127,25 @@ def wait_for(condition, seconds=120):
         time.sleep(0.02)
 
 
-def test_a_signal_before_the_first_worker_is_ready(tmp_path, batch_here):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_looking_through_the_tree_ends_the_run_at_once(tmp_path, batch_here, number):
     thick_series(tmp_path / "in")
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        assert batch_here() in (0, 143)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    timer = threading.Timer(1, os.kill, (os.getpid(), number))
+    timer.start()
+    started = time.monotonic()
+    assert batch_here(stable_seconds=30) == 128 + number
+    assert time.monotonic() - started < 20
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock"}
+    assert batch_here() == 0  # the lock is free
+
+
+def test_a_full_disk_costs_one_series_and_leaves_nothing(tmp_path, batch_here, troubled):
+    """A limit on the size of a file stands for the full disk: writing fails in the middle."""
+    thick_series(tmp_path / "in" / "small", seed="small")
+    thick_series(tmp_path / "in" / "full", seed="full", spacing=(1.0, 1.2, trouble.FULL))
+    assert batch_here(inference_configs=troubled, series_per_worker=1) == 3
+    found = by_source(tmp_path / "out")
+    assert {name: record["status"] for name, record in found.items()} == {"small": "ok", "full": "failed"}
+    assert found["full"]["reason"] == "UNWRITABLE"
+    assert not (tmp_path / "out" / found["full"]["series"]).exists()
+    assert found["full"]["outputs"] == {}

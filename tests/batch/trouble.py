@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 
@@ -11,8 +12,8 @@ import numpy as np
 import torch
 from monai.transforms import MapTransform
 
-# slice spacing in mm: what happens; see SPACING in test_trouble.py
-HANG, CRASH, EAT, RAISE, SLOW = 7, 8, 9, 10, 11
+# slice spacing in mm: what happens; see test_trouble.py
+HANG, CRASH, EAT, RAISE, SLOW, FULL = 7, 8, 9, 10, 11, 12
 
 
 class Troubled(MapTransform):
@@ -28,4 +29,7 @@ class Troubled(MapTransform):
             raise ValueError(f"quotes {data['image'].meta}")
         elif spacing == SLOW:
             time.sleep(0.5)
+        elif spacing == FULL:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails with an error, as on a full disk
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         return data

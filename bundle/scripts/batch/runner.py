@@ -94,6 +94,8 @@ class BatchRunner:
             memory_limit_bytes=self.memory_limit_bytes,
         )
         self.signal: int | None = None
+        self.working = False  # from here on a signal is noted, and the report written
+        self.able = False  # whether a worker has become ready
         self.records: list[SeriesRecord] = []
         self.log = logging.getLogger(type(self).__name__)
 
@@ -104,7 +106,7 @@ class BatchRunner:
             0 all done; 3 some series refused, failed, timed out or out of memory; 2 usage, config or model error
             before any series; 4 nothing to process; 130 and 143 interrupted.
         """
-        with Ranks() as ranks:
+        with Ranks() as ranks, self._signals():
             try:
                 self._check_settings()
                 check_apart(self.dataset_dir, self.output_dir)
@@ -122,11 +124,10 @@ class BatchRunner:
         started = datetime.now(UTC)
         clock = time.perf_counter()
         found = ranks.share(lambda: self.discover(self.dataset_dir))
-        with self._signals():
-            mine = found.series[ranks.rank :: ranks.size]
-            if mine:
-                self._check_space(mine)
-                self._process(mine, ranks.rank)
+        self.working = True
+        if mine := found.series[ranks.rank :: ranks.size]:
+            self._check_space(mine)
+            self._process(mine, ranks.rank)
         records = ranks.gather(self.records)
         signals = [number for number in ranks.gather([self.signal]) if number is not None]
 
@@ -198,7 +199,12 @@ class BatchRunner:
         queue = deque(self._task(one) for one in series)
         count = min(self.workers, len(queue))
         stage = self.output_dir / f"{STAGING}-{os.getpid()}-{rank}"
-        stage.mkdir(mode=0o700)
+        try:
+            stage.mkdir(mode=0o700)
+        except OSError as error:
+            raise BatchUsageError(
+                f"output_dir must be writable, got {error.strerror}; choose another folder"
+            ) from error
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["monai.bundle", "monai.engines", "monai.inferers", "torch", "pydicom"])
         team = [_Worker(context, self.spec, stage / str(i)) for i in range(count)]
@@ -217,11 +223,9 @@ class BatchRunner:
                 worker.kill()
             _remove(stage)
         left = [worker.task for worker in team if worker.task] + list(queue)
-        for task in left:
-            message = "the run was stopped before this series was done; run again to go on"
-            self.records.append(
-                replace(task.record, status=Status.FAILED, reason=str(Reason.INTERRUPTED), message=message)
-            )
+        message = "a run must go on to its end, but was stopped before this series was done; run again to go on"
+        stopped = _fault(Status.FAILED, Reason.INTERRUPTED, message)
+        self.records.extend(replace(task.record, **stopped) for task in left)
 
     def _task(self, series: SeriesCandidate) -> Task:
         final = self.output_dir / series.key
@@ -232,6 +236,7 @@ class BatchRunner:
         message = worker.listen(self.timeout_seconds, self.memory_limit_bytes)
         if message is not None:
             kind, content = message
+            self.able = self.able or kind == "ready"
             if kind in ("error", "lost"):
                 worker.kill()
             if kind == "error":
@@ -252,7 +257,7 @@ class BatchRunner:
 
     def _cannot_start(self, why: str, queue: deque[Task], bar: tqdm) -> None:
         """A worker that never became ready: a fault of the run, if it is the first, else of the machine."""
-        if not self.records:
+        if not self.able:
             raise BatchUsageError(f"a worker must be able to start, got {why}; correct the config or the model")
         if queue:
             record = replace(
@@ -272,7 +277,7 @@ class BatchRunner:
                 publish(worker.stage, task.final)
             except OSError as error:
                 message = f"output_dir must be writable with space left, got {error.strerror}; make room"
-                record = replace(record, status=Status.FAILED, reason=str(Reason.UNWRITABLE), message=message)
+                record = replace(task.record, **_fault(Status.FAILED, Reason.UNWRITABLE, message))
         _remove(worker.stage)
         if record.peak_memory_bytes is not None:
             record = replace(record, peak_memory_bytes=max(record.peak_memory_bytes, worker.peak_bytes))
@@ -293,10 +298,12 @@ class BatchRunner:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Note SIGINT and SIGTERM instead of dying by them."""
+        """Note SIGINT and SIGTERM; before the first series they end the run at once."""
 
         def note(number: int, frame: FrameType | None) -> None:
             self.signal = number
+            if not self.working:
+                raise SystemExit(128 + number)
 
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -374,7 +381,7 @@ class _Worker:
             self.alive = False
 
 
-def _fault(status: Status, reason: Reason, message: str) -> dict[str, str]:
+def _fault(status: Status, reason: Reason, message: str) -> dict[str, Any]:
     return {"status": status, "reason": str(reason), "message": message}
 
 

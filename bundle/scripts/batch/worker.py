@@ -150,8 +150,8 @@ class Pipeline:
             version=self.versions["bundle"],
             model_sha256=self.model_sha256,
             config_sha256=self.config_sha256,
-            scale_factor=round(pred.shape[-1] / len(series.files)),
-            derived_at=datetime.fromisoformat(record.derived_at),
+            scale_factor=int(self.workflow.parser.get_parsed_content("scale_factor")),
+            derived_at=datetime.fromisoformat(str(record.derived_at)),
         )
         array = pred.as_tensor()[0].cpu().numpy()
         return write_series(self.stage / "dicom", array, affine, series.files, provenance).clipped_voxels
@@ -314,7 +314,7 @@ def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, fold
         disagreement=only("_disagreement.nii.gz"),
         dicom_dir=f"{folder}/dicom" if (stage / "dicom").is_dir() else None,
         outputs=outputs,
-        clipped_voxels=record.clipped_voxels + int(pred.meta.get("clipped_voxels", 0)),
+        clipped_voxels=(record.clipped_voxels or 0) + int(pred.meta.get("clipped_voxels", 0)),
         data_consistency_residual=float(meta["data_consistency_residual"]),
         warnings=[*record.warnings, *map(str, meta.get("outside_envelope") or ())],
     )

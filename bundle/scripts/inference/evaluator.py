@@ -35,9 +35,13 @@ def case_error(error: BaseException) -> CaseError:
         if isinstance(link, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(link):
             return CaseError(Reason.OOM, "memory must suffice; lower batch_pixels, or use a machine with more")
         link = link.__cause__ or link.__context__
-    cause = error.__cause__ or error
-    if isinstance(cause, OSError):
-        return CaseError(Reason.UNWRITABLE, f"output_dir must be writable with space left, got {cause.strerror}")
+    cause = error
+    while cause.__cause__ is not None:  # MONAI wraps once per transform and once per Compose
+        cause = cause.__cause__
+    # MONAI's SaveImage swallows what its writer raises and has this to say instead
+    if isinstance(cause, OSError) or "cannot find a suitable writer" in str(cause):
+        what = cause.strerror if isinstance(cause, OSError) else "an error"
+        return CaseError(Reason.UNWRITABLE, f"output_dir must be writable with space left, got {what}; make room")
     place = traceback.extract_tb(cause.__traceback__)[-1]
     return CaseError(
         Reason.INTERNAL, f"{type(cause).__name__} in {place.name}, line {place.lineno} of {place.filename}"
