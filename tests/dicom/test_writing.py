@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The derived series against its source, against independent readers, and against the validators."""
+
+import shutil
+import subprocess
+from datetime import UTC, datetime
+
+import highdicom
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from pydicom.dataset import Dataset
+from scripts.dicom.attributes import ACQUISITION, LOSSY, PATIENT_AND_STUDY
+from scripts.dicom.checking import check_series, series_affine_ras
+from scripts.dicom.discovery import discover
+from scripts.dicom.reading import read_series
+from scripts.dicom.uids import derived_uid
+from scripts.dicom.writing import Provenance, stored_values, write_series
+from scripts.geometry import super_resolution_affine
+
+from tests.conftest import ROOT
+from tests.dicom.synthetic import ramp_series
+from tests.dicom.synthetic import write_series as write_source
+
+FACTOR = 4
+CANARY = "CANARYX"
+
+
+def provenance(**facts):
+    settings = {
+        "software": "a bundle", "version": "1.2.3", "model_sha256": "ab" * 32, "config_sha256": "cd" * 32,
+        "scale_factor": FACTOR, "derived_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    }  # fmt: skip
+    return Provenance(**{**settings, **facts})
+
+
+@pytest.fixture
+def case(tmp_path):
+    """A source series, the volume on its K-times grid, and the derived series."""
+
+    class Case:
+        def __init__(self, edit=None, change=None, **settings):
+            array, affine = ramp_series()
+            self.source = write_source(
+                tmp_path / "source", array, affine, **({"edit": edit} if edit else {}), **settings
+            )
+            (series,) = discover(tmp_path / "source").series
+            volume = read_series(series)
+            self.affine = super_resolution_affine(volume.affine_ras, 2, FACTOR)
+            self.array = np.repeat(volume.array, FACTOR, axis=2) + np.arange(FACTOR * volume.array.shape[2]) % 3
+            if change is not None:
+                self.array = change(self.array)
+            self.written = write_series(tmp_path / "derived", self.array, self.affine, self.source, provenance())
+            self.slices = [pydicom.dcmread(path) for path in self.written.files]
+
+    return Case
+
+
+def test_the_checker_finds_nothing_and_the_affine_is_that_of_the_nifti_file(case):
+    made = case()
+    assert check_series(made.written.files, made.source, made.affine, made.array) == []
+    np.testing.assert_allclose(series_affine_ras(made.slices), made.affine, atol=1e-4)
+
+
+def test_two_other_readers_agree_on_place_and_voxels(case, tmp_path):
+    made = case()
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path / "derived")))
+    image = reader.Execute()
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image).T, np.rint(made.array))
+    for voxel in ((0, 0, 0), (35, 31, 47), (3, 20, 11)):
+        lps = np.asarray(image.TransformIndexToPhysicalPoint([int(v) for v in voxel]))
+        np.testing.assert_allclose(lps * [-1, -1, 1], (made.affine @ [*voxel, 1])[:3], atol=1e-4)
+    volume = highdicom.get_volume_from_series(made.slices)
+    assert volume.spatial_shape[0] == 48
+    np.testing.assert_allclose(sorted(volume.spacing), sorted(np.linalg.norm(made.affine[:3, :3], axis=0)), atol=1e-5)
+
+
+def test_dcm2niix_puts_every_voxel_at_the_same_place(case, tmp_path):
+    made = case()
+    (tmp_path / "nii").mkdir()
+    tool = shutil.which("dcm2niix") or str(ROOT / ".venv" / "bin" / "dcm2niix")
+    subprocess.run(
+        [tool, "-b", "n", "-z", "n", "-o", tmp_path / "nii", tmp_path / "derived"], check=True, capture_output=True
+    )
+    (file,) = (tmp_path / "nii").glob("*.nii")
+    image = nib.load(file)
+    back = np.linalg.inv(image.affine) @ made.affine
+    for voxel in ((0, 0, 0), (35, 31, 47), (3, 20, 11)):
+        index = back @ [*voxel, 1]
+        np.testing.assert_allclose(index[:3], np.rint(index[:3]), atol=1e-3)
+        assert image.dataobj[tuple(np.rint(index[:3]).astype(int))] == np.rint(made.array[voxel])
+
+
+@pytest.mark.system
+def test_validators_find_no_error_alone_and_beside_the_source(case):
+    made = case()
+    for path in made.written.files[:: len(made.written.files) // 6]:
+        found = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+        assert "Error" not in found.stdout + found.stderr, found.stderr
+    together = [*map(str, made.source), *map(str, made.written.files)]
+    found = subprocess.run(["dcentvfy", *together], capture_output=True, text=True, check=False)
+    assert not (found.stdout + found.stderr).strip()
+
+
+def test_what_a_reader_looks_for_is_there(case):
+    first = case().slices[0]
+    assert list(first.ImageType) == ["DERIVED", "SECONDARY", "OTHER", "SR"]
+    assert first.SeriesDescription == "T2 TSE SR x4 AI"
+    assert first.SeriesNumber == 501
+    assert "ab" * 32 in first.DerivationDescription
+    assert [code.CodeValue for code in first.DerivationCodeSequence] == ["113085", "123110"]
+    assert len(first.SourceImageSequence) == 12
+    assert first.ContributingEquipmentSequence[0].SoftwareVersions == "1.2.3"
+    assert first.SeriesDate == "20260102"
+    assert first.StudyDate == "20200102"
+    assert float(first.SpacingBetweenSlices) == float(first.SliceThickness) == 1.5
+
+
+def test_nothing_but_the_listed_attributes_comes_along(case):
+    """A canary in every text element of the source, known or private, reaches the derived series by the list alone."""
+
+    def edit(k, ds):
+        for keyword in ("OperatorsName", "PerformingPhysicianName", "ImageComments", "StationName", "PatientComments"):
+            setattr(ds, keyword, CANARY)
+        block = ds.private_block(0x0019, "VENDOR", create=True)
+        block.add_new(0x10, "LO", CANARY)
+        ds.RequestAttributesSequence = [Dataset()]
+        ds.RequestAttributesSequence[0].ScheduledProcedureStepDescription = CANARY
+        ds.PatientName = "Known^Person"
+        return ds
+
+    made = case(edit)
+    allowed = {*PATIENT_AND_STUDY, *ACQUISITION, *LOSSY}
+    for ds in made.slices:
+        assert CANARY not in str(ds)
+        assert ds.PatientName == "Known^Person"
+        copied = {e.keyword for e in ds if e.keyword in pydicom.dcmread(made.source[0])}
+        made_here = copied - allowed
+        assert made_here <= {
+            "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "InstanceNumber",
+            "Modality", "ImageType", "SeriesDate", "SeriesTime", "ContentDate", "ContentTime", "PixelSpacing",
+            "SliceThickness", "SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient", "Rows",
+            "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
+            "PixelRepresentation", "PixelData",
+        }  # fmt: skip
+
+
+def test_a_fact_that_differs_from_slice_to_slice_is_left_out(case):
+    def edit(k, ds):
+        ds.EchoTrainLength = 15 + k % 2
+        ds.ImagingFrequency = str(63 + k)
+        return ds
+
+    first = case(edit).slices[0]
+    assert first["EchoTrainLength"].is_empty
+    assert "ImagingFrequency" not in first
+    assert first.RepetitionTime == 4000
+
+
+def test_undershoots_become_signed_and_only_what_does_not_fit_is_clipped_and_counted(case):
+    made = case(change=lambda array: array - array.mean())
+    assert made.slices[0].PixelRepresentation == 1
+    assert made.written.clipped_voxels == 0
+    assert check_series(made.written.files, made.source, made.affine, made.array) == []
+    values, clipped, _ = stored_values(np.array([[[-40000.0, 0.4, 0.6, 40000.0]]]), [Dataset()])
+    assert values.ravel().tolist() == [-32768, 0, 1, 32767]
+    assert clipped == 2
+
+
+def test_a_constant_rescale_is_kept_and_inverted(case):
+    def edit(k, ds):
+        ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = "0.5", "-7", "US"
+        return ds
+
+    made = case(edit)
+    assert float(made.slices[0].RescaleSlope) == 0.5
+    assert check_series(made.written.files, made.source, made.affine, made.array) == []
+
+
+def test_a_rescale_per_slice_becomes_one_scale(case):
+    def edit(k, ds):
+        ds.RescaleSlope, ds.RescaleIntercept = str(1 + k / 4), "0"
+        return ds
+
+    made = case(edit)
+    assert "RescaleSlope" not in made.slices[0]
+    assert check_series(made.written.files, made.source, made.affine, made.array) == []
+
+
+def test_identifiers_follow_from_what_they_name(case, tmp_path):
+    made = case()
+    again = write_series(tmp_path / "again", made.array, made.affine, made.source[::-1], provenance())
+    for a, b in zip(made.written.files, again.files, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+    for change in ({"model_sha256": "00" * 32}, {"config_sha256": "00" * 32}, {"version": "9"}):
+        other = write_series(tmp_path / str(change), made.array, made.affine, made.source, provenance(**change))
+        uids = {str(pydicom.dcmread(path).SOPInstanceUID) for path in other.files}
+        assert uids.isdisjoint(str(ds.SOPInstanceUID) for ds in made.slices)
+    assert derived_uid("ab", "c") != derived_uid("a", "bc")
+    assert pydicom.uid.UID(derived_uid("x")).is_valid
+    assert len(derived_uid("x")) <= 64
+
+
+def test_a_long_description_keeps_its_mark(case):
+    def edit(k, ds):
+        ds.SeriesDescription = "x" * 64
+        return ds
+
+    description = case(edit).slices[0].SeriesDescription
+    assert len(description) == 64
+    assert description.endswith(" SR x4 AI")
+
+
+def test_lossy_stays_lossy(case):
+    def edit(k, ds):
+        ds.LossyImageCompression, ds.LossyImageCompressionRatio = "01", "10"
+        ds.LossyImageCompressionMethod = "ISO_10918_1"
+        return ds
+
+    assert case(edit).slices[0].LossyImageCompression == "01"
+
+
+def test_nonsense_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="array must be a finite"):
+        write_series(tmp_path / "x", np.full((2, 2, 2), np.nan), np.eye(4), [], provenance())
+    assert not (tmp_path / "x").exists()
