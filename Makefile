@@ -39,6 +39,12 @@ smoke: setup ## three tiny stages on made-up patients, in minutes: does training
 	$(RUN) -m phantom --output out/smoke/data --patients 4 --size small
 	$(RUN) -m tools.train --ct out/smoke/data/ct --mr out/smoke/data/mr --output out/smoke --iterations 20 --configs smoke.json
 
+ablation: setup ## what each stage brings: make ablation CT=<folder> MR=<folder> HR=<folder> OUT=<folder>
+	$(RUN) -m tools.stage3_ablation --ct "$(CT)" --mr "$(MR)" --hr "$(HR)" --output "$(OUT)" $(ARGS)
+
+bench: setup ## speed of inference on this machine, as ratios
+	$(RUN) -m benchmarks.inference $(ARGS)
+
 model: setup ## train the shipped weights: make model DATA=<folder with ct/ mr_thick/ mr_hr/> OUT=<folder>
 	$(RUN) -m tools.make_model --data "$(DATA)" --output "$(OUT)" $(ARGS)
 

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does stage 3 help? Stages 1, 1+2, 1+2+3 (both variants), same sizes and iterations, several seeds, unseen volumes.
+
+Every training and every scoring is the bundle's own command. What is there is not done again, so that the study can be
+interrupted. Writes ``ablation.md``, ``ablation.json``, and the gradient norm of every term at SRNet over stage 3 as
+``gradient_norms.json`` and ``gradient_norms.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import matplotlib
+import nibabel as nib
+import numpy as np
+
+from tools.curves import read_curves
+from tools.run_bundle import ROOT, run_bundle
+
+matplotlib.use("agg")
+from matplotlib import pyplot as plt
+
+SIZES = ROOT / "tools" / "study_small.json"
+ROWS = {"stage 1": "stage1", "stages 1, 2": "stage2", "1, 2, 3 paper": "paper", "1, 2, 3 anchored": "anchored"}
+
+
+def crop(source: Path, target: Path, side: int) -> None:
+    """Middle cubes of the volumes, so that scoring does not cost more than training."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.glob("*.nii*")):
+        if not (target / path.name).exists():
+            image = nib.load(path)
+            start = [max(0, (n - side) // 2) for n in image.shape]
+            nib.save(image.slicer[tuple(slice(s, s + side) for s in start)], target / path.name)
+
+
+def train(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
+    """All stages of one seed; the two variants of stage 3 start from the same stage 2."""
+    common = {"ct_dir": arguments.ct, "mr_dir": arguments.mr, "seed": seed}
+    if arguments.datalist:
+        common["datalist_file"] = arguments.datalist
+    for stage, iterations in ((1, arguments.iterations[0]), (2, arguments.iterations[1])):
+        if not (folder / f"stage{stage}.pt").exists():
+            configs = ["common.json", f"train_stage{stage}.json", str(SIZES)]
+            run_bundle(configs, "training", output_dir=folder, stage_iterations=iterations, **common)
+    for variant in ("paper", "anchored"):
+        output = folder / variant
+        if not (output / "stage3.pt").exists():
+            output.mkdir(exist_ok=True)
+            shutil.copyfile(folder / "stage2.pt", output / "stage2.pt")
+            configs = ["common.json", "train_stage3.json", str(SIZES)]
+            ids = {"stage3_variant": variant, "stage_iterations": arguments.iterations[2]}
+            run_bundle(configs, "training", output_dir=output, **ids, **common)
+
+
+def score(folder: Path, volumes: Path) -> dict[str, dict[str, float]]:
+    """Gain over cubic in dB of every row on every volume."""
+    gains: dict[str, dict[str, float]] = {}
+    for row, name in ROWS.items():
+        weights = folder / (f"{name}.pt" if name.startswith("stage") else f"{name}/stage3.pt")
+        output = folder / "scores" / name
+        if not (output / "metrics.csv").exists():
+            configs = ["common.json", "evaluate.json", str(SIZES)]
+            run_bundle(configs, "evaluating", dataset_dir=volumes, output_dir=output, ckpt_path=weights)
+        with (output / "metrics.csv").open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        psnr = {(line["case"], line["method"]): float(line["psnr"]) for line in lines}
+        cases = sorted({case for case, _ in psnr})
+        gains[row] = {case: psnr[case, "ours"] - psnr[case, "bicubic"] for case in cases}
+    return gains
+
+
+def draw(norms: dict[str, dict[str, list[list[float]]]], path: Path) -> None:
+    """Gradient norm of each term at SRNet's parameters over stage 3, one panel per variant."""
+    figure, axes = plt.subplots(1, len(norms), figsize=(5 * len(norms), 3.6), layout="constrained", sharey=True)
+    for axis, (variant, terms) in zip(np.atleast_1d(axes), norms.items(), strict=True):
+        for term, (steps, values) in sorted(terms.items()):
+            axis.plot(steps, np.maximum(values, 1e-6), label=term, lw=1)
+        axis.set(yscale="log", title=variant, xlabel="iteration of stage 3")
+        axis.legend(fontsize=7)
+    np.atleast_1d(axes)[0].set_ylabel("gradient norm at SRNet")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ct", type=Path, required=True)
+    parser.add_argument("--mr", type=Path, required=True)
+    parser.add_argument("--hr", type=Path, required=True, help="thin-slice MR to score on, never trained on")
+    parser.add_argument("--datalist", type=Path, help="as datalist_file")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
+    parser.add_argument("--iterations", type=int, nargs=3, default=(600, 600, 400), help="of stages 1, 2 and 3")
+    parser.add_argument("--crop", type=int, default=96, help="side of the middle cube that is scored, voxels")
+    arguments = parser.parse_args()
+    output = arguments.output.resolve()
+    crop(arguments.hr, output / "volumes", arguments.crop)
+    results = {}
+    for seed in arguments.seeds:
+        train(arguments, seed, output / f"seed{seed}")
+        results[seed] = score(output / f"seed{seed}", output / "volumes")
+    norms = {
+        variant: {
+            tag.removeprefix("gradient_norm/"): curve
+            for tag, curve in read_curves(output / f"seed{arguments.seeds[0]}" / variant / "tensorboard")[
+                "stage3"
+            ].items()
+            if tag.startswith("gradient_norm/")
+        }
+        for variant in ("paper", "anchored")
+    }
+    (output / "gradient_norms.json").write_text(json.dumps(norms) + "\n")
+    draw(norms, output / "gradient_norms.png")
+    (output / "ablation.json").write_text(json.dumps(results, indent=4) + "\n")
+    cases = list(next(iter(results.values()))["stage 1"])
+    lines = ["| gain over cubic, dB | " + " | ".join(cases) + " | mean |", "|---" * (len(cases) + 2) + "|"]
+    for row in ROWS:
+        table = np.array([[results[seed][row][case] for case in cases] for seed in arguments.seeds])
+        table = np.concatenate([table, table.mean(axis=1, keepdims=True)], axis=1)
+        cells = [
+            f"{m:+.2f} ± {s:.2f}" for m, s in zip(table.mean(0), table.std(0, ddof=min(1, len(table) - 1)), strict=True)
+        ]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    (output / "ablation.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
