@@ -54,7 +54,9 @@ class ThinSlicesApp(Application):
         network = SuperResolutionOperator(
             self, app_context=self.context, bundle_path=self.bundle, name="super_resolution", **shared
         )
-        writer = WriterOperator(self, output=Path(self.context.output_path), name="writer", **shared)
+        writer = WriterOperator(
+            self, output=Path(self.context.output_path), bundle_path=self.bundle, name="writer", **shared
+        )
         self.add_flow(reader, network, {("image", "image")})
         self.add_flow(network, writer, {("pred", "pred")})
 

@@ -8,7 +8,12 @@ bundle operator keeps what the bundle computes. The bundle's folder must be on `
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import os
+import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,8 @@ from monai.deploy.core import AppContext, Fragment, Image, IOType, Operator, Ope
 from monai.deploy.operators.monai_bundle_inference_operator import IOMapping, MonaiBundleInferenceOperator
 from monai.transforms import SaveImage
 from scripts.data.cases import Cases, read_case
+from scripts.dicom.discovery import SeriesCandidate
+from scripts.dicom.writing import Provenance, write_series
 from scripts.inference.evaluator import case_error
 from scripts.reasons import CaseError
 from scripts.transforms.load import as_meta_tensor
@@ -109,16 +116,20 @@ class SuperResolutionOperator(MonaiBundleInferenceOperator):
 
 
 class WriterOperator(Operator):
-    """Writes one result.
+    """Writes one result: of a DICOM series a derived one, ``<case>/*.dcm``, of a NIfTI file ``<case>_sr.nii.gz``.
 
     Args:
-        output: folder; the file of a case is named as in ``inference.json``.
+        output: folder; what is not complete never carries its final name.
+        bundle_path: the bundle; it says what the derived series states about its origin.
         failures: what could not be written is appended here.
     """
 
-    def __init__(self, fragment: Fragment, *args: Any, output: Path, failures: Failures, **kwargs: Any) -> None:
+    def __init__(
+        self, fragment: Fragment, *args: Any, output: Path, bundle_path: Path, failures: Failures, **kwargs: Any
+    ) -> None:
         self.output = output
         self.failures = failures
+        self.provenance = provenance_of(bundle_path, datetime.now(UTC))
         self.save = SaveImage(
             output_dir=output, output_postfix="sr", output_ext=".nii.gz", output_dtype=None, separate_folder=False,
             resample=False, print_log=False, writer=AtomicNibabelWriter,
@@ -134,8 +145,36 @@ class WriterOperator(Operator):
         pred = op_input.receive("pred")
         meta = pred.metadata()
         try:
-            self.save(MetaTensor(pred.asnumpy()[None], meta=meta))
+            if isinstance(meta["source"], SeriesCandidate):
+                self._write_series(meta["case"], pred.asnumpy(), meta["affine"], meta["source"])
+            else:
+                self.save(MetaTensor(pred.asnumpy()[None], meta=meta))
         except Exception as error:  # as above
             self.failures.append((meta["case"], case_error(error)))
         else:
             logging.getLogger(type(self).__name__).info("%s done", meta["case"])
+
+    def _write_series(self, case: str, array: np.ndarray, affine: Any, source: SeriesCandidate) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=self.output) as folder:
+            part = Path(folder) / case
+            write_series(part, array, np.asarray(affine, dtype=np.float64), source.files, self.provenance)
+            os.rename(part, self.output / case)
+
+
+def provenance_of(bundle: Path, moment: datetime) -> Provenance:
+    """What a derived series says about the bundle.
+
+    The moment goes into the digest of the settings: UIDs are made from that, and the next run, at another moment, must
+    not give other files the same UIDs.
+    """
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    config = (bundle / "configs" / "inference.json").read_bytes()
+    return Provenance(
+        software=metadata["name"],
+        version=metadata["version"],
+        model_sha256=hashlib.sha256((bundle / "models" / "model.pt").read_bytes()).hexdigest(),
+        config_sha256=hashlib.sha256(config + moment.isoformat().encode()).hexdigest(),
+        scale_factor=json.loads(config)["scale_factor"],
+        derived_at=moment,
+    )

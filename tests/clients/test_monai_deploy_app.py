@@ -5,10 +5,13 @@ import os
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
+from scripts.dicom.checking import check_series, series_affine_ras
 
 from tests.clients.hosts import compare, expected_results, make_scans, only_on_demand, unpack_release
 from tests.conftest import ROOT
@@ -41,6 +44,15 @@ def run_app(bundle, source, output):
     return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
 
 
+def series_image(folder, dtype):
+    """A series as pydicom reads it, axes as in the bundle's NIfTI files; 16-bit values made ``dtype``."""
+    slices = [pydicom.dcmread(path) for path in folder.iterdir()]
+    normal = np.cross(*np.reshape(np.asarray(slices[0].ImageOrientationPatient, float), (2, 3)))
+    slices.sort(key=lambda ds: float(np.asarray(ds.ImagePositionPatient, float) @ normal))
+    voxels = np.stack([ds.pixel_array.T for ds in slices], axis=2).astype(dtype)
+    return nib.Nifti1Image(voxels, series_affine_ras(slices))
+
+
 @pytest.mark.parametrize("name", ["nifti", "dicom", "real_dicom"])
 def test_one_scan(folder, bundle, scans, name):
     if name not in scans:
@@ -51,8 +63,16 @@ def test_one_scan(folder, bundle, scans, name):
     done = run_app(bundle, source, folder / "out" / name)
     seconds = time.perf_counter() - started
     assert done.returncode == 0, done.stderr[-3000:]
-    (file,) = (folder / "out" / name).glob("*_sr.nii.gz")
-    compare("MONAI Deploy 4.0.0", name, nib.load(file), expected, seconds)
+    (result,) = (folder / "out" / name).iterdir()
+    if scans[name].is_dir():
+        sources = sorted(scans[name].iterdir())
+        affine, voxels = expected.affine, np.asarray(expected.dataobj)
+        found = series_image(result, expected.get_data_dtype())
+        assert check_series(sorted(result.iterdir()), sources, affine, np.asarray(found.dataobj)) == []
+        assert found.shape == voxels.shape
+    else:
+        found = nib.load(result)
+    compare("MONAI Deploy 4.0.0", name, found, expected, seconds)
 
 
 def test_a_bundle_without_torchscript_works_too(folder, bundle, scans):
@@ -76,9 +96,16 @@ def test_one_bad_series_of_three(folder, bundle, scans):
     write_series(mixed / "bad", volume, affine, seed="bad", edit=drop(5))
     done = run_app(bundle, mixed, folder / "out_mixed")
     assert done.returncode == 3, done.stderr[-3000:]
-    assert len(list((folder / "out_mixed").glob("*_sr.nii.gz"))) == 2
+    series, file = sorted((folder / "out_mixed").iterdir(), key=Path.is_file)
+    assert len(list(series.glob("*.dcm"))) == 48
+    assert file.name == "case01_sr.nii.gz"
     lines = [line for line in done.stderr.splitlines() if ": GAP" in line]
     assert len(lines) == 1
+    # run again, it must not overwrite
+    again = run_app(bundle, mixed / "good", folder / "out_mixed")
+    assert again.returncode == 3
+    assert "UNWRITABLE" in again.stderr
+    assert {p.name for p in (folder / "out_mixed").iterdir()} == {series.name, file.name}
 
 
 def test_nothing_to_process(folder, bundle):
