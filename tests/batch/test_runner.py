@@ -10,6 +10,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from scripts.dicom.checking import check_series
 from scripts.geometry import super_resolution_affine
 
 from tests.batch.conftest import read_report, thick_series
@@ -44,6 +45,10 @@ def test_good_series_beside_bad_ones(tmp_path, batch):
     np.testing.assert_allclose(one["geometry_before"]["affine_ras"], affine, atol=1e-4)
     assert one["geometry_before"]["shape"] == [24, 20, 9]
     np.testing.assert_allclose(one["geometry_after"]["affine_ras"], image.affine, atol=1e-4)
+    derived = sorted((tmp_path / "out" / one["dicom_dir"]).iterdir())
+    assert len(derived) == 36
+    voxels = np.asarray(image.dataobj)
+    assert check_series(derived, sorted((tmp_path / "in" / "a").iterdir()), image.affine, voxels) == []
     for name, digest in one["outputs"].items():
         assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
     assert report["summary"]["files"] == len(before)
@@ -95,4 +100,3 @@ def test_ids_reach_discovery(tmp_path, batch_here):
     assert reasons(strict=True) == {"nine": None, "end": "COUNT_MISMATCH"}
     assert reasons(min_slices=9) == {"nine": None, "end": "TOO_SMALL"}
     assert reasons(max_voxels=24 * 20 * 8) == {"nine": "TOO_LARGE", "end": None}
-    assert reasons(modality="CT") == {}
