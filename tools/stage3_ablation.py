@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--datalist", type=Path, help="as datalist_file")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
-    parser.add_argument("--iterations", type=int, nargs=3, default=(600, 600, 400), help="of stages 1, 2 and 3")
+    parser.add_argument("--iterations", type=int, nargs=3, default=(600, 600, 300), help="of stages 1, 2 and 3")
     parser.add_argument("--crop", type=int, default=96, help="side of the middle cube that is scored, voxels")
     arguments = parser.parse_args()
     output = arguments.output.resolve()

@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
     parser.add_argument("--patients", type=int, default=6)
-    parser.add_argument("--iterations", type=int, nargs=3, default=(100, 100, 600), help="of stages 1, 2 and 3")
+    parser.add_argument("--iterations", type=int, nargs=3, default=(100, 100, 300), help="of stages 1, 2 and 3")
     arguments = parser.parse_args()
     output = arguments.output.resolve()
     if not (output / "data" / "ct").is_dir():

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CPU-seconds of one iteration of stage 3, at the paper's sizes, with and without a perceptual term.
+
+The perceptual backbones get random weights: their cost is what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigParser
+from scripts.training.stage3 import JointTrainer
+from torchvision.models import squeezenet1_1, vgg16
+
+from tools.run_bundle import BUNDLE
+
+BACKBONES = {"none": None, "squeezenet": squeezenet1_1, "vgg16": vgg16}
+
+
+def random_weights(backbone: str, folder: Path) -> str:
+    """A state dict of the right shape."""
+    path = folder / f"{backbone}.pth"
+    if not path.exists():
+        torch.save(BACKBONES[backbone](weights=None).state_dict(), path)
+    return str(path)
+
+
+def seconds(backbone: str, side: int, width: int, batch: int, repeats: int, folder: Path) -> dict[str, float]:
+    """CPU- and wall-seconds of one iteration, median over ``repeats`` after one that is not counted."""
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / name) for name in ("common.json", "train_stage3.json")])
+    ids = {
+        "device": "cpu", "citnet_def::width": width, "discriminators_def::width": width, "stage3_variant": "anchored",
+        "lambda_percep": 0 if backbone == "none" else 1, "perceptual_backbone": backbone, "warmup_iterations": 0,
+        "single_network": "$@network_def.to(@device, memory_format=torch.channels_last)", "stage_iterations": 10,
+    }  # fmt: skip
+    if backbone != "none":
+        ids["perceptual_weights"] = random_weights(backbone, folder)
+    parser.update(ids)
+    factor = parser.get_parsed_content("scale_factor")
+    network, citnet, discriminators = (
+        parser.get_parsed_content(name) for name in ("single_network", "single_citnet", "single_discriminators")
+    )
+
+    attributes = parser.get("citnet_def")["attribute_channels"]
+    torch.manual_seed(0)
+    thick = torch.rand(batch, 1, side, side // factor) * 2 - 1
+    data = {
+        "mr_image": thick, "ct_image": thick.flip(2), "ct_label": torch.rand(batch, 1, side, side) * 2 - 1,
+        "mr_attribute": torch.randn(batch, attributes), "ct_attribute": torch.randn(batch, attributes),
+    }  # fmt: skip
+    marks: list[tuple[float, float]] = []
+    engine = JointTrainer(
+        device=torch.device("cpu"), max_epochs=1, epoch_length=repeats + 1, data_loader=[data] * (repeats + 1),
+        network=network, citnet=citnet, discriminators=discriminators, optimizer=parser.get_parsed_content("optimizer"),
+        discriminator_optimizer=parser.get_parsed_content("discriminator_optimizer"),
+        objective=parser.get_parsed_content("objective"),
+    )  # fmt: skip
+
+    engine.add_event_handler(
+        Events.ITERATION_STARTED | Events.ITERATION_COMPLETED,
+        lambda _: marks.append((time.process_time(), time.perf_counter())),
+    )
+    engine.run()
+    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(marks[2::2], marks[3::2], strict=True)]
+    cpu, wall = (sorted(values)[len(values) // 2] for values in zip(*steps, strict=True))
+    return {"cpu_seconds": cpu, "wall_seconds": wall}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=128)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    a = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        results = {name: seconds(name, a.side, a.width, a.batch, a.repeats, Path(folder)) for name in BACKBONES}
+    print(f"{a.side} x {a.side}, width {a.width}, batch {a.batch}, {torch.get_num_threads()} threads")
+    print("| perceptual term | CPU-seconds | seconds |\n|---|---|---|")
+    for name, result in results.items():
+        print(f"| {name} | {result['cpu_seconds']:.1f} | {result['wall_seconds']:.1f} |")
+    if a.output:
+        a.output.write_text(json.dumps(results, indent=4) + "\n")
+
+
+if __name__ == "__main__":
+    main()
