@@ -6,7 +6,7 @@ BUNDLE := bundle
 WORKERS ?= 2
 export PYTHONPATH := $(CURDIR):$(CURDIR)/$(BUNDLE)
 
-.PHONY: help setup demo test check model release test-clients clean
+.PHONY: help setup demo test check train smoke ablation bench model release test-clients clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
