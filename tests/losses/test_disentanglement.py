@@ -10,8 +10,8 @@ from scripts.losses.perceptual import PerceptualLoss
 from scripts.networks.citnet import Translation
 
 WEIGHTS = {
-    "lambda_self": 2.0, "lambda_cycle": 3.0, "lambda_latent": 5.0, "lambda_percep": 7.0, "lambda_consistency": 11.0,
-    "lambda_ct": 13.0,
+    "lambda_self": 2.0, "lambda_cycle": 3.0, "lambda_latent": 5.0, "lambda_percep": 0.7, "lambda_consistency": 0.6,
+    "lambda_ct": 0.9,
 }  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def naive(c, detach=False):
     }
 
 
-FACTORS = {"adv": 1, "self": 2, "cycle": 3, "latent": 5, "percep": 7, "consistency": 11, "ct_l1": 13}
+FACTORS = {"adv": 1, "self": 2, "cycle": 3, "latent": 5, "percep": 0.7, "consistency": 0.6, "ct_l1": 0.9}
 
 
 def group(name):

@@ -63,6 +63,12 @@ def test_instance_norm_is_the_default_and_phi_runs_once_with_and_once_without_a_
     torch.testing.assert_close(terms["mr_to_ct"], naive(batch[0], batch[1], instance_norm=True))
 
 
+def test_features_of_low_precision_are_compared_in_float32():
+    batch = images(True, False, True, False)
+    terms = PerceptualLoss(lambda x: phi(x).bfloat16())(*batch)
+    assert {term.dtype for term in terms.values()} == {torch.float32}
+
+
 def test_contrast_and_brightness_of_a_modality_do_not_count():
     image = images(True)[0]
     terms = PerceptualLoss(lambda x: 2 * x)(image, 5 * image.detach() + 1, image, image.detach())
@@ -122,6 +128,7 @@ def test_vgg16_features_are_relu5_3(vgg16):
 def test_phi_is_frozen_and_lets_gradients_through(squeezenet):
     features = PretrainedFeatures("squeezenet", str(squeezenet))
     assert not features.training
+    assert all(key.startswith("features.") for key in features.state_dict())  # constants are not weights
     assert not any(parameter.requires_grad for parameter in features.parameters())
     image = (torch.rand(1, 1, 32, 32) * 2 - 1).requires_grad_()
     features(image).sum().backward()
@@ -156,6 +163,24 @@ def test_a_file_of_another_network_is_refused(squeezenet, tmp_path):
     (tmp_path / "text.pth").write_text("not weights")
     with pytest.raises(ValueError, match=r"text\.pth"):
         PretrainedFeatures("squeezenet", str(tmp_path / "text.pth"))
+
+
+class Payload:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_a_file_that_would_run_code_is_refused_unrun(tmp_path):
+    marker = tmp_path / "was_run"
+    torch.save({"features.0.weight": Payload(str(marker))}, tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match=r"evil\.pth"):
+        PretrainedFeatures("squeezenet", str(tmp_path / "evil.pth"))
+    assert not marker.exists()
 
 
 def test_unknown_choices_are_refused(squeezenet):
