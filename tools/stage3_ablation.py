@@ -54,6 +54,8 @@ def train(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
             shutil.copyfile(folder / "stage2.pt", output / "stage2.pt")
             configs = ["common.json", "train_stage3.json", str(SIZES)]
             ids = {"stage3_variant": variant, "stage_iterations": arguments.iterations[2]}
+            # a run-away is a result here, not a reason to stop
+            ids |= {"max_gradient_growth": 1e9, "max_period_peak": 1e9}
             run_bundle(configs, "training", output_dir=output, **ids, **common)
 
 
