@@ -113,6 +113,6 @@ class CollapseMonitor:
             raise TrainingDivergedError(
                 f"the output must not run away, got gradient ratio {ratio:.3f} (start {self.first[0]:.3f}) and "
                 f"period-{self.scale_factor} figure {peak:.3f} (start {self.first[1]:.3f}) at iteration "
-                f"{engine.state.iteration}: the network makes its own texture; lower the rate, choose another variant, or "
-                "look on with a larger max_gradient_growth and max_period_peak"
+                f"{engine.state.iteration}: the network makes its own texture; lower the rate, choose another "
+                "variant, or look on with a larger max_gradient_growth and max_period_peak"
             )
