@@ -84,9 +84,12 @@ def main() -> None:
         folder = output / f"seed{seed}"
         for stage, iterations in enumerate(arguments.iterations, start=1):
             if not (folder / f"stage{stage}.pt").exists():
+                watch = (
+                    {"max_gradient_growth": 1e9, "max_period_peak": 1e9} if stage > 1 else {}
+                )  # CITNet is the matter
                 run_bundle(
                     ["common.json", f"train_stage{stage}.json", str(SIZES)], "training", ct_dir=output / "data" / "ct",
-                    mr_dir=output / "data" / "mr", output_dir=folder, stage_iterations=iterations, seed=seed,
+                    mr_dir=output / "data" / "mr", output_dir=folder, stage_iterations=iterations, seed=seed, **watch,
                 )  # fmt: skip
         torch.manual_seed(seed)
         parser_ = ConfigParser()
