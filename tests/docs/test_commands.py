@@ -11,6 +11,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from tests.conftest import BUNDLE, ROOT, TINY, make_affine, save_nifti, smooth_volume
+from tests.training.test_stage3 import SMALL
 
 PAGES = [ROOT / "README.md", BUNDLE / "docs" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NETWORK = {key: value for key, value in TINY.items() if key.startswith("network_def")}
@@ -25,7 +26,7 @@ def commands(page) -> list[str]:
 
 ALL = [(page, line) for page in PAGES for line in commands(page)]
 MAKE = sorted({line for _, line in ALL if line.startswith("make ")})
-CONFIGS = ("inference.json", "evaluate.json", "train_stage1.json", "train_stage2.json")
+CONFIGS = ("inference.json", "evaluate.json", "train_stage1.json", "train_stage2.json", "train_stage3.json")
 
 
 def runs_here(line: str) -> bool:
@@ -66,7 +67,7 @@ def places(tmp_path_factory):
     parser.update(dict(NETWORK))
     torch.manual_seed(0)
     network = parser.get_parsed_content("network_def")
-    for name in ("stage1", "model"):
+    for name in ("stage1", "stage2", "model"):
         (folder / "OUT").mkdir(exist_ok=True)
         torch.save(network.state_dict(), folder / "OUT" / f"{name}.pt")
     return folder
@@ -78,7 +79,8 @@ def test_bundle_commands_run(line, places):
     words = [str(places / word) if (places / word).exists() and word.isupper() else word for word in shlex.split(line)]
     words = ["2" if word in ("N", "100000", "800000") else word for word in words]
     words[0] = sys.executable
-    settings = TINY if " training " in line else {**NETWORK, "device": "cpu", "ckpt_path": places / "OUT" / "model.pt"}
+    tiny = SMALL if "train_stage3" in line else TINY
+    settings = tiny if " training " in line else {**NETWORK, "device": "cpu", "ckpt_path": places / "OUT" / "model.pt"}
     cwd = ROOT if "bundle/configs" in line else BUNDLE
     extra = [f"--{key}={value}" for key, value in settings.items()]
     result = subprocess.run([*words, *extra], cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
