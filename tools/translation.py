@@ -24,7 +24,7 @@ from scripts.training.checkpoint import load_newest
 from phantom.patient import make_patient
 from tools.run_bundle import BUNDLE, ROOT, run_bundle
 
-SIZES = ROOT / "tools" / "study_small.json"
+SIZES = [str(ROOT / "tools" / name) for name in ("study_small.json", "study_translation.json")]
 
 
 def held_out_slices(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
     parser.add_argument("--patients", type=int, default=6)
-    parser.add_argument("--iterations", type=int, nargs=3, default=(100, 100, 300), help="of stages 1, 2 and 3")
+    parser.add_argument("--iterations", type=int, nargs=3, default=(60, 60, 600), help="of stages 1, 2 and 3")
     arguments = parser.parse_args()
     output = arguments.output.resolve()
     if not (output / "data" / "ct").is_dir():
@@ -88,12 +88,12 @@ def main() -> None:
                     {"max_gradient_growth": 1e9, "max_period_peak": 1e9} if stage > 1 else {}
                 )  # CITNet is the matter
                 run_bundle(
-                    ["common.json", f"train_stage{stage}.json", str(SIZES)], "training", ct_dir=output / "data" / "ct",
+                    ["common.json", f"train_stage{stage}.json", *SIZES], "training", ct_dir=output / "data" / "ct",
                     mr_dir=output / "data" / "mr", output_dir=folder, stage_iterations=iterations, seed=seed, **watch,
                 )  # fmt: skip
         torch.manual_seed(seed)
         parser_ = ConfigParser()
-        parser_.read_config([str(BUNDLE / "configs" / n) for n in ("common.json", "train_stage3.json")] + [str(SIZES)])
+        parser_.read_config([str(BUNDLE / "configs" / n) for n in ("common.json", "train_stage3.json")] + SIZES)
         citnet = parser_.get_parsed_content("citnet_def").eval()
         untrained = judge(citnet, mr, ct)
         load_newest(str(folder / "checkpoints"), "stage3", {"citnet": citnet})

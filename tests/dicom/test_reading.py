@@ -314,7 +314,7 @@ def test_a_missing_decoder_is_named_with_its_package(tmp_path, monkeypatch):
     from pydicom.pixels.decoders.base import Decoder
 
     write_series(tmp_path, ARRAY, AFFINE, transfer_syntax=LOSSLESS["jpeg-ls"])
-    monkeypatch.setattr(Decoder, "is_available", False)
+    monkeypatch.setattr(Decoder, "available_plugins", ())
     monkeypatch.setattr(Decoder, "missing_dependencies", ["pyjpegls - requires pyjpegls"])
     with pytest.raises(CaseError, match="pyjpegls") as caught:
         read_series(only_series(tmp_path))

@@ -7,10 +7,21 @@ import struct
 from typing import Any
 
 import numpy as np
-from pydicom.uid import UID, ExplicitVRBigEndian, JPEGExtended12Bit, RLELossless
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    RLELossless,
+)
 
 from ..reasons import CaseError, Reason
 from .headers import Header, PixelElement, uid_name
+from .jpeg_lossless import decode_jpeg_lossless
 
 try:
     from pydicom.encaps import get_frame
@@ -20,8 +31,10 @@ except ImportError:  # pydicom 2, which MONAI Label 0.8.5 needs: uncompressed se
 
 __all__ = ["decode_pixels", "is_lossy", "scanner_units"]
 
-# GDCM last: on damaged data it may end the process
-PLUGINS = ("pylibjpeg", "pyjpegls", "pydicom", "pillow", "gdcm")
+NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
+OURS = "jpeg_lossless"
+# pydicom first: pylibjpeg's run-length decoder panics on damaged data; without GDCM, which may end the process
+PLUGINS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow")
 LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
 
 
@@ -47,12 +60,11 @@ def decode_pixels(header: Header, data: bytes) -> np.ndarray:
     if element is None:
         raise CaseError(Reason.TRUNCATED, "an image must have PixelData, but it has none; copy it again")
     syntax = UID(header.transfer_syntax)
-    decoder = _decoder(syntax, header.bits_stored) if element.encapsulated else None
-    if syntax.is_encapsulated != element.encapsulated:
+    if (syntax in NATIVE) == element.encapsulated:
         message = "pixels must be encoded as their transfer syntax says, but they are not; export the series again"
         raise CaseError(Reason.UNREADABLE, message)
-    if decoder is not None:
-        stored = _decode(header, syntax, decoder, data)
+    if element.encapsulated:
+        stored = _decode(header, syntax, data)
     else:
         stored = _native(header, element, data, big_endian=syntax == ExplicitVRBigEndian)
     low_bits = header.high_bit + 1 - header.bits_stored
@@ -90,52 +102,66 @@ def _native(header: Header, element: PixelElement, data: bytes, big_endian: bool
     return flat.reshape(header.rows, header.columns).astype(np.int64)
 
 
-def _decode(header: Header, syntax: UID, decoder: Any, data: bytes) -> np.ndarray:
-    options: dict[str, Any] = {
-        "rows": header.rows,
-        "columns": header.columns,
-        "number_of_frames": 1,
-        "samples_per_pixel": 1,
-        "photometric_interpretation": header.photometric,
-        "bits_allocated": header.bits_allocated,
-        "bits_stored": header.bits_stored,
-        "pixel_representation": int(header.signed),
-        "pixel_keyword": "PixelData",
-    }
+def _decode(header: Header, syntax: UID, data: bytes) -> np.ndarray:
+    """Values of one encapsulated image."""
+    plugin = _plugin(syntax, header.bits_stored)
     try:
         frame = get_frame(data, 0, number_of_frames=1)
-        # a stream of more bits than the header states must come out as it is, to be seen; GDCM would mask it
-        options["bits_stored"] = max(header.bits_stored, _check_codestream(header, syntax, frame))
-        plugin = next(name for name in PLUGINS if name in decoder.available_plugins)
-        array, _ = decoder.as_array(data, index=0, raw=True, decoding_plugin=plugin, **options)
+        bits = _check_codestream(header, syntax, frame)
+        if plugin == OURS:
+            array, _ = decode_jpeg_lossless(frame)
+            if header.signed:
+                array -= (array >= 1 << (bits - 1)) * (1 << bits)
+        else:
+            options: dict[str, Any] = {
+                "rows": header.rows,
+                "columns": header.columns,
+                "number_of_frames": 1,
+                "samples_per_pixel": 1,
+                "photometric_interpretation": header.photometric,
+                "bits_allocated": header.bits_allocated,
+                # a stream of more bits than the header states must come out as it is, to be seen
+                "bits_stored": max(header.bits_stored, bits),
+                "pixel_representation": int(header.signed),
+                "pixel_keyword": "PixelData",
+            }
+            array, _ = get_decoder(syntax).as_array(data, index=0, raw=True, decoding_plugin=plugin, **options)
     except CaseError:
         raise
+    except NotImplementedError as error:
+        message = f"there is no decoder for {uid_name(syntax)} with {error}; convert the series to an uncompressed one"
+        raise CaseError(Reason.NO_DECODER, message) from None
     except Exception as error:  # decoders raise anything on damaged data
-        message = (
-            f"pixels must decode, got {type(error).__name__} from {uid_name(syntax)}; copy or export the series again"
-        )
-        raise CaseError(Reason.UNREADABLE, message) from None
+        what = f"{type(error).__name__} from {uid_name(syntax)}"
+        raise CaseError(Reason.UNREADABLE, f"pixels must decode, got {what}; copy or export the series again") from None
     if array.shape != (header.rows, header.columns):
         message = f"pixels must decode to {header.rows} x {header.columns}, got {array.shape}; export the series again"
         raise CaseError(Reason.UNREADABLE, message)
     return array.astype(np.int64)
 
 
-def _decoder(syntax: UID, bits_stored: int) -> Any:
+def _plugin(syntax: UID, bits_stored: int) -> str:
+    """Name of the decoder for a transfer syntax.
+
+    Raises:
+        CaseError: ``NO_DECODER``.
+    """
     if get_decoder is None:
         message = f"{uid_name(syntax)} needs pydicom 3, here is an older one; convert the series to an uncompressed one"
         raise CaseError(Reason.NO_DECODER, message)
+    if syntax in (JPEGLossless, JPEGLosslessSV1):
+        return OURS
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        message = (
-            f"there is no decoder for transfer syntax {uid_name(syntax)}; convert the series to an uncompressed one"
-        )
+        message = f"there is no decoder for {uid_name(syntax)}; convert the series to an uncompressed one"
         raise CaseError(Reason.NO_DECODER, message) from None
-    if not decoder.is_available or (syntax == JPEGExtended12Bit and bits_stored > 8):  # nobody decodes these 12 bits
+    twelve_bits = syntax == JPEGExtended12Bit and bits_stored > 8  # which Pillow cannot
+    available = [name for name in PLUGINS if name in decoder.available_plugins and not twelve_bits]
+    if not available:
         needs = "; ".join(decoder.missing_dependencies) or "none is known for 12 bits"
         raise CaseError(Reason.NO_DECODER, f"{uid_name(syntax)} needs a decoder that is not installed: {needs}")
-    return decoder
+    return available[0]
 
 
 def _check_range(header: Header, stored: np.ndarray) -> None:
