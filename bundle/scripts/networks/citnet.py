@@ -96,6 +96,9 @@ class CITNet(nn.Module):
                 raise ValueError(f"{name} must be >= 1, got {value}; correct citnet_def")
         self.mr = Domain(width, attribute_channels, residual_blocks, perceptron_width)
         self.ct = Domain(width, attribute_channels, residual_blocks, perceptron_width)
+        # Both domains start as one, so that a content code means the same in both from the first iteration. From two
+        # different starts air of one may become tissue of the other, which no cycle and no patch discriminator mends.
+        self.ct.load_state_dict(self.mr.state_dict())
 
     def forward(
         self, mr: torch.Tensor, ct: torch.Tensor, prior_mr: torch.Tensor, prior_ct: torch.Tensor
