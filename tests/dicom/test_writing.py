@@ -105,6 +105,24 @@ def test_validators_find_no_error_alone_and_beside_the_source(case):
     assert not (found.stdout + found.stderr).strip()
 
 
+@pytest.mark.system
+def test_validators_find_no_error_where_an_old_scanner_leaves_things_out(case):
+    """As a real archive has it: no frame of reference, no body part, an age of ``0Y``, type 2 attributes missing."""
+
+    def edit(k, ds):
+        for keyword in ("FrameOfReferenceUID", "BodyPartExamined", "ScanOptions", "EchoTrainLength", "AccessionNumber"):
+            delattr(ds, keyword)
+        ds.add(pydicom.DataElement("PatientAge", "AS", "0Y", validation_mode=pydicom.config.IGNORE))
+        return ds
+
+    made = case(edit)
+    found = subprocess.run(["dciodvfy", made.written.files[0]], capture_output=True, text=True, check=False)
+    assert "Error" not in found.stdout + found.stderr, found.stderr
+    assert "PatientAge" not in made.slices[0]
+    assert len({ds.FrameOfReferenceUID for ds in made.slices}) == 1
+    assert check_series(made.written.files, made.source, made.affine, made.array) == []
+
+
 def test_what_a_reader_looks_for_is_there(case):
     first = case().slices[0]
     assert list(first.ImageType) == ["DERIVED", "SECONDARY", "OTHER", "SR"]

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydicom.config import RAISE
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.valuerep import validate_value
 
 __all__ = ["ACQUISITION", "LOSSY", "PATIENT_AND_STUDY", "REQUIRED_EMPTY", "copy_constant"]
 
@@ -41,7 +44,8 @@ REQUIRED_EMPTY = (
 def copy_constant(sources: Sequence[Dataset], target: Dataset, keywords: Sequence[str]) -> None:
     """Copy those attributes that every slice of the source has with one value, which is not empty.
 
-    A value that differs from slice to slice belongs to a slice that no longer exists.
+    A value that differs from slice to slice belongs to a slice that no longer exists. A value that breaks its own
+    representation is left out too, unless it says whose the series is.
     """
     first = sources[0]
     for keyword in keywords:
@@ -50,4 +54,16 @@ def copy_constant(sources: Sequence[Dataset], target: Dataset, keywords: Sequenc
         element = first[keyword]
         if element.is_empty or any(keyword not in ds or ds[keyword].value != element.value for ds in sources[1:]):
             continue
-        target.add(element)
+        if keyword in REQUIRED_EMPTY or _is_valid(element):
+            target.add(element)
+
+
+def _is_valid(element: DataElement) -> bool:
+    """Whether the values are what their representation allows; archives hold ages such as ``0Y``."""
+    values = element.value if element.VM > 1 else [element.value]
+    try:
+        for value in values:
+            validate_value(element.VR, getattr(value, "original_string", value), RAISE)
+    except ValueError:
+        return False
+    return True

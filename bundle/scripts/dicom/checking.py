@@ -158,6 +158,8 @@ def _check_positions(slices: Sequence[Dataset], demand: Callable[[bool, str], No
 
 def _check_source(slices: Sequence[Dataset], sources: Sequence[Dataset], demand: Callable[[bool, str], None]) -> None:
     for keyword in SHARED:
+        if keyword == "FrameOfReferenceUID" and not sources[0].get(keyword):
+            continue  # the writer has had to make one
         demand(str(slices[0].get(keyword)) == str(sources[0].get(keyword)), f"{keyword} must be the source's")
     known = {str(ds.SOPInstanceUID) for ds in sources}
     demand(known.isdisjoint(str(ds.SOPInstanceUID) for ds in slices), "SOPInstanceUID must be new")

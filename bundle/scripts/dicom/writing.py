@@ -165,6 +165,11 @@ def _common(sources: Sequence[Dataset], provenance: Provenance, series_uid: str)
     if str(ds.get("LossyImageCompression", "")) == "00":
         for keyword in LOSSY[1:]:
             ds.pop(keyword, None)
+    if "FrameOfReferenceUID" not in ds:  # type 1, and old scanners leave it out: one that follows from the source
+        ds.FrameOfReferenceUID = derived_uid(str(first.SeriesInstanceUID), "frame of reference")
+    copy_constant(sources, ds, ("Laterality",))
+    if "Laterality" not in ds and "BodyPartExamined" not in ds:  # type 2C: it might be one of a pair
+        ds.Laterality = None
     ds.SOPClassUID = MRImageStorage
     ds.Modality = "MR"
     ds.ImageType = ["DERIVED", "SECONDARY", "OTHER", "SR"]
