@@ -43,19 +43,20 @@ def train(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
     common = {"ct_dir": arguments.ct, "mr_dir": arguments.mr, "seed": seed}
     if arguments.datalist:
         common["datalist_file"] = arguments.datalist
+    # a run-away is a result here, not a reason to stop
+    watch = {"max_gradient_growth": 1e9, "max_period_peak": 1e9}
     for stage, iterations in ((1, arguments.iterations[0]), (2, arguments.iterations[1])):
         if not (folder / f"stage{stage}.pt").exists():
             configs = ["common.json", f"train_stage{stage}.json", str(SIZES)]
-            run_bundle(configs, "training", output_dir=folder, stage_iterations=iterations, **common)
+            ids = watch if stage == 2 else {}
+            run_bundle(configs, "training", output_dir=folder, stage_iterations=iterations, **ids, **common)
     for variant in ("paper", "anchored"):
         output = folder / variant
         if not (output / "stage3.pt").exists():
             output.mkdir(exist_ok=True)
             shutil.copyfile(folder / "stage2.pt", output / "stage2.pt")
             configs = ["common.json", "train_stage3.json", str(SIZES)]
-            ids = {"stage3_variant": variant, "stage_iterations": arguments.iterations[2]}
-            # a run-away is a result here, not a reason to stop
-            ids |= {"max_gradient_growth": 1e9, "max_period_peak": 1e9}
+            ids = {"stage3_variant": variant, "stage_iterations": arguments.iterations[2], **watch}
             run_bundle(configs, "training", output_dir=output, **ids, **common)
 
 
