@@ -6,7 +6,7 @@ BUNDLE := bundle
 WORKERS ?= 2
 export PYTHONPATH := $(CURDIR):$(CURDIR)/$(BUNDLE)
 
-.PHONY: help setup demo test check train smoke ablation bench model release test-clients clean
+.PHONY: help setup demo test check train smoke ablation mutate bench model release test-clients clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -41,6 +41,9 @@ smoke: setup ## three tiny stages on made-up patients, in minutes: does training
 
 ablation: setup ## what each stage brings: make ablation CT=<folder> MR=<folder> HR=<folder> OUT=<folder>
 	$(RUN) -m tools.stage3_ablation --ct "$(CT)" --mr "$(MR)" --hr "$(HR)" --output "$(OUT)" $(ARGS)
+
+mutate: setup ## do the tests notice when an equation changes? (minutes)
+	$(RUN) -m tools.mutate $(ARGS)
 
 bench: setup ## speed of inference on this machine, as ratios
 	$(RUN) -m benchmarks.inference $(ARGS)
