@@ -105,3 +105,15 @@ def test_unequal_images_are_refused():
 def test_bad_size_is_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be"):
         CITNet(**{**SMALL, name: 0})
+
+
+def test_both_domains_start_as_one_and_share_nothing():
+    """From two different starts the translation may begin, and stay, inverted (docs/stage3.md)."""
+    citnet = CITNet(width=4, attribute_channels=2, residual_blocks=1, perceptron_width=8)
+    pairs = list(zip(citnet.mr.parameters(), citnet.ct.parameters(), strict=True))
+    assert all(torch.equal(a, b) and a is not b for a, b in pairs)
+    image = torch.randn(2, 1, 16, 16)
+    torch.testing.assert_close(citnet.mr(image), citnet.ct(image), rtol=0, atol=0)
+    with torch.no_grad():
+        next(citnet.mr.parameters()).add_(1.0)
+    assert not torch.equal(citnet.mr(image), citnet.ct(image))
