@@ -46,6 +46,11 @@ EQUIVALENT = {
     ("features.update(zip(group, found.split(len(ct)), strict=True))", "True -> False"): "as many parts as images",
     ("features.update(zip(group, found.split(len(ct)), strict=True))", "ct -> mr"): "MR and CT batch are equally long",
     ("if mr.shape[2] % 4 or mr.shape[3] % 4", "mr -> ct"): "both have one shape, checked in the line before",
+    (
+        "thin = self.network(thick.contiguous(memory_format=torch.channels_last)).float()",
+        "self.network(thick.contiguous(memory_format=torch.channels_last)).float() -> "
+        "self.network(thick.contiguous(memory_format=torch.channels_last))",
+    ): "SRNet's cubic skip makes its result float32 already",
 }
 OPERATORS = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.And: ast.Or,
