@@ -373,10 +373,14 @@ def test_low_precision_stays_close_and_losses_are_float32(precision):
         if isinstance(value, torch.Tensor) and value.ndim == 0:
             assert low_outputs[0][name].dtype == torch.float32, name
             torch.testing.assert_close(low_outputs[0][name], value, atol=0.1, rtol=0.05)
-    for ours, theirs in ((low_d, before_d), (low_g, before_g)):
+    # Through normalisations and kinks rounding moves gradients of tiny networks by up to a half; what is looked for, a
+    # loss not scaled or a gradient not unscaled, moves them by SCALE. Discriminators have no normalisation.
+    for ours, theirs, expected, tolerance in (
+        (low_d, before_d, SCALE if precision == "float16" else 1, 0.02),
+        (low_g, before_g, 1, 0.6),  # unscaled before handlers see them
+    ):
         norms = [torch.stack([g.norm() for g in found[0].values() if g is not None]).norm() for found in (ours, theirs)]
-        scale = SCALE if ours is low_d and precision == "float16" else 1  # unscaled before handlers of G see them
-        assert norms[0] / norms[1] == pytest.approx(scale, rel=0.1)
+        assert norms[0] / norms[1] == pytest.approx(expected, rel=tolerance)
     for name, module in start.modules().items():
         moved = [
             torch.cat(
@@ -384,8 +388,7 @@ def test_low_precision_stays_close_and_losses_are_float32(precision):
             ).norm()
             for m in (low.modules()[name], full.modules()[name])
         ]
-        # Adam's first step is as long for every weight that has a gradient at all; the smallest vanish in low precision
-        assert moved[0] / moved[1] == pytest.approx(1, rel=0.25), name
+        assert moved[0] / moved[1] == pytest.approx(1, rel=0.02 if name == "discriminators" else 0.6), name
 
 
 def test_an_overflow_in_float16_skips_the_step_and_halves_the_scale():
