@@ -92,8 +92,10 @@ def _differences(data: bytes, codes: tuple[np.ndarray, np.ndarray], count: int) 
     window = (np.asarray(words)[:, None] >> shifts).astype(np.uint32).ravel()  # the 32 bits from each bit on
     lengths, symbols = codes
     steps = (lengths + symbols % 16)[window >> 16].tobytes()  # 16 means a difference of 32768 and no further bits
-    starts = np.empty(count, dtype=np.int64)
     at, limit = 0, len(steps)
+    if count > limit:
+        raise ValueError("the scan ends early")
+    starts = np.empty(count, dtype=np.int64)
     for i in range(count):
         if at >= limit or not steps[at]:
             raise ValueError("the scan ends early, or holds what is no code")
