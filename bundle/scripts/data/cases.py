@@ -93,7 +93,9 @@ def read_case(source: object) -> tuple[str, Volume]:
         raise CaseError(Reason.UNREADABLE, f"{path.name} must exist; correct the path")
     if path.is_file():
         return nifti_stem(path), read_nifti(path)
-    series = discover(path).series
-    if len(series) != 1:
-        raise CaseError(Reason.UNREADABLE, f"{path.name} must hold exactly one DICOM series, got {len(series)}")
-    return series[0].key, read_series(series[0])
+    found = discover(path)
+    if not found.series and len(found.refused) == 1:
+        raise found.refused[0].error
+    if len(found.series) != 1:
+        raise CaseError(Reason.UNREADABLE, f"{path.name} must hold exactly one DICOM series, got {len(found.series)}")
+    return found.series[0].key, read_series(found.series[0])

@@ -119,7 +119,7 @@ def discover(
     headers: list[Header] = []
     damaged: list[LeftOutFile] = []
     for path, (stamp, changed) in files.items():
-        if path.name.lower().endswith(NIFTI_SUFFIXES):
+        if path.name.endswith(NIFTI_SUFFIXES):
             found.nifti.append(path)
             continue
         try:
