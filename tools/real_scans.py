@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from scripts.data.cases import find_cases
+from scripts.evaluation.resolution import sharpness_ratio
 from scripts.geometry import Orientation, voxel_spacing_mm
 from scripts.networks.rdn import upsample_cubic
 from scripts.training.collapse import period_peak
@@ -26,12 +27,6 @@ from scripts.transforms.load import LoadImageVolumed
 from scripts.transforms.orient import OrientThickAxisLastd
 
 from tools.run_bundle import run_bundle
-
-
-def sharpness_ratio(volume: np.ndarray, spacing_mm: np.ndarray) -> float:
-    """Mean squared gradient along the last axis over the mean of those along the first two; gradients per mm."""
-    energy = [np.mean(np.square(np.diff(volume, axis=a) / spacing_mm[a])) for a in range(3)]
-    return float(energy[2] / np.mean(energy[:2]))
 
 
 def main() -> None:
@@ -61,8 +56,8 @@ def main() -> None:
             rows.append(
                 {
                     "case": item["case"],
-                    "sharpness_cubic": sharpness_ratio(cubic.numpy(), spacing),
-                    "sharpness_ours": sharpness_ratio(thin[0].numpy(), spacing),
+                    "sharpness_cubic": sharpness_ratio(cubic.numpy(), spacing, 2),
+                    "sharpness_ours": sharpness_ratio(thin[0].numpy(), spacing, 2),
                     "residual_of_range": float((operator.degrade(thin[0]) - scan[0]).square().mean().sqrt())
                     / value_range,
                     "noise_of_range": in_plane_noise_sigma(unit.as_tensor()) / unit_range / value_range,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score every case of an evaluation beside what interpolation alone gives, and write the tables."""
+"""Score every case of an evaluation beside what interpolation alone gives; write the tables and pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import csv
 import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
+from nibabel.orientations import io_orientation
 
 from ..data.cases import nifti_stem
-from ..geometry import Orientation
+from ..geometry import Orientation, voxel_spacing_mm
 from ..networks.rdn import upsample_cubic
 from ..transforms.consistency import scan_operator
+from .lpips import SliceLPIPS, find_alexnet
 from .metrics import DEFINITIONS, score_volume
+from .pictures import draw_comparison, turn_to_ras
+from .resolution import THROUGH_PLANE_DEFINITIONS, score_through_plane
 
 __all__ = ["CaseScores", "interpolations"]
 
@@ -45,29 +50,56 @@ def interpolations(image: MetaTensor, scale_factor: int, profile: str) -> dict[s
     }
 
 
+Table = dict[str, dict[str, dict[str, float | None]]]  # case, method, figure
+Summary = dict[str, dict[str, dict[str, float | None]]]  # method, figure, mean and std
+
+
 class CaseScores:
-    """Collect the scores of each case; write ``metrics.json`` and ``metrics.csv`` at the end.
+    """Collect the scores of each case; write ``metrics.json``, ``metrics.csv`` and pictures.
 
     Args:
-        output_dir: where the tables go.
+        output_dir: where the tables go, and ``pictures/<case>.png``.
         scale_factor: K.
         profile: slice profile of the degradation.
         method: name of the network's row.
         facts: further facts to write into ``metrics.json`` (degradation, weights), JSON types.
+        lpips_weights: torchvision's AlexNet, see :func:`scripts.evaluation.lpips.find_alexnet`; without it the column
+            is empty and says why.
+        lpips_batch_pixels: pixels of one forward pass of LPIPS.
+        device: where LPIPS is computed.
+        pictures: draw each case.
 
     Attributes:
-        cases: case name to method to figure to value.
+        cases: case name to method to figure to value, ``None`` where it cannot be computed.
+        through_plane: the same for the figures along the thick axis, with a further row ``truth``.
+
+    Raises:
+        FileNotFoundError, ValueError: if ``lpips_weights`` names no file or one that does not fit.
     """
 
     def __init__(
-        self, output_dir: str, scale_factor: int, profile: str, method: str, facts: dict[str, Any] | None = None
+        self,
+        output_dir: str,
+        scale_factor: int,
+        profile: str,
+        method: str,
+        facts: dict[str, Any] | None = None,
+        lpips_weights: str | None = None,
+        lpips_batch_pixels: int = 2**16,
+        device: str | torch.device = "cpu",
+        pictures: bool = True,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.scale_factor = scale_factor
         self.profile = profile
         self.method = method
         self.facts = dict(facts or {})
-        self.cases: dict[str, dict[str, dict[str, float]]] = {}
+        self.pictures = pictures
+        path, self._no_weights = find_alexnet(lpips_weights)
+        self.lpips = None if path is None else SliceLPIPS(str(path), lpips_batch_pixels, device)
+        self._too_small: list[str] = []
+        self.cases: Table = {}
+        self.through_plane: Table = {}
         self.logger = logging.getLogger(type(self).__name__)
 
     def attach(self, engine: Engine) -> None:
@@ -89,36 +121,81 @@ class CaseScores:
                 f"affines {difference:.3g} mm apart; this is a defect of the bundle"
             )
         thick_axis = int(image.meta["thick_axis"])
+        affine = np.asarray(truth.affine, np.float64).reshape(4, 4)
+        spacing = voxel_spacing_mm(affine)
         reference = truth.as_tensor()[0].cpu().numpy()
         results = interpolations(image.cpu(), self.scale_factor, self.profile)
         results[self.method] = pred.as_tensor()[0].cpu().float().numpy()
         name = nifti_stem(Path(str(image.meta["filename_or_obj"])))
-        self.cases[name] = {method: score_volume(volume, reference, thick_axis) for method, volume in results.items()}
+        if self.lpips is not None and (reason := self.lpips.refusal(reference.shape, thick_axis)):
+            self._too_small.append(reason)
+        self.cases[name] = {
+            method: score_volume(volume, reference, thick_axis, lpips=self.lpips) for method, volume in results.items()
+        }
+        self.through_plane[name] = {
+            method: _finite(score_through_plane(volume, reference, spacing, thick_axis, self.scale_factor))
+            for method, volume in {**results, "truth": reference}.items()
+        }
         shown = ", ".join(f"{method} {scores['psnr']:.2f}" for method, scores in self.cases[name].items())
         self.logger.info("%s: PSNR in dB: %s", name, shown)
+        if self.pictures:
+            acquired = Orientation.of(affine, thick_axis).undo(image.cpu().as_tensor())[0].numpy()
+            self._draw(name, acquired, results, reference, thick_axis, affine)
 
-    def summary(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Method to figure to ``mean`` and ``std`` (sample standard deviation; 0 for one case)."""
-        methods = next(iter(self.cases.values()), {})
-        result: dict[str, dict[str, dict[str, float]]] = {}
-        for method in methods:
-            result[method] = {}
-            for figure in DEFINITIONS:
-                values = np.array([case[method][figure] for case in self.cases.values()])
-                spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-                result[method][figure] = {"mean": float(values.mean()), "std": spread}
-        return result
+    def _draw(
+        self,
+        name: str,
+        thick: np.ndarray,
+        results: dict[str, np.ndarray],
+        truth: np.ndarray,
+        thick_axis: int,
+        affine: np.ndarray,
+    ) -> None:
+        """``pictures/<name>.png``; all volumes in stored axes."""
+        world = io_orientation(affine)[:, 0].astype(int)
+        spacing = np.empty(3)
+        spacing[world] = voxel_spacing_mm(affine)
+        (self.output_dir / "pictures").mkdir(parents=True, exist_ok=True)
+        draw_comparison(
+            self.output_dir / "pictures" / f"{name}.png",
+            turn_to_ras(thick, affine),
+            {method: turn_to_ras(volume, affine) for method, volume in results.items()},
+            turn_to_ras(truth, affine),
+            int(world[thick_axis]),
+            spacing,
+            {method: scores["psnr"] for method, scores in self.cases[name].items() if scores["psnr"] is not None},
+        )
+
+    @property
+    def lpips_reason(self) -> str | None:
+        """Why ``lpips`` is empty, for all cases or some; ``None`` where it is not."""
+        if self.lpips is None:
+            return self._no_weights
+        if not self._too_small:
+            return None
+        return f"{len(self._too_small)} of {len(self.cases)} cases: {self._too_small[0]}"
+
+    def summary(self) -> Summary:
+        """Method to figure to ``mean`` and ``std`` (sample standard deviation; 0 for one case).
+
+        Cases without a figure are left out of its mean; both are ``None`` where no case has it.
+        """
+        return _summary(self.cases, tuple(DEFINITIONS))
 
     def write(self) -> None:
         """Write the tables (whole or not at all) and print the means."""
         if not self.cases:
             return
         self.output_dir.mkdir(parents=True, exist_ok=True)
+        summary, through_plane = self.summary(), _summary(self.through_plane, tuple(THROUGH_PLANE_DEFINITIONS))
         content = {
-            "definitions": DEFINITIONS,
+            "definitions": {**DEFINITIONS, **THROUGH_PLANE_DEFINITIONS},
             "facts": {**self.facts, "torch": torch.__version__},
-            "summary": self.summary(),
+            "lpips_reason": self.lpips_reason,
+            "summary": summary,
             "cases": self.cases,
+            "through_plane_summary": through_plane,
+            "through_plane": self.through_plane,
         }
         _replace(self.output_dir / "metrics.json", json.dumps(content, indent=4) + "\n")
         part = self.output_dir / "metrics.csv.part"
@@ -127,13 +204,44 @@ class CaseScores:
             table.writerow(["case", "method", *DEFINITIONS])
             for case, methods in self.cases.items():
                 for method, scores in methods.items():
-                    table.writerow([case, method, *(f"{scores[figure]:.6f}" for figure in DEFINITIONS)])
+                    values = (scores[figure] for figure in DEFINITIONS)
+                    table.writerow([case, method, *("" if v is None else f"{v:.6f}" for v in values)])
         os.replace(part, self.output_dir / "metrics.csv")
-        print(f"\n{'mean of ' + str(len(self.cases)) + ' cases':<24}" + "".join(f"{f:>18}" for f in DEFINITIONS))
-        for method, figures in self.summary().items():
-            print(f"{method:<24}" + "".join(f"{figures[f]['mean']:>18.4f}" for f in DEFINITIONS))
-        for figure, text in DEFINITIONS.items():
-            print(f"  {figure}: {text}")
+        count = f"mean of {len(self.cases)} cases"
+        _print_means(count, summary, DEFINITIONS)
+        if self.lpips_reason:
+            print(f"  {self.lpips_reason}")
+        _print_means(count, through_plane, THROUGH_PLANE_DEFINITIONS)
+
+
+def _summary(cases: Table, figures: Sequence[str]) -> Summary:
+    """Method to figure to ``mean`` and ``std`` over the cases."""
+    result: Summary = {}
+    for method in next(iter(cases.values()), {}):
+        result[method] = {}
+        for figure in figures:
+            values = np.array([v for case in cases.values() if (v := case[method][figure]) is not None])
+            spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+            result[method][figure] = (
+                {"mean": float(values.mean()), "std": spread} if len(values) else {"mean": None, "std": None}
+            )
+    return result
+
+
+def _print_means(head: str, summary: Summary, definitions: dict[str, str]) -> None:
+    widths = {figure: max(12, len(figure)) + 2 for figure in definitions}
+    print(f"\n{head:<24}" + "".join(f"{figure:>{width}}" for figure, width in widths.items()))
+    for method, figures in summary.items():
+        means = {figure: figures[figure]["mean"] for figure in definitions}
+        shown = {figure: "" if mean is None else f"{mean:.4f}" for figure, mean in means.items()}
+        print(f"{method:<24}" + "".join(f"{shown[figure]:>{width}}" for figure, width in widths.items()))
+    for figure, text in definitions.items():
+        print(f"  {figure}: {text}")
+
+
+def _finite(figures: dict[str, float]) -> dict[str, float | None]:
+    """NaN and infinity, which JSON does not know, as ``None``."""
+    return {figure: value if np.isfinite(value) else None for figure, value in figures.items()}
 
 
 def _replace(path: Path, text: str) -> None:

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's Fig. 2 and 3 for one case: thick, every method, truth; below each its error; a window of all enlarged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from nibabel.orientations import apply_orientation, io_orientation
+from scipy.ndimage import uniform_filter
+
+from .metrics import foreground
+
+__all__ = ["draw_comparison", "turn_to_ras"]
+
+MOST_COLUMNS = 6
+NAMES = ("sagittal", "coronal", "axial")
+
+
+def turn_to_ras(volume: np.ndarray, affine_ras: np.ndarray) -> np.ndarray:
+    """A volume with its axes in the order and direction closest to right, anterior, superior; a view.
+
+    Args:
+        volume: ``(I, J, K)`` in stored axes.
+        affine_ras: ``(4, 4)``. Voxel axis ``a`` becomes axis ``io_orientation(affine_ras)[a, 0]``.
+    """
+    return apply_orientation(volume, io_orientation(affine_ras))
+
+
+def draw_comparison(
+    path: str | os.PathLike,
+    thick: np.ndarray,
+    results: Mapping[str, np.ndarray],
+    truth: np.ndarray,
+    thick_axis: int,
+    spacing_mm: Sequence[float] | np.ndarray,
+    scores: Mapping[str, float] | None = None,
+    title: str = "",
+) -> None:
+    """Write a PNG of one slice through the thick axis, in the middle of the tissue.
+
+    All volumes lie in RAS+ axes (see :func:`turn_to_ras`), so that superior and anterior are up, right and anterior
+    left. The window that is enlarged is where the methods differ most. Errors are absolute, in percent of the truth's
+    range, on one scale up to the 99.5th percentile of all.
+
+    Args:
+        path: of the PNG; its folder exists. It appears whole or not at all.
+        thick: the thick slices, ``truth.shape`` but K times fewer along the thick axis; shown nearest.
+        results: name to ``(I, J, K)``, in the order of the panels.
+        truth: ``(I, J, K)``.
+        thick_axis: 0, 1 or 2.
+        spacing_mm: ``(3,)`` of the truth.
+        scores: name to PSNR in dB, written under the name.
+        title: above all.
+
+    Raises:
+        ValueError: if the shapes do not fit, or there is no result.
+    """
+    if not results:
+        raise ValueError("results must hold a volume, got none; give at least one method")
+    factor = truth.shape[thick_axis] // thick.shape[thick_axis]
+    expected = tuple(n * (factor if a == thick_axis else 1) for a, n in enumerate(thick.shape))
+    shapes = {"thick, repeated": expected, **{name: volume.shape for name, volume in results.items()}}
+    for name, shape in shapes.items():
+        if shape != truth.shape:
+            raise ValueError(f"{name} must have the truth's shape {truth.shape}, got {shape}; check the grid")
+    # sagittal shows most, unless the slices themselves are sagittal
+    across = 1 if thick_axis == 0 else 0
+    across_counts = foreground(truth).sum(axis=tuple(a for a in range(3) if a != across))
+    index = int(np.searchsorted(across_counts.cumsum(), across_counts.sum() / 2))
+    columns, rows = (a for a in range(3) if a != across)
+
+    def cut(volume: np.ndarray, repeat: int = 1) -> np.ndarray:
+        plane = volume.take([index], across).repeat(repeat, axis=thick_axis).astype(np.float32)
+        # rows run down and columns to the right, both against their axes
+        return plane.squeeze(across).T[::-1, ::-1]
+
+    images = {"thick slices": cut(thick, factor)}
+    images |= {name: cut(volume) for name, volume in results.items()} | {"truth": cut(truth)}
+    value_range = max(float(truth.max()) - float(truth.min()), 1e-30)
+    errors = {name: 100 * np.abs(image - images["truth"]) / value_range for name, image in images.items()}
+    del errors["truth"]
+    step = np.array([spacing_mm[rows], spacing_mm[columns]], dtype=np.float64)
+    window = _window(np.stack([images[name] for name in results]), images["truth"], step)
+    grey: dict[str, Any] = {
+        "cmap": "gray",
+        "vmin": float(np.percentile(images["truth"], 0.5)),
+        "vmax": float(np.percentile(images["truth"], 99.7)),
+    }
+    top = max(float(np.percentile(np.stack(list(errors.values())), 99.5)), 1e-6)
+    heat: dict[str, Any] = {"cmap": "inferno", "vmin": 0.0, "vmax": top}
+
+    bands = -(-len(images) // MOST_COLUMNS)
+    per_row = -(-len(images) // bands)
+    height_mm, width_mm = images["truth"].shape * step
+    width = 2.3
+    height = width * float(np.clip(height_mm / width_mm, 0.4, 2.0))
+    figure = Figure(figsize=(per_row * width + 0.8, bands * (2 * height + 0.55) + 0.4), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2 * bands, per_row, squeeze=False)
+    shown = None
+    for place in range(bands * per_row):
+        band, column = divmod(place, per_row)
+        upper, lower = axes[2 * band, column], axes[2 * band + 1, column]
+        name = list(images)[place] if place < len(images) else ""
+        for axis, picture, scale in (
+            (upper, images.get(name), grey),
+            (lower, errors.get(name), heat),
+        ):
+            if picture is None:
+                axis.set_axis_off()
+                continue
+            drawn = _panel(axis, picture, step, window, scale)
+            shown = drawn if scale is heat else shown
+        if name:
+            score = "" if scores is None or name not in scores else f"{scores[name]:.2f} dB"
+            upper.set_title(f"{name}\n{score}", fontsize=9, linespacing=1.2)
+    assert shown is not None
+    bar = figure.colorbar(shown, ax=axes, location="right", shrink=0.5, aspect=30, extend="max")
+    bar.set_label("absolute error, % of the truth's range", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    place_text = f"{NAMES[across]} cut {index + 1} of {truth.shape[across]}"
+    figure.suptitle(f"{title}, {place_text}" if title else place_text, fontsize=10)
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, format="png")
+    os.replace(part, path)
+
+
+def _window(results: np.ndarray, truth: np.ndarray, step_mm: np.ndarray) -> tuple[int, int, int, int]:
+    """Top, left, height and width in pixels of the square, a quarter of the shorter side, where results differ most.
+
+    Args:
+        results: ``(n, H, W)``; a single one is compared with the truth.
+        truth: ``(H, W)``.
+        step_mm: ``(2,)``, pixel height and width.
+    """
+    difference = results.var(axis=0) if len(results) > 1 else np.square(results[0] - truth)
+    side_mm = 0.25 * float(min(truth.shape * step_mm))
+    height, width = (max(2, round(side_mm / s)) for s in step_mm)
+    mean = uniform_filter(difference.astype(np.float64), (height, width), mode="constant")
+    # only windows that lie inside: uniform_filter puts the centre at size // 2
+    inside = mean[height // 2 : height // 2 + truth.shape[0] - height + 1, width // 2 :][
+        :, : truth.shape[1] - width + 1
+    ]
+    y, x = np.unravel_index(int(inside.argmax()), inside.shape)
+    return int(y), int(x), height, width
+
+
+def _panel(axis: Any, picture: np.ndarray, step_mm: np.ndarray, window: tuple[int, int, int, int], scale: dict) -> Any:
+    """One picture, its window boxed, and the same enlarged in the corner that is farthest from the box."""
+    y, x, height, width = window
+    aspect = step_mm[0] / step_mm[1]
+    drawn = axis.imshow(picture, aspect=aspect, interpolation="nearest", **scale)
+    axis.set(xticks=[], yticks=[])
+    axis.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor="yellow", linewidth=0.9))
+    size_mm = np.array(picture.shape) * step_mm
+    tall, wide = 0.42 * min(size_mm) / size_mm
+    left = 0.0 if x + width / 2 > picture.shape[1] / 2 else 1 - wide
+    bottom = 0.0 if y + height / 2 < picture.shape[0] / 2 else 1 - tall
+    inset = axis.inset_axes((left, bottom, wide, tall))
+    inset.imshow(picture[y : y + height, x : x + width], aspect=aspect, interpolation="nearest", **scale)
+    inset.set(xticks=[], yticks=[])
+    for spine in inset.spines.values():
+        spine.set(edgecolor="yellow", linewidth=0.9)
+    return drawn
