@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from scripts.inference.inferer import ThroughPlaneInferer
 from scripts.networks.rdn import RDN, upsample_cubic
 
-from tests.conftest import smooth_volume
+from tests.conftest import BUNDLE, smooth_volume
 
 K = 4
 
@@ -54,7 +55,7 @@ def test_is_the_mean_of_both_orientations(volume, network):
 @pytest.mark.parametrize("batch_pixels", [1, 50, 26 * 7, 10**6])
 def test_batch_size_changes_nothing(volume, network, batch_pixels):
     expected = infer(volume, network)
-    found = infer(volume, network, batch_pixels=batch_pixels, halo=40)
+    found = infer(volume, network, batch_pixels=batch_pixels, window_pixels=max(50, batch_pixels), halo=40)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -82,7 +83,7 @@ def test_air_is_skipped_and_tissue_is_not_touched(network):
         return network(image)
 
     full = infer(volume, network)[0]
-    skipped = ThroughPlaneInferer(K, halo=12, background=-0.95, progress=False)(volume[None, None], counting)[0, 0]
+    skipped = ThroughPlaneInferer(K, margin=12, background=-0.95, progress=False)(volume[None, None], counting)[0, 0]
     assert sum(seen) < 0.5 * 2 * volume.numel()
     mask = (volume > -0.95).repeat_interleave(K, dim=-1)
     assert (full - skipped)[mask].abs().max() < 2e-3 * 2
@@ -104,8 +105,49 @@ def test_windows_of_a_large_image_agree_inside_the_halo(network):
     torch.manual_seed(1)
     volume = torch.rand(2, 200, 6) * 2 - 1
     whole = infer(volume, network)
-    windowed = infer(volume, network, batch_pixels=50 * 6, halo=16)
+    windowed = infer(volume, network, window_pixels=50 * 6, halo=16)
     torch.testing.assert_close(windowed, whole, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("edge", [-0.5, 0.9])
+def test_skipped_air_changes_tissue_by_less_than_a_thousandth_with_the_shipped_weights(edge):
+    """As inference.json has it; the range is 2. The hardest case is a straight edge of bright tissue."""
+    parser = ConfigParser()
+    parser.read_config(BUNDLE / "configs" / "inference.json")
+    parser.update({"bundle_root": str(BUNDLE), "device": "cpu", "progress": False})
+    shipped, inferer = parser.get_parsed_content("network"), parser.get_parsed_content("inferer")
+    generator = torch.Generator().manual_seed(0)
+    volume = torch.rand(3, 90, 10, generator=generator) * 0.04 - 1  # air is not quite constant
+    volume[:, 50:70] = edge + 0.1 * torch.rand(3, 20, 10, generator=generator)
+    seen = []
+
+    def counting(image):
+        seen.append(image.numel())
+        return shipped(image)
+
+    skipped = inferer(volume[None, None], counting)[0, 0]
+    expected = plain_loop(volume, shipped).mean(0)
+    mask = (volume > inferer.background).repeat_interleave(K, dim=-1)
+    # images along the edge hold 20 rows of tissue and a margin of 8 on both sides; of those across it, 20 are no air
+    assert sum(seen) == 3 * 36 * 10 + 20 * 3 * 10
+    assert (skipped - expected)[mask].abs().max() < 1e-3 * 2
+
+
+def test_mixed_precision_keeps_the_result_within_its_tolerance():
+    """An error 60 dB below the range costs a result of 40 dB PSNR less than 0.05 dB."""
+    parser = ConfigParser()
+    parser.read_config(BUNDLE / "configs" / "inference.json")
+    parser.update({"bundle_root": str(BUNDLE), "device": "cpu", "progress": False})
+    shipped = parser.get_parsed_content("network")
+    volume = torch.from_numpy(smooth_volume((40, 36, 9))) / 500 - 1
+    difference = infer(volume, shipped, autocast="bfloat16") - infer(volume, shipped)
+    assert 0 < difference.square().mean().sqrt() < 2 * 10 ** (-60 / 20)
+
+
+@pytest.mark.parametrize("knob", ["batch_pixels", "window_pixels", "halo", "margin"])
+def test_negative_size_is_refused(knob):
+    with pytest.raises(ValueError, match=f"{knob} must be >= "):
+        ThroughPlaneInferer(K, **{knob: -1})
 
 
 def test_wrong_shape_is_refused(network):

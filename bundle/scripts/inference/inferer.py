@@ -21,14 +21,19 @@ class ThroughPlaneInferer(Inferer):
     """Run SRNet over all slices of both through-plane orientations.
 
     Each pass takes the volume apart into images that contain the thick axis, super-resolves them in batches and adds
-    the result to one running mean. Air costs nothing: in each image only the rows that hold tissue (and ``halo`` rows
+    the result to one running mean. Air costs nothing: in each image only the rows that hold tissue (and ``margin`` rows
     around them) are given to the network, the others are interpolated.
 
     Args:
         scale_factor: K.
-        batch_pixels: LR pixels per forward; bounds the memory of the activations whatever the size of the scan.
-        halo: rows around the tissue, and around each window of an image that is itself larger than ``batch_pixels``.
+        batch_pixels: images are put together up to so many LR pixels per forward. On a CPU the activations should fit
+            the cache; a GPU wants as many as fill it.
+        window_pixels: an image larger than this is cut into windows along its rows; with ``batch_pixels`` this bounds
+            the memory of the activations, whatever the size of the scan.
+        halo: rows around each window, of tissue.
         background: rows whose every value lies below this (unit range) are air; ``-inf`` skips nothing.
+        margin: rows of air that are computed on either side of the tissue. Fewer than ``halo`` suffice, since what is
+            left out is all but constant.
         flips: run every orientation also with rows, slices and both reversed, and average (four times the work).
         spread: append the standard deviation over all passes as a second channel (the disagreement map).
         autocast: dtype name for mixed precision (``bfloat16``, ``float16``), or ``None``.
@@ -43,9 +48,11 @@ class ThroughPlaneInferer(Inferer):
     def __init__(
         self,
         scale_factor: int,
-        batch_pixels: int = 2**16,
+        batch_pixels: int = 2**13,
+        window_pixels: int = 2**16,
         halo: int = 16,
         background: float = -0.95,
+        margin: int = 8,
         flips: bool = False,
         spread: bool = False,
         autocast: str | None = None,
@@ -54,14 +61,22 @@ class ThroughPlaneInferer(Inferer):
         progress: bool = True,
     ) -> None:
         super().__init__()
-        if batch_pixels < 1 or halo < 0:
-            raise ValueError(f"batch_pixels must be >= 1 and halo >= 0, got {batch_pixels} and {halo}")
+        for name, value, least in (
+            ("batch_pixels", batch_pixels, 1),
+            ("window_pixels", window_pixels, 1),
+            ("halo", halo, 0),
+            ("margin", margin, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be >= {least}, got {value}; correct the id")
         if autocast and engine is not None and not engine.is_torch:
             raise ValueError(f"autocast must be null for engine {engine.name}, got {autocast!r}; set engine to torch")
         self.scale_factor = scale_factor
         self.batch_pixels = batch_pixels
+        self.window_pixels = window_pixels
         self.halo = halo
         self.background = background
+        self.margin = margin
         self.flips = flips
         self.spread = spread
         self.autocast = autocast
@@ -144,11 +159,11 @@ class ThroughPlaneInferer(Inferer):
         found = rows.nonzero()
         if not len(found):
             return 0, 0
-        return max(0, int(found[0]) - self.halo), min(len(rows), int(found[-1]) + 1 + self.halo)
+        return max(0, int(found[0]) - self.margin), min(len(rows), int(found[-1]) + 1 + self.margin)
 
     def _windows(self, rows: torch.Tensor, network: Callable[..., torch.Tensor]) -> torch.Tensor:
-        """``(b, h, w)`` to ``(b, h, K * w)``, in windows along the rows where one image exceeds the budget."""
-        window = max(1, self.batch_pixels // rows.shape[2])
+        """``(b, h, w)`` to ``(b, h, K * w)``, in windows along the rows where one image is too large."""
+        window = max(1, self.window_pixels // rows.shape[2])
         if rows.shape[1] <= window:
             return self._network(rows, network)
         parts = []
