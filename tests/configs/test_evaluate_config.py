@@ -8,14 +8,25 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
+from scripts.evaluation.lpips import SliceLPIPS
+from scripts.evaluation.metrics import foreground
+from scripts.evaluation.resolution import score_through_plane
 from scripts.networks.rdn import RDN
 from skimage.metrics import peak_signal_noise_ratio
 from torch.nn import functional as F
+from torchvision.models import alexnet
 
 from tests.configs.test_inference_config import SIZE
 from tests.conftest import BUNDLE, make_affine, run_workflow, save_nifti, smooth_volume
 
 CONFIGS = ("common.json", "evaluate.json")
+
+
+@pytest.fixture(autouse=True)
+def empty_hub(monkeypatch, tmp_path):
+    """Whether this machine holds AlexNet's weights must not matter."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
 
 @pytest.fixture
@@ -111,3 +122,97 @@ def test_nibabel_reads_what_was_scored(tmp_path, evaluate):
     assert caught.value.code == 3
     assert list(json.loads((tmp_path / "out" / "metrics.json").read_text())["cases"]) == ["good"]
     assert nib.load(tmp_path / "in" / "good.nii.gz").shape == (24, 24, 24)
+
+
+FIGURES = ["psnr", "ssim", "psnr_foreground", "psnr_slices", "ssim_slices", "lpips"]
+ALONG = [
+    "sharpness_ratio", "edge_width_mm", "edge_width_in_plane_mm", "fourier_resolution_mm", "high_frequency_ratio_db"
+]  # fmt: skip
+
+
+def read(folder):
+    """``metrics.json``, strictly: NaN and infinity are no JSON."""
+
+    def refuse(word):
+        raise AssertionError(f"{word} in metrics.json")
+
+    return json.loads((folder / "metrics.json").read_text(), parse_constant=refuse)
+
+
+def test_without_weights_lpips_is_empty_and_says_why(tmp_path, evaluate, capsys):
+    truth = smooth_volume((36, 33, 32), seed=3)
+    save_nifti(tmp_path / "in" / "h.nii.gz", truth, make_affine([1, 1.1, 1.2]))
+    evaluate()
+    metrics = read(tmp_path / "out")
+    assert list(metrics["definitions"]) == FIGURES + ALONG
+    assert "alexnet-owt-7be5be79.pth" in metrics["lpips_reason"]
+    assert "lpips_weights" in metrics["lpips_reason"]
+    for scores in metrics["cases"]["h"].values():
+        assert list(scores) == FIGURES
+        assert scores["lpips"] is None
+    assert metrics["summary"]["ours"]["lpips"] == {"mean": None, "std": None}
+    assert metrics["lpips_reason"] in capsys.readouterr().out
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["case", "method", *FIGURES]
+    assert {row["lpips"] for row in rows} == {""}
+
+
+def test_figures_along_the_thick_axis_and_the_picture(tmp_path, evaluate, capsys):
+    """On a volume whose axes are neither in the usual order nor direction; coronal slices are axis 0 here."""
+    truth = smooth_volume((32, 36, 33), seed=3)
+    affine = make_affine([1.2, 1, 1.1], permute=(1, 2, 0), flip=(-1, 1, -1))
+    save_nifti(tmp_path / "in" / "h.nii.gz", truth, affine)
+    evaluate(evaluation_axis="coronal")
+    metrics = read(tmp_path / "out")
+    along = metrics["through_plane"]["h"]
+    assert list(along) == ["bicubic", "bicubic_dc", "ours", "truth"]
+    assert list(along["ours"]) == ALONG
+    expected = score_through_plane(truth, truth, [1.2, 1, 1.1], 0, 4)
+    assert along["truth"] == pytest.approx(expected, rel=1e-3)
+    assert along["truth"]["fourier_resolution_mm"] == pytest.approx(2.4)
+    assert along["bicubic"]["fourier_resolution_mm"] > 2.4
+    assert along["bicubic"]["high_frequency_ratio_db"] < -3
+    assert metrics["through_plane_summary"]["truth"]["edge_width_mm"]["mean"] == along["truth"]["edge_width_mm"]
+    shown = capsys.readouterr().out
+    assert "fourier_resolution_mm" in shown
+    assert imread(tmp_path / "out" / "pictures" / "h.png").std() > 0.1
+
+
+def test_pictures_can_be_left_out(tmp_path, evaluate):
+    save_nifti(tmp_path / "in" / "h.nii.gz", smooth_volume((24, 24, 24)), make_affine([1, 1, 1]))
+    evaluate(pictures=False)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["metrics.csv", "metrics.json"]
+
+
+def test_lpips_from_a_file_and_a_case_that_is_too_small(tmp_path, evaluate, capsys):
+    torch.manual_seed(1)
+    weights = tmp_path / "alexnet.pth"
+    torch.save({f"features.{k}": v for k, v in alexnet(weights=None).features.state_dict().items()}, weights)
+    truth = smooth_volume((36, 33, 32), seed=3)
+    save_nifti(tmp_path / "in" / "big.nii.gz", truth, make_affine([1, 1, 1]))
+    evaluate(lpips_weights=str(weights), pictures=False, data_consistency="off", background=-9)
+    metrics = read(tmp_path / "out")
+    assert metrics["lpips_reason"] is None
+    thick = metrics["cases"]["big"]
+    assert thick["ours"]["lpips"] == pytest.approx(thick["bicubic"]["lpips"], abs=1e-5)  # the network is cubic
+    noisy = truth + np.random.default_rng(0).normal(0, 1, truth.shape)
+    metric = SliceLPIPS(str(weights))
+    assert thick["bicubic"]["lpips"] > metric(noisy, truth, 2, foreground(truth)) > 0
+    save_nifti(tmp_path / "in" / "small.nii.gz", truth[:20], make_affine([1, 1, 1]))
+    capsys.readouterr()
+    evaluate(lpips_weights=str(weights), pictures=False)
+    metrics = read(tmp_path / "out")
+    assert metrics["cases"]["small"]["ours"]["lpips"] is None
+    assert metrics["lpips_reason"].startswith("1 of 2 cases: ")
+    assert "31 pixels" in metrics["lpips_reason"]
+    mean = metrics["summary"]["ours"]["lpips"]["mean"]
+    assert mean == pytest.approx(metrics["cases"]["big"]["ours"]["lpips"])
+    assert metrics["lpips_reason"] in capsys.readouterr().out
+
+
+def test_weights_that_are_not_there_end_the_run_before_it_starts(tmp_path, evaluate):
+    save_nifti(tmp_path / "in" / "h.nii.gz", smooth_volume((24, 24, 24)), make_affine([1, 1, 1]))
+    with pytest.raises(SystemExit, match=r"lpips_weights must name .*none\.pth"):
+        evaluate(lpips_weights=str(tmp_path / "none.pth"))
+    assert not (tmp_path / "out").exists()

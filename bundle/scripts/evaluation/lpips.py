@@ -16,7 +16,7 @@ import torch
 
 from .metrics import through_plane_slices
 
-__all__ = ["MINIMUM_PIXELS", "SliceLPIPS", "find_alexnet"]
+__all__ = ["MINIMUM_PIXELS", "SliceLPIPS", "find_alexnet", "require_alexnet"]
 
 # AlexNet's two poolings on the way to the last features leave nothing of a smaller picture
 MINIMUM_PIXELS = 31
@@ -50,6 +50,18 @@ def find_alexnet(weights: str | None) -> tuple[Path | None, str]:
         f"LPIPS is empty because torchvision's AlexNet weights ({FILE_NAME}) are not in torch hub's cache: put the "
         "file there or name one with lpips_weights"
     )
+
+
+def require_alexnet(weights: str | None) -> None:
+    """End the process, in one line, where ``weights`` names a file that does not exist.
+
+    Raises:
+        SystemExit: with that line.
+    """
+    try:
+        find_alexnet(weights)
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from error
 
 
 class SliceLPIPS:

@@ -101,7 +101,8 @@ def draw_comparison(
     height_mm, width_mm = images["truth"].shape * step
     width = 2.3
     height = width * float(np.clip(height_mm / width_mm, 0.4, 2.0))
-    figure = Figure(figsize=(per_row * width + 0.8, bands * (2 * height + 0.55) + 0.4), layout="constrained", dpi=110)
+    figure = Figure(figsize=(per_row * width + 0.9, bands * (2 * height + 0.5) + 0.3), layout="constrained", dpi=110)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]
     FigureCanvasAgg(figure)
     axes = figure.subplots(2 * bands, per_row, squeeze=False)
     shown = None
@@ -119,10 +120,18 @@ def draw_comparison(
             drawn = _panel(axis, picture, step, window, scale)
             shown = drawn if scale is heat else shown
         if name:
-            score = "" if scores is None or name not in scores else f"{scores[name]:.2f} dB"
+            score = "" if scores is None or name not in scores else f"PSNR {scores[name]:.2f} dB"
             upper.set_title(f"{name}\n{score}", fontsize=9, linespacing=1.2)
     assert shown is not None
-    bar = figure.colorbar(shown, ax=axes, location="right", shrink=0.5, aspect=30, extend="max")
+    bar = figure.colorbar(
+        shown,
+        ax=axes,
+        location="right",
+        fraction=0.9 / (per_row * width + 0.9) * 0.3,
+        shrink=min(1.0, 0.9 / bands),
+        pad=0.01,
+        extend="max",
+    )
     bar.set_label("absolute error, % of the truth's range", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     place_text = f"{NAMES[across]} cut {index + 1} of {truth.shape[across]}"
@@ -161,7 +170,7 @@ def _panel(axis: Any, picture: np.ndarray, step_mm: np.ndarray, window: tuple[in
     axis.set(xticks=[], yticks=[])
     axis.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor="yellow", linewidth=0.9))
     size_mm = np.array(picture.shape) * step_mm
-    tall, wide = 0.42 * min(size_mm) / size_mm
+    tall, wide = 0.45 * min(size_mm) / size_mm
     left = 0.0 if x + width / 2 > picture.shape[1] / 2 else 1 - wide
     bottom = 0.0 if y + height / 2 < picture.shape[0] / 2 else 1 - tall
     inset = axis.inset_axes((left, bottom, wide, tall))
