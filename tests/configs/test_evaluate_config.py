@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torchvision.models import alexnet
 
 from tests.configs.test_inference_config import SIZE
-from tests.conftest import BUNDLE, make_affine, run_workflow, save_nifti, smooth_volume
+from tests.conftest import BUNDLE, make_affine, run_bundle, run_workflow, save_nifti, smooth_volume
 
 CONFIGS = ("common.json", "evaluate.json")
 
@@ -211,8 +211,14 @@ def test_lpips_from_a_file_and_a_case_that_is_too_small(tmp_path, evaluate, caps
     assert metrics["lpips_reason"] in capsys.readouterr().out
 
 
-def test_weights_that_are_not_there_end_the_run_before_it_starts(tmp_path, evaluate):
+def test_weights_that_are_not_there_end_the_run_in_one_line(tmp_path):
     save_nifti(tmp_path / "in" / "h.nii.gz", smooth_volume((24, 24, 24)), make_affine([1, 1, 1]))
-    with pytest.raises(SystemExit, match=r"lpips_weights must name .*none\.pth"):
-        evaluate(lpips_weights=str(tmp_path / "none.pth"))
+    configs = "','".join(str(BUNDLE / "configs" / name) for name in CONFIGS)
+    done = run_bundle(
+        "evaluating", "--config_file", f"['{configs}']", "--bundle_root", BUNDLE, "--dataset_dir", tmp_path / "in",
+        "--output_dir", tmp_path / "out", "--lpips_weights", tmp_path / "none.pth", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("lpips_weights must name")
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

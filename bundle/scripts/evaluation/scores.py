@@ -234,7 +234,8 @@ def _print_means(head: str, summary: Summary, definitions: dict[str, str]) -> No
     for method, figures in summary.items():
         means = {figure: figures[figure]["mean"] for figure in definitions}
         shown = {figure: "" if mean is None else f"{mean:.4f}" for figure, mean in means.items()}
-        print(f"{method:<24}" + "".join(f"{shown[figure]:>{width}}" for figure, width in widths.items()))
+        line = f"{method:<24}" + "".join(f"{shown[figure]:>{width}}" for figure, width in widths.items())
+        print(line.rstrip())
     for figure, text in definitions.items():
         print(f"  {figure}: {text}")
 
