@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
+from scripts.degradation import SliceProfileOperator
 from scripts.evaluation.lpips import SliceLPIPS
 from scripts.evaluation.metrics import foreground
 from scripts.evaluation.resolution import score_through_plane
@@ -177,6 +178,29 @@ def test_figures_along_the_thick_axis_and_the_picture(tmp_path, evaluate, capsys
     shown = capsys.readouterr().out
     assert "fourier_resolution_mm" in shown
     assert imread(tmp_path / "out" / "pictures" / "h.png").std() > 0.1
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_the_picture_gets_volumes_as_nibabel_turns_them(tmp_path, evaluate, monkeypatch, plane):
+    seen = {}
+
+    def draw(path, thick, results, truth, thick_axis, spacing_mm, scores):
+        seen.update(thick=thick, results=results, truth=truth, axis=thick_axis, spacing=spacing_mm, scores=scores)
+
+    monkeypatch.setattr("scripts.evaluation.scores.draw_comparison", draw)
+    affine = make_affine([1.2, 1, 1.1], permute=(1, 2, 0), flip=(-1, 1, -1), rotate=(4, 9, 0))
+    path = save_nifti(tmp_path / "in" / "h.nii.gz", smooth_volume((32, 36, 28), seed=3), affine)
+    evaluate(evaluation_axis=plane, data_consistency="exact")
+    image = nib.as_closest_canonical(nib.load(path))
+    np.testing.assert_array_equal(seen["truth"], image.get_fdata(dtype=np.float32))
+    np.testing.assert_allclose(seen["spacing"], image.header.get_zooms(), rtol=1e-6)
+    assert seen["axis"] == {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
+    along = torch.from_numpy(np.moveaxis(seen["truth"], seen["axis"], -1).copy())
+    expected = np.moveaxis(SliceProfileOperator(4).degrade(along).numpy(), -1, seen["axis"])
+    np.testing.assert_allclose(seen["thick"], expected, atol=1e-3 * expected.max())
+    scores = read(tmp_path / "out")["cases"]["h"]
+    assert seen["scores"] == {method: figures["psnr"] for method, figures in scores.items()}
+    assert list(seen["results"]) == list(scores)
 
 
 def test_pictures_can_be_left_out(tmp_path, evaluate):

@@ -102,7 +102,7 @@ def draw_comparison(
     width = 2.3
     height = width * float(np.clip(height_mm / width_mm, 0.4, 2.0))
     figure = Figure(figsize=(per_row * width + 0.9, bands * (2 * height + 0.5) + 0.3), layout="constrained", dpi=110)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]
     FigureCanvasAgg(figure)
     axes = figure.subplots(2 * bands, per_row, squeeze=False)
     shown = None
