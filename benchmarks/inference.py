@@ -1,45 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole-volume inference on this machine, as ratios measured side by side in one run.
 
-The volume is a ball of tissue in air, half of each. Against: the loop that a reader of the paper would write (one slice
-at a time, PyTorch defaults, both orientations, averaged), MONAI's stock ``SliceInferer``, and the machine's own peak at
-the network's convolutions. Every candidate is first checked against the plain loop, in the foreground.
+The volume is a head of texture in air, half of each. Against: the loop that a reader of the paper would write (one
+slice at a time, PyTorch defaults, both orientations, averaged), MONAI's stock ``SliceInferer``, and the machine's own
+peak at the network's convolutions. Every candidate is first compared with the plain loop in the foreground.
+
+    python -m benchmarks.inference --rows 128 --slices 24
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from monai.inferers import SliceInferer
 from scripts.inference.engines import ENGINES, Engine
 from scripts.inference.inferer import ThroughPlaneInferer
 from torch import nn
 
+from benchmarks.machine import facts, in_turns, inference_parser, parser_of, table, timed, write_json
 from tools.run_bundle import BUNDLE
 
-Volume = torch.Tensor
+SETTINGS = ("scale_factor", "batch_pixels", "window_pixels", "halo", "background", "margin")
 
 
-def half_air(rows: int, slices: int, seed: int) -> Volume:
-    """``(1, 1, rows, rows, slices)`` in unit range: a ball of texture that fills about half of the volume."""
+def half_air(rows: int, slices: int, seed: int) -> torch.Tensor:
+    """``(1, 1, rows, rows, slices)`` in unit range: texture in an elliptic cylinder with rounded ends; noise in air."""
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in (rows, rows, slices)], indexing="ij"))
     rng = np.random.default_rng(seed)
-    # an elliptic cylinder with rounded ends: 0.8 of each in-plane diameter is half of the area
-    inside = (grid[0] / 0.8) ** 2 + (grid[1] / 0.8) ** 2 + grid[2] ** 8 < 1
+    inside = (grid[0] / 0.92) ** 2 + (grid[1] / 0.85) ** 2 + grid[2] ** 8 < 1
     texture = 0.4 * np.cos(9 * grid[0] + 5 * grid[1]) + 0.1 * rng.standard_normal(inside.shape)
-    return torch.from_numpy(np.where(inside, texture, -1.0).astype(np.float32))[None, None]
+    air = np.abs(0.008 * rng.standard_normal(inside.shape)) - 1
+    return torch.from_numpy(np.where(inside, texture, air).astype(np.float32))[None, None]
 
 
-def plain_loop(volume: Volume, network: nn.Module) -> Volume:
+def plain_loop(volume: torch.Tensor, network: nn.Module) -> torch.Tensor:
     """One slice at a time, contiguous, both orientations, averaged."""
     scan = volume[0, 0]
     with torch.no_grad():
@@ -48,7 +47,7 @@ def plain_loop(volume: Volume, network: nn.Module) -> Volume:
     return ((first + second) / 2)[None, None]
 
 
-def stock_slices(volume: Volume, network: nn.Module) -> Volume:
+def stock_slices(volume: torch.Tensor, network: nn.Module) -> torch.Tensor:
     """MONAI's ``SliceInferer``, as it comes, for both orientations."""
     results = []
     for axis in (0, 1):
@@ -59,14 +58,16 @@ def stock_slices(volume: Volume, network: nn.Module) -> Volume:
     return (results[0] + results[1]) / 2
 
 
-def ours(engine: str, autocast: str | None, settings: dict[str, object]) -> Callable[[Volume, nn.Module], Volume]:
-    """The bundle's inferer with the settings of ``inference.json``."""
-    inferer = ThroughPlaneInferer(autocast=autocast, engine=Engine(engine), progress=False, **settings)
+def computed_pixels(volume: torch.Tensor, settings: dict[str, Any]) -> int:
+    """Pixels that our inferer gives to the network, margins, halos and filled-up batches included."""
+    seen = []
 
-    def run(volume: Volume, network: nn.Module) -> Volume:
-        return inferer(volume, network)
+    def count(image: torch.Tensor) -> torch.Tensor:
+        seen.append(image.numel())
+        return image.new_zeros((*image.shape[:3], settings["scale_factor"] * image.shape[3]))
 
-    return run
+    ThroughPlaneInferer(**settings, progress=False)(volume, count)
+    return sum(seen)
 
 
 def convolution_flops(network: nn.Module, shape: tuple[int, ...]) -> float:
@@ -85,123 +86,139 @@ def convolution_flops(network: nn.Module, shape: tuple[int, ...]) -> float:
     return total[0]
 
 
-def convolution_peak(network: nn.Module, pixels: int, repeats: int) -> float:
-    """Best FLOP/s over the network's own 3 x 3 shapes, as single convolutions, and a square GEMM for orientation."""
-    best = 0.0
-    shapes = {
-        (m.in_channels, m.out_channels)
-        for m in network.modules()
-        if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
-    }
+def peak_operations(network: nn.Module, pixels: int) -> dict[str, Callable[[], object]]:
+    """The network's 3 x 3 convolutions, one at a time, and a GEMM; keys ``<name> <FLOP>``."""
+    operations: dict[str, Callable[[], object]] = {}
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     side = int(pixels**0.5)
-    for channels_in, channels_out in sorted(shapes):
+    for channels_in, channels_out in sorted({(m.in_channels, m.out_channels) for m in convolutions}):
         layer = nn.Conv2d(channels_in, channels_out, 3, padding=1).to(memory_format=torch.channels_last)
+        layer.requires_grad_(False)
         image = torch.randn(1, channels_in, side, side).to(memory_format=torch.channels_last)
-        with torch.no_grad():
-            layer(image)
-            seconds = min(timed(lambda layer=layer, image=image: layer(image)) for _ in range(repeats))
-        best = max(best, 2 * 9 * channels_in * channels_out * side * side / seconds)
+        flops = 2 * 9 * channels_in * channels_out * side * side
+        operations[f"convolution {flops}"] = lambda layer=layer, image=image: [layer(image) for _ in range(5)]
+    matrix = torch.randn(1024, 1024)
+    operations[f"gemm {2 * 1024**3}"] = lambda: [matrix @ matrix for _ in range(5)]
+    return operations
+
+
+def peaks(network: nn.Module, pixels: int, repeats: int) -> dict[str, float]:
+    """Best FLOP/s of ``convolution`` (over the network's own shapes) and ``gemm``."""
+    operations = peak_operations(network, pixels)
+    for run in operations.values():
+        run()
+    best: dict[str, float] = {}
+    for name, seconds in in_turns(operations, repeats).items():
+        kind, flops = name.split()
+        best[kind] = max(best.get(kind, 0.0), 5 * float(flops) / float(seconds.min()))
     return best
 
 
-def timed(function: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
-
-
-def measure(rows: int, slices: int, repeats: int, seed: int, ckpt_path: Path) -> dict[str, object]:
-    """Everything, in turns, so that a slow moment of the machine hits all alike."""
-    parser = ConfigParser()
-    parser.read_config(BUNDLE / "configs" / "inference.json")
-    parser.update({"device": "cpu", "ckpt_path": str(ckpt_path), "bundle_root": str(BUNDLE)})
+def contenders(ckpt_path: Path, volume: torch.Tensor) -> tuple[dict[str, Callable[[], torch.Tensor]], nn.Module, dict]:
+    """Candidates by name, each from the volume to its result; the plain network; our settings."""
+    parser = inference_parser(ckpt_path=str(ckpt_path))
     network = parser.get_parsed_content("network")
-    plain = parser.get_parsed_content("network_def")
+    plain = inference_parser().get_parsed_content("network_def")  # as PyTorch makes it: contiguous
     plain.load_state_dict(torch.load(ckpt_path, weights_only=True))
     plain.eval()
-    settings = {key: parser.get(key) for key in ("scale_factor", "batch_pixels", "halo", "background")}
-    candidates: dict[str, Callable[[Volume], Volume]] = {
-        "plain loop": lambda volume: plain_loop(volume, plain),
-        "SliceInferer": lambda volume: stock_slices(volume, plain),
+    settings = {key: parser.get_parsed_content(key) for key in SETTINGS}
+    candidates: dict[str, Callable[[], torch.Tensor]] = {
+        "plain loop": lambda: plain_loop(volume, plain),
+        "SliceInferer": lambda: stock_slices(volume, plain),
     }
     for engine in ENGINES:
-        run = ours(engine, None, settings)
-        candidates[f"ours, {engine}"] = lambda volume, run=run: run(volume, network)
-    reduced = ours("torch", "bfloat16", settings)
-    candidates["ours, torch, bfloat16"] = lambda volume: reduced(volume, network)
+        inferer = ThroughPlaneInferer(**settings, engine=Engine(engine), progress=False)
+        candidates[f"ours, {engine}"] = lambda inferer=inferer: inferer(volume, network)
+    reduced = ThroughPlaneInferer(**settings, autocast="bfloat16", progress=False)
+    candidates["ours, torch, bfloat16"] = lambda: reduced(volume, network)
+    return candidates, plain, settings
 
+
+def measure(rows: int, slices: int, repeats: int, seed: int, ckpt_path: Path) -> dict[str, Any]:
+    """Everything, in turns. Speed-ups are medians of ratios within a turn; seconds and peaks are the best of all."""
     volume = half_air(rows, slices, seed)
-    reference = candidates["plain loop"](volume)
-    tissue = torch.nn.functional.interpolate(volume, size=reference.shape[2:], mode="nearest") > float(
-        settings["background"]
-    )
+    candidates, plain, settings = contenders(ckpt_path, volume)
+    reference = candidates["plain loop"]()
+    tissue = (volume > settings["background"]).repeat_interleave(settings["scale_factor"], dim=-1)
     results: dict[str, dict[str, float]] = {}
-    for name, run in list(candidates.items()):
-        difference = (run(volume) - reference)[tissue].abs()
+    for name, run in candidates.items():  # converts and warms up, too
+        difference = (run() - reference)[tissue].abs()
         results[name] = {
             "max_difference_of_range": float(difference.max()) / 2,
             "psnr_to_plain_db": float(10 * torch.log10(4 / difference.square().mean().clamp_min(1e-20))),
         }
-    seconds = {name: [] for name in candidates}
-    for _ in range(repeats):
-        for name, run in candidates.items():
-            seconds[name].append(timed(lambda run=run: run(volume)))
-    base = np.asarray(seconds["plain loop"])
-    for name, values in seconds.items():
-        results[name]["seconds"] = float(np.median(values))
-        results[name]["speed_up"] = float(np.median(base / np.asarray(values)))
+    peak = peaks(plain, settings["batch_pixels"], 2 * repeats)
+    seconds = in_turns(candidates, repeats)
+    for kind, value in peaks(plain, settings["batch_pixels"], 2 * repeats).items():
+        peak[kind] = max(peak[kind], value)
     per_pixel = convolution_flops(plain, (1, 1, 32, 32)) / 32**2
-    computed = (
-        2
-        * volume.shape[2]
-        * volume.shape[3]
-        * volume.shape[4]
-        * float((volume > float(settings["background"])).float().mean())
-    )
-    peak = convolution_peak(plain, int(settings["batch_pixels"]), repeats)
+    ours = computed_pixels(volume, settings)
     for name, result in results.items():
-        pixels = computed if name.startswith("ours") else 2 * volume.numel()
-        result["share_of_convolution_peak"] = per_pixel * pixels / result["seconds"] / peak
+        pixels = ours if name.startswith("ours") else 2 * volume.numel()
+        result["seconds"] = float(seconds[name].min())
+        result["speed_up"] = float(np.median(seconds["plain loop"] / seconds[name]))
+        result["gflops"] = per_pixel * pixels / result["seconds"] / 1e9
+        result["share_of_convolution_peak"] = 1e9 * result["gflops"] / peak["convolution"]
     return {
         "volume": [rows, rows, slices],
-        "tissue_fraction": float((volume > float(settings["background"])).float().mean()),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "convolution_peak_gflops": peak / 1e9,
+        "tissue_fraction": float((volume > settings["background"]).float().mean()),
+        "computed_fraction": ours / (2 * volume.numel()),
+        "flops_per_pixel": per_pixel,
+        "convolution_peak_gflops": peak["convolution"] / 1e9,
+        "gemm_peak_gflops": peak["gemm"] / 1e9,
         "results": results,
+        **gpu_milliseconds(volume, ckpt_path),
     }
+
+
+def gpu_milliseconds(volume: torch.Tensor, ckpt_path: Path, device: str = "cuda:0") -> dict[str, dict[str, float]]:
+    """The same volume on a GPU, volume and result in its memory; empty where there is none."""
+    if not torch.cuda.is_available() and device != "cpu":
+        return {}
+    parser = inference_parser(ckpt_path=str(ckpt_path), device=device)
+    network, placed = parser.get_parsed_content("network"), volume.to(device)
+    settings = {key: parser.get_parsed_content(key) for key in SETTINGS}
+    result = {}
+    for autocast in (None, "float16" if device != "cpu" else "bfloat16"):
+        inferer = ThroughPlaneInferer(**settings, autocast=autocast, progress=False)
+        inferer(placed, network)
+        result[autocast or "float32"] = 1000 * min(timed(lambda run=inferer: run(placed, network)) for _ in range(3))
+    return {"gpu_milliseconds": result}
 
 
 def main() -> None:
     """Command line."""
-    arguments_parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments_parser.add_argument("--rows", type=int, default=128)
-    arguments_parser.add_argument("--slices", type=int, default=32)
-    arguments_parser.add_argument("--repeats", type=int, default=3)
-    arguments_parser.add_argument("--seed", type=int, default=0)
-    arguments_parser.add_argument("--ckpt-path", type=Path, default=BUNDLE / "models" / "model.pt")
-    arguments_parser.add_argument("--output", type=Path, help="JSON file")
-    a = arguments_parser.parse_args()
+    parser = parser_of(__doc__)
+    parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--slices", type=int, default=24)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ckpt-path", type=Path, default=BUNDLE / "models" / "model.pt")
+    a = parser.parse_args()
+    started = time.perf_counter()
     report = measure(a.rows, a.slices, a.repeats, a.seed, a.ckpt_path)
     print(
-        f"{report['volume']}, {report['tissue_fraction']:.2f} tissue, {report['threads']} threads, "
-        f"convolution peak {report['convolution_peak_gflops']:.0f} GFLOP/s"
+        f"{a.rows} x {a.rows} x {a.slices}, {report['tissue_fraction']:.2f} tissue, {report['computed_fraction']:.2f} "
+        f"computed, {facts()['threads']} threads; peak {report['convolution_peak_gflops']:.0f} GFLOP/s (convolution), "
+        f"{report['gemm_peak_gflops']:.0f} (GEMM); {time.perf_counter() - started:.0f} s"
     )
-    print("| | seconds | speed-up | share of the peak | largest difference (of the range) |\n|---|---|---|---|---|")
-    for name, r in report["results"].items():
-        print(
-            f"| {name} | {r['seconds']:.2f} | {r['speed_up']:.2f} | {100 * r['share_of_convolution_peak']:.0f} % | "
-            f"{r['max_difference_of_range']:.1e} |"
-        )
-    if a.output:
-        a.output.parent.mkdir(parents=True, exist_ok=True)
-        a.output.write_text(json.dumps(report, indent=4) + "\n")
+    header = ["", "seconds", "speed-up", "GFLOP/s", "share of the peak", "largest difference", "PSNR to plain, dB"]
+    rows = [
+        [
+            name,
+            f"{r['seconds']:.2f}",
+            f"{r['speed_up']:.2f}",
+            f"{r['gflops']:.0f}",
+            f"{100 * r['share_of_convolution_peak']:.0f} %",
+            f"{r['max_difference_of_range']:.1e}",
+            f"{r['psnr_to_plain_db']:.0f}",
+        ]
+        for name, r in report["results"].items()
+    ]
+    print(table(header, rows))
+    for precision, value in report.get("gpu_milliseconds", {}).items():
+        print(f"GPU, {precision}: {value:.1f} ms")
+    write_json(report, a.output)
 
 
 if __name__ == "__main__":

@@ -104,10 +104,10 @@ class PlaceOnGrid(Transform):
         """
         affine = np.asarray(image.meta["original_affine"], dtype=np.float64).reshape(4, 4)
         thick_axis = int(image.meta["thick_axis"])
-        placed = Orientation.of(affine, thick_axis).undo(_plain(pred))
-        meta = dict(image.meta)
+        voxels, meta = _plain(pred), dict(image.meta)
         if not keep_float:
-            placed, meta["clipped_voxels"] = self._cast(placed, str(image.meta["stored_dtype"]), _plain(image))
+            voxels, meta["clipped_voxels"] = self._cast(voxels, str(image.meta["stored_dtype"]), _plain(image))
+        placed = Orientation.of(affine, thick_axis).undo(voxels)
         new_affine = torch.from_numpy(super_resolution_affine(affine, thick_axis, self.scale_factor))
         meta.update(affine=new_affine, original_affine=new_affine.clone(), spatial_shape=np.asarray(placed.shape[1:]))
         return MetaTensor(placed, meta=meta)
@@ -123,10 +123,14 @@ class PlaceOnGrid(Transform):
         if dtype.is_floating_point:
             return volume.to(dtype), 0
         info = torch.iinfo(dtype)
-        clipped = int((volume < info.min - 0.5).sum() + (volume > info.max + 0.5).sum())
+        result, clipped = torch.empty_like(volume, dtype=dtype), 0
+        # plane by plane: counting in one go would need eight bytes per voxel for a moment
+        for source_plane, plane in zip(volume[0], result[0], strict=True):
+            clipped += int((source_plane < info.min - 0.5).sum() + (source_plane > info.max + 0.5).sum())
+            plane.copy_(source_plane.round_().clamp_(info.min, info.max))
         if clipped:
             self.logger.warning("%d voxels were clipped to the range of %s", clipped, name)
-        return volume.round_().clamp_(info.min, info.max).to(dtype), clipped
+        return result, clipped
 
 
 def _plain(volume: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all benchmarks share: the clock, the machine's facts, commands as whole processes, tables."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+
+from tools.run_bundle import BUNDLE
+
+__all__ = [
+    "TINY_NETWORK",
+    "Process",
+    "facts",
+    "fit_line",
+    "fit_power",
+    "in_turns",
+    "inference_parser",
+    "parser_of",
+    "run_process",
+    "save_weights",
+    "table",
+    "timed",
+    "write_json",
+]
+
+TINY_NETWORK = {f"network_def::{name}": 1 for name in ("blocks", "layers", "growth", "features")}
+
+
+def facts() -> dict[str, object]:
+    """Versions and the machine, without its name."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "monai", "onnxruntime", "openvino")}
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "architecture": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "load_1min": round(os.getloadavg()[0], 2),
+    }
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Seconds of one call, the GPU's work included."""
+    started = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def in_turns(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, np.ndarray]:
+    """``(repeats,)`` seconds of each: A B C A B C ..., so that a slow moment of the machine hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(repeats):
+        for name, run in candidates.items():
+            seconds[name].append(timed(run))
+    return {name: np.asarray(values) for name, values in seconds.items()}
+
+
+@dataclass(frozen=True)
+class Process:
+    """A finished command."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def run_process(command: Sequence[object], environment: Mapping[str, str] | None = None) -> Process:
+    """Run a command to its end; the operating system's own account of its largest resident memory.
+
+    Raises:
+        RuntimeError: with the end of its output, if its exit code is not 0.
+    """
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        list(map(str, command)),
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"exit code must be 0, got {process.returncode}: {output[-2000:]}")
+    return Process(time.perf_counter() - started, usage.ru_maxrss * 1024)
+
+
+def inference_parser(**ids: object) -> ConfigParser:
+    """``inference.json`` with overridden ids, on the CPU unless told otherwise."""
+    parser = ConfigParser()
+    parser.read_config(BUNDLE / "configs" / "inference.json")
+    parser.update({"bundle_root": str(BUNDLE), "device": "cpu", "progress": False, **ids})
+    return parser
+
+
+def save_weights(path: Path, **ids: object) -> Path:
+    """Random weights of the network that ``ids`` describe."""
+    torch.manual_seed(0)
+    torch.save(inference_parser(**ids).get_parsed_content("network_def").state_dict(), path)
+    return path
+
+
+def fit_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """``(slope, intercept)`` of least squares."""
+    slope, intercept = np.polyfit(np.asarray(x, dtype=float), np.asarray(y, dtype=float), 1)
+    return float(slope), float(intercept)
+
+
+def fit_power(x: Sequence[float], y: Sequence[float]) -> float:
+    """Exponent ``a`` of ``y ~ x^a``: the slope of least squares in logarithms."""
+    return fit_line(np.log(np.asarray(x, dtype=float)), np.log(np.asarray(y, dtype=float)))[0]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def write_json(report: Mapping[str, object], path: Path | None) -> None:
+    """With the machine's facts; nothing without a path."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": facts(), **report}, indent=4) + "\n")
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """With ``--output`` for the JSON file."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="JSON file")
+    return parser
