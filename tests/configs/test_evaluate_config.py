@@ -203,6 +203,18 @@ def test_the_picture_gets_volumes_as_nibabel_turns_them(tmp_path, evaluate, monk
     assert list(seen["results"]) == list(scores)
 
 
+def test_figures_that_do_not_exist_are_null(tmp_path, evaluate, monkeypatch, capsys):
+    figures = dict.fromkeys(ALONG, float("nan")) | {"high_frequency_ratio_db": float("-inf"), "edge_width_mm": 2.0}
+    monkeypatch.setattr("scripts.evaluation.scores.score_through_plane", lambda *_: figures)
+    save_nifti(tmp_path / "in" / "h.nii.gz", smooth_volume((24, 24, 24)), make_affine([1, 1, 1]))
+    evaluate(pictures=False)
+    along = read(tmp_path / "out")["through_plane"]["h"]["ours"]
+    assert along == {name: 2.0 if name == "edge_width_mm" else None for name in ALONG}
+    shown = capsys.readouterr().out
+    assert "nan" not in shown
+    assert "2.0000" in shown
+
+
 def test_pictures_can_be_left_out(tmp_path, evaluate):
     save_nifti(tmp_path / "in" / "h.nii.gz", smooth_volume((24, 24, 24)), make_affine([1, 1, 1]))
     evaluate(pictures=False)

@@ -76,6 +76,14 @@ def test_edge_width_does_not_mind_noise_shading_or_weaker_blurred_edges():
     assert edge_width_mm(two, np.ones(3), 2) == pytest.approx(expected, rel=0.1)
 
 
+def test_edge_width_is_the_typical_edge_s_not_the_widest_s():
+    """A quarter of the edges are as steep but twice as high, so twice as wide."""
+    volume = blurred_step(1.8, 1.0)
+    volume[:, :8] = blurred_step(3.6, 1.0, height=1000)[:, :8]
+    width = edge_width_mm(volume, np.ones(3), 2, steepest=0.05)  # all edges
+    assert width == pytest.approx(np.sqrt(2 * np.pi) * 1.8, rel=0.1)
+
+
 def test_edge_width_of_a_step_is_one_voxel_and_of_nothing_nan():
     volume = np.zeros((12, 12, 20))
     volume[..., 9:] = 3
@@ -113,6 +121,16 @@ def test_fourier_resolution_of_the_truth_a_scaled_truth_and_noise():
     white = np.random.default_rng(1).normal(size=(30, 30, 240))
     moved = np.roll(white, 2, axis=-1)
     assert fourier_resolution_mm(moved, white, (1, 1, 1), 2) == pytest.approx(12, rel=0.05)
+
+
+@pytest.mark.parametrize("shared", ["offset", "ramp"])
+def test_fourier_resolution_is_not_made_up_by_the_border_or_the_mean(shared):
+    """Two unrelated noises that share a level, or a ramp whose ends do not meet, agree on no detail."""
+    rng = np.random.default_rng(4)
+    common = {"offset": np.full(60, 1e4), "ramp": np.linspace(0, 40, 60)}[shared]
+    one, other = (rng.normal(size=(16, 16, 60)) + common for _ in range(2))
+    assert fourier_resolution_mm(one, other, (1, 1, 1), 2) > 8
+    assert high_frequency_ratio_db(2 * one - common, one, 2, 2) == pytest.approx(20 * np.log10(2), abs=0.3)
 
 
 @pytest.mark.parametrize("axis", range(3))
