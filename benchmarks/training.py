@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages 1 and 2 as their configs run them: how long the network waits for data, what a batch takes in memory, and
+where the time goes.
+
+Waiting is the time between asking the loader for a batch and having it (ignite's ``BasicTimeProfiler``), over the time
+of the iteration. The first iterations, in which the loader's worker starts, are left out.
+
+    python -m benchmarks.training
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.handlers import BasicTimeProfiler
+from monai.bundle import ConfigParser
+from scripts.networks.rdn import RDN
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.machine import parser_of, save_weights, table, write_json
+from benchmarks.memory import thick_scan
+from tools.run_bundle import BUNDLE
+
+SKIPPED = 3
+KINDS = {  # of PyTorch's operators, by name
+    "convolution, forward": ("aten::mkldnn_convolution", "aten::cudnn_convolution"),
+    "convolution, backward": ("aten::mkldnn_convolution_backward", "aten::convolution_backward"),
+    "concatenation": ("aten::cat",),
+    "copies": ("aten::copy_",),
+    "activation": ("aten::clamp_min", "aten::relu", "aten::clamp_min_", "aten::threshold_backward"),
+    "optimiser": ("Optimizer.step",),
+}
+
+
+def training_parser(stage: int, folder: Path, iterations: int, **ids: object) -> ConfigParser:
+    """``train_stage<stage>.json`` on two made-up scans, without validation, ready to run."""
+    for modality in ("ct", "mr"):
+        for seed in range(2):
+            thick_scan(folder / modality / f"{modality}{seed}.nii.gz", (128, 128, 96 if modality == "ct" else 32))
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / name) for name in ("common.json", f"train_stage{stage}.json")])
+    network = {key: value for key, value in ids.items() if key.startswith("network_def")}
+    parser.update(
+        {
+            "bundle_root": str(BUNDLE), "ct_dir": str(folder / "ct"), "mr_dir": str(folder / "mr"), "device": "cpu",
+            "output_dir": str(folder / f"out{stage}"), "stage_iterations": iterations, "validation_fraction": 0.0,
+            "resume": False, **ids,
+        }
+    )  # fmt: skip
+    if stage == 2:
+        parser.update({"stage1_weights": str(save_weights(folder / "stage1.pt", **network))})
+    return parser
+
+
+def waiting(stage: int, iterations: int, folder: Path, **ids: object) -> dict[str, float]:
+    """Seconds per iteration, and the share of them that went into waiting for the batch."""
+    parser = training_parser(stage, folder, iterations, **ids)
+    parser.get_parsed_content("initialize")
+    trainer = parser.get_parsed_content("train::trainer")
+    profiler = BasicTimeProfiler()
+    profiler.attach(trainer)
+    trainer.run()
+    waited = profiler.dataflow_times[SKIPPED:].sum().item()
+    computed = profiler.processing_times[SKIPPED:].sum().item()
+    return {
+        "seconds_per_iteration": (waited + computed) / (iterations - SKIPPED),
+        "waiting_share": waited / (waited + computed),
+    }
+
+
+def kept_bytes(step: Callable[[], torch.Tensor]) -> int:
+    """Memory that autograd keeps of one forward for its backward pass, each storage once."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        step().backward()
+    return sum(kept.values())
+
+
+def shares(run: Callable[[], object], repeats: int = 3) -> dict[str, float]:
+    """Share of the processor's time by kind of operator; what is in none of :data:`KINDS` is ``other``."""
+    run()
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        for _ in range(repeats):
+            run()
+    events = recorded.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    result = {
+        kind: sum(e.self_cpu_time_total for e in events if e.key.startswith(names)) / total
+        if kind == "optimiser"
+        else sum(e.self_cpu_time_total for e in events if e.key in names) / total
+        for kind, names in KINDS.items()
+    }
+    return {**result, "other": 1 - sum(result.values())}
+
+
+def network_step(parser: ConfigParser) -> tuple[RDN, torch.Tensor, Callable[[], torch.Tensor]]:
+    """The network, one batch of noise of the configured size, and a function that gives the loss on it."""
+    network = parser.get_parsed_content("network_def").to(memory_format=torch.channels_last)
+    size = [parser.get_parsed_content(key) for key in ("batch_size", "patch_rows", "patch_slices")]
+    image = torch.rand(size[0], 1, *size[1:]) * 2 - 1
+    return network, image, lambda: network(image).abs().mean()
+
+
+def where_time_goes(folder: Path, **ids: object) -> dict[str, dict[str, float]]:
+    """Of one iteration of stage 1 and of inference on the same batch."""
+    parser = training_parser(1, folder, 1, **ids)
+    network, image, loss = network_step(parser)
+    optimizer = torch.optim.Adam(network.parameters())
+
+    def iteration() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    training = shares(iteration)
+    with torch.no_grad():
+        network.eval()
+        return {"stage 1": training, "inference": shares(lambda: network(image))}
+
+
+def measure(iterations: int, **ids: object) -> dict[str, Any]:
+    """Everything."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        stages = {f"stage {stage}": waiting(stage, iterations, folder, **ids) for stage in (1, 2)}
+        parser = training_parser(1, folder, 1, **ids)
+        _, image, loss = network_step(parser)
+        return {
+            "waiting": stages,
+            "batch": list(image.shape),
+            "kept_bytes_per_batch": kept_bytes(loss),
+            "where_time_goes": where_time_goes(folder, **ids),
+        }
+
+
+def main() -> None:
+    """Command line."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--iterations", type=int, default=15)
+    a = parser.parse_args()
+    report = measure(a.iterations)
+    rows = [
+        [stage, f"{r['seconds_per_iteration']:.2f}", f"{100 * r['waiting_share']:.2f} %"]
+        for stage, r in report["waiting"].items()
+    ]
+    print(table(["", "seconds per iteration", "waiting for data"], rows), end="\n\n")
+    print(f"batch {report['batch']}: {report['kept_bytes_per_batch'] / 2**20:.0f} MiB kept for the backward pass\n")
+    kinds = list(report["where_time_goes"]["inference"])
+    rows = [
+        [name, *(f"{100 * share[kind]:.1f} %" for kind in kinds)] for name, share in report["where_time_goes"].items()
+    ]
+    print(table(["", *kinds], rows))
+    write_json(report, a.output)
+
+
+if __name__ == "__main__":
+    main()
