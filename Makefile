@@ -6,7 +6,11 @@ BUNDLE := bundle
 WORKERS ?= 2
 export PYTHONPATH := $(CURDIR):$(CURDIR)/$(BUNDLE)
 
-.PHONY: help setup demo test check train smoke ablation mutate bench model release test-clients clean
+TABLE_ARGS = --hr $(HR) $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(if $(CT),--ct "$(CT)") $(if $(MR),--mr "$(MR)") \
+	$(if $(HR_TRAIN),--hr-train "$(HR_TRAIN)") $(if $(BUDGET),--budget $(BUDGET)) $(if $(ROWS),--rows $(ROWS)) \
+	--output "$(OUT)" $(ARGS)
+
+.PHONY: help setup demo test check train smoke ablation mutate table1 table2 bench model release test-clients clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -44,6 +48,12 @@ ablation: setup ## what each stage brings: make ablation CT=<folder> MR=<folder>
 
 mutate: setup ## do the tests notice when an equation changes? (minutes)
 	$(RUN) -m tools.mutate $(ARGS)
+
+table1: setup ## the paper's Table 1: make table1 HR=<folder> CT=<folder> MR=<folder> HR_TRAIN=<folder> BUDGET=600 OUT=<folder>
+	$(RUN) -m benchmarks.table1 $(TABLE_ARGS)
+
+table2: setup ## the paper's Table 2, by stage: make table2 HR=<folder> CT=<folder> MR=<folder> BUDGET=600 OUT=<folder>
+	$(RUN) -m benchmarks.table2 $(TABLE_ARGS)
 
 bench: setup ## speed of inference on this machine, as ratios
 	$(RUN) -m benchmarks.inference $(ARGS)

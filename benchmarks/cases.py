@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cases of a table: made thick, finished and scored by the very parts that ``evaluate.json`` is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from scripts.data.cases import find_cases
+from scripts.degradation import SliceProfileOperator
+from scripts.evaluation.metrics import psnr, score_volume
+from scripts.evaluation.resolution import score_through_plane
+from scripts.geometry import Orientation, voxel_spacing_mm
+from scripts.transforms.consistency import scan_operator
+from scripts.transforms.orient import working_spacing_mm
+
+from benchmarks.grid import shift_voxels
+from benchmarks.peers.scan import Scan
+from tools.run_bundle import BUNDLE
+
+__all__ = ["Case", "CaseSet", "read_table_config", "training_scans", "training_volumes"]
+
+FOLDER = Path(__file__).parent
+
+
+def read_table_config(protocol: str, ids: dict[str, object]) -> ConfigParser:
+    """``common.json``, ``evaluate.json``, ``table1.json``, the protocol, and overrides.
+
+    Args:
+        protocol: name of a file in ``benchmarks/protocols``, or the path of another.
+        ids: overrides.
+
+    Raises:
+        FileNotFoundError: if there is no such protocol.
+    """
+    path = Path(protocol) if protocol.endswith(".json") else FOLDER / "protocols" / f"{protocol}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in (FOLDER / "protocols").glob("*.json")))
+        raise FileNotFoundError(f"PROTOCOL must be one of {known}, or a JSON file, got {protocol}; correct it")
+    parser = ConfigParser()
+    configs = [BUNDLE / "configs" / name for name in ("common.json", "evaluate.json")]
+    parser.read_config([str(p) for p in (*configs, FOLDER / "table1.json", path)])
+    parser.update({"bundle_root": str(BUNDLE), **ids})
+    return parser
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume, thick and thin.
+
+    Attributes:
+        name: of the case.
+        data: ``image`` (oriented, unit range) and ``label`` (the truth, stored axes, scanner units).
+        scan: what a method is given.
+    """
+
+    name: str
+    data: dict[str, Any]
+    scan: Scan
+
+    @property
+    def image(self) -> MetaTensor:
+        """The thick-slice scan with its meta data."""
+        return self.data["image"]
+
+    @property
+    def truth(self) -> np.ndarray:
+        """``(I, J, K)`` in scanner units, stored axes."""
+        return self.data["label"].as_tensor()[0].numpy()
+
+    @property
+    def thick_axis(self) -> int:
+        """Stored axis along which the slices are thick."""
+        return int(self.image.meta["thick_axis"])
+
+    @property
+    def affine(self) -> np.ndarray:
+        """``(4, 4)`` of the truth."""
+        return np.asarray(self.data["label"].affine, np.float64)
+
+    @property
+    def orientation(self) -> Orientation:
+        """Stored axes to working axes."""
+        return Orientation.of(self.affine, self.thick_axis)
+
+    def thick(self) -> np.ndarray:
+        """The thick slices in scanner units, stored axes, on their own grid."""
+        low, high = (float(self.image.meta[f"intensity_{end}"]) for end in ("low", "high"))
+        return ((self.orientation.undo(self.scan.image[None])[0] + 1) * ((high - low) / 2) + low).numpy()
+
+    def truth_in_unit_range(self) -> torch.Tensor:
+        """``(H1, H2, K * n_slices)`` in working axes, as the scan is scaled."""
+        low, high = (float(self.image.meta[f"intensity_{end}"]) for end in ("low", "high"))
+        return self.orientation.apply((self.data["label"].as_tensor() - low) * (2 / (high - low)) - 1)[0]
+
+    def slab(self, rows: int) -> tuple[Scan, torch.Tensor]:
+        """The middle ``rows`` of the first axis, thick and true, for a curve that need not score the whole volume."""
+        length = self.scan.image.shape[0]
+        part = slice(max(0, (length - rows) // 2), max(0, (length - rows) // 2) + rows)
+        scan = Scan(self.scan.image[part].contiguous(), self.scan.spacing_mm, self.scan.operator)
+        return scan, self.truth_in_unit_range()[part]
+
+
+class CaseSet:
+    """The volumes of one folder under one protocol.
+
+    Args:
+        folder: thin-slice MR.
+        protocol: see :func:`read_table_config`.
+        ids: overrides.
+
+    Attributes:
+        label: name of the folder and of the protocol, for the table.
+        items: what :func:`scripts.data.cases.find_cases` found.
+        warnings: sentences for the table, such as a voxel size that the protocol does not expect.
+
+    Raises:
+        ValueError: if a folder holds no volume.
+    """
+
+    def __init__(self, folder: Path, protocol: str, ids: dict[str, object]) -> None:
+        parser = read_table_config(protocol, ids)
+        self.folder = folder
+        self.label = f"{folder.name}, {Path(protocol).stem}"
+        self.parser = parser
+        self.scale_factor = int(parser.get_parsed_content("scale_factor"))
+        self.profile = str(parser.get_parsed_content("slice_profile"))
+        self.thickness_to_spacing = float(parser.get_parsed_content("evaluation_thickness_to_spacing"))
+        self.preprocessing = parser.get_parsed_content("preprocessing")
+        self.finish = parser.get_parsed_content("postprocessing")
+        plain = read_table_config(protocol, {**ids, "data_consistency": "off"})
+        self.finish_plain = plain.get_parsed_content("postprocessing")
+        found = find_cases(folder)
+        if not found.items:
+            raise ValueError(f"{folder} must hold thin-slice MR volumes, got none; {found.hint}")
+        self.items = found.items
+        self.warnings = [f"{name} is left out: {error}" for name, error in (*found.skipped, *found.refused)]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the cases."""
+        return [str(item["case"]) for item in self.items]
+
+    def operator(self) -> SliceProfileOperator:
+        """D of the protocol."""
+        return SliceProfileOperator(self.scale_factor, self.profile, self.scale_factor * self.thickness_to_spacing)
+
+    def case(self, index: int) -> Case:
+        """Read a case and make it thick."""
+        data = self.preprocessing(dict(self.items[index]))
+        image = data["image"]
+        operator = scan_operator(image, self.scale_factor, self.profile, None)
+        spacing = tuple(float(s) for s in working_spacing_mm(image))
+        case = Case(self.names[index], data, Scan(image.as_tensor()[0].contiguous(), spacing, operator))
+        expected = self.parser.get_parsed_content("expected_spacing_mm")
+        spacing_mm = voxel_spacing_mm(case.affine)
+        if expected is not None and np.abs(np.sort(spacing_mm) / np.sort(expected) - 1).max() > 0.05:
+            shown = " x ".join(f"{s:.2f}" for s in spacing_mm)
+            text = f"{case.name}: the protocol expects voxels of {expected} mm, this volume has {shown} mm"
+            if text not in self.warnings:
+                self.warnings.append(text)
+        return case
+
+    def place(self, case: Case, thin: torch.Tensor, consistent: bool) -> np.ndarray:
+        """A method's result on the truth's grid, in scanner units.
+
+        Args:
+            case: the case.
+            thin: ``(H1, H2, K * n_slices)`` in unit range.
+            consistent: apply the table's data consistency first.
+        """
+        image = MetaTensor(case.image.as_tensor().clone(), meta=dict(case.image.meta))
+        data = {"image": image, "pred": thin[None].clone(), "label": case.data["label"]}
+        placed = (self.finish if consistent else self.finish_plain)(data)["pred"]
+        return placed.as_tensor()[0].float().numpy()
+
+    @staticmethod
+    def score(case: Case, volume: np.ndarray, lpips: Any) -> dict[str, Any]:
+        """All figures of a result, those along the thick axis under ``through_plane``."""
+        spacing_mm, factor = voxel_spacing_mm(case.affine), case.scan.scale_factor
+        return {
+            **score_volume(volume, case.truth, case.thick_axis, lpips=lpips),
+            "shift_voxels": shift_voxels(volume, case.truth, case.thick_axis),
+            "through_plane": score_through_plane(volume, case.truth, spacing_mm, case.thick_axis, factor),
+        }
+
+    @staticmethod
+    def score_psnr(case: Case, volume: np.ndarray) -> float:
+        """PSNR of a result, alone."""
+        return psnr(volume, case.truth, float(np.ptp(case.truth)))
+
+    @staticmethod
+    def save(case: Case, volume: np.ndarray, path: Path) -> None:
+        """Write a volume on the truth's grid, float32, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name("part_" + path.name)
+        nib.save(nib.Nifti1Image(volume.astype(np.float32), case.affine), part)
+        part.replace(path)
+
+
+def training_scans(folder: Path, case_set: CaseSet) -> list[Scan]:
+    """Thick scans to learn from, oriented, in unit range; each with the operator of the table."""
+    parser = case_set.parser
+    parser.update({"mr_dir": str(folder), "dataset_dir": str(folder)})
+    transform = parser.get_parsed_content("mr_preprocessing")
+    return [
+        Scan(item["image"][0].contiguous(), _spacing(item["spacing_mm"]), case_set.operator())
+        for item in (transform(dict(entry)) for entry in find_cases(folder).items)
+    ]
+
+
+def training_volumes(folder: Path, case_set: CaseSet) -> list[tuple[torch.Tensor, Sequence[float]]]:
+    """Thin volumes to learn from: ``(1, I, J, K)`` in unit range and the spacing in mm."""
+    load, _, scale, plain = case_set.parser.get_parsed_content("mr_preprocessing").transforms  # not oriented
+    items = [plain(scale(load(dict(entry)))) for entry in find_cases(folder).items]
+    return [(item["image"], _spacing(item["spacing_mm"])) for item in items]
+
+
+def _spacing(values: Any) -> tuple[float, float, float]:
+    a, b, c = (float(v) for v in np.asarray(values).reshape(-1))
+    return a, b, c

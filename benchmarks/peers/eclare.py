@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ECLARE, SMORE's successor, as an outside program: ``pip install eclare`` into any environment on the PATH.
+
+It is GPL-3: never imported, only started, and only where the user has installed it. Its command line (version 1.0.1)
+takes a NIfTI file and chooses its own grid and training length, so its row states the processor seconds that it took,
+and its result is brought to the table's grid by linear interpolation in world coordinates where the two differ.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy.ndimage import affine_transform
+
+__all__ = ["find_eclare", "run_eclare"]
+
+
+def find_eclare() -> str | None:
+    """Path of the program, if it is installed."""
+    return shutil.which("run-eclare")
+
+
+def run_eclare(thick: Path, output_dir: Path, thickness_to_spacing: float, shape: tuple[int, ...], affine: np.ndarray):
+    """Super-resolve a NIfTI file.
+
+    Args:
+        thick: the thick-slice scan.
+        output_dir: for the program's own output.
+        thickness_to_spacing: slice thickness over slice spacing.
+        shape: of the table's grid.
+        affine: of the table's grid, ``(4, 4)``.
+
+    Returns:
+        ``(I, J, K)`` float32 array on that grid, and the CPU-seconds of the program.
+
+    Raises:
+        FileNotFoundError: if it is not installed.
+        RuntimeError: if it fails or leaves no result.
+    """
+    program = find_eclare()
+    if program is None:
+        raise FileNotFoundError("run-eclare is not installed; pip install eclare")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    before = os.times()
+    command = [program, "--in-fpath", str(thick), "--out-dir", str(output_dir)]
+    command += ["--relative-slice-thickness", str(thickness_to_spacing)]
+    code = subprocess.run(command, check=False).returncode
+    after = os.times()
+    found = sorted(output_dir.rglob("*_eclare.nii*"))
+    if code or not found:
+        raise RuntimeError(f"run-eclare must leave one result, got exit code {code} and {len(found)} files")
+    image = nib.load(found[0])
+    to_result = np.linalg.inv(image.affine) @ affine
+    volume = np.asarray(image.dataobj, np.float32)
+    placed = affine_transform(
+        volume, to_result[:3, :3], to_result[:3, 3], output_shape=shape[:3], order=1, mode="nearest"
+    )
+    seconds = after.children_user - before.children_user + after.children_system - before.children_system
+    return placed, seconds

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What needs no learning: cubic convolution, the same made consistent with the scan, and the windowed sinc."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from scripts.geometry import hr_slice_coordinate
+from scripts.networks.rdn import upsample_cubic
+
+from .scan import Scan
+
+__all__ = ["bicubic", "bicubic_dc", "sinc"]
+
+
+def bicubic(scan: Scan) -> torch.Tensor:
+    """Cubic convolution along the thick axis (Keys 1981, a = -0.75 as in torch): ``(H1, H2, K * n_slices)``."""
+    return upsample_cubic(scan.image[None], scan.scale_factor)[0]
+
+
+def bicubic_dc(scan: Scan) -> torch.Tensor:
+    """The volume nearest to the cubic one that explains the scan exactly."""
+    return scan.operator.enforce(bicubic(scan), scan.image)
+
+
+def sinc(scan: Scan) -> torch.Tensor:
+    """SimpleITK's Lanczos-windowed sinc (radius 5), sampled at the thin slices.
+
+    Beyond the centres of the outermost slices SimpleITK extrapolates nothing, so the scan is first continued by five
+    copies of them.
+    """
+    factor, radius = scan.scale_factor, 5
+    n_slices = scan.image.shape[2]
+    padded = np.pad(scan.image.numpy(), ((0, 0), (0, 0), (radius, radius)), mode="edge")
+    image = sitk.GetImageFromArray(padded)  # numpy's last axis is SimpleITK's first
+    image.SetOrigin((hr_slice_coordinate(-float(radius), factor), 0.0, 0.0))  # in HR voxels
+    image.SetSpacing((float(factor), 1.0, 1.0))
+    size = (n_slices * factor, image.GetSize()[1], image.GetSize()[2])
+    identity = sitk.Transform(3, sitk.sitkIdentity)
+    grid = (image, size, identity, sitk.sitkLanczosWindowedSinc, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return torch.from_numpy(sitk.GetArrayFromImage(sitk.Resample(*grid, image.GetDirection(), 0.0)))

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One training loop for all peers, which ends when its budget is spent, and one source of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from scripts.degradation import SliceProfileOperator
+from scripts.training.budget import processor_seconds, rate_factor
+from scripts.transforms.patch import RandPlanePatch
+from torch import nn
+from tqdm import tqdm
+
+__all__ = ["Draw", "random_pairs", "train_within"]
+
+Draw = Callable[[], tuple[torch.Tensor, torch.Tensor]]
+
+
+def train_within(
+    network: nn.Module,
+    loss: Callable[[], torch.Tensor],
+    learning_rate: float,
+    budget_s: float,
+    desc: str,
+    autocast: str | None = None,
+) -> int:
+    """Minimise until the budget is spent; at least one step. Leaves the network in evaluation mode.
+
+    Args:
+        network: on the device where it is to be trained.
+        loss: draws a batch and returns its loss; called once a step, under autocast.
+        learning_rate: of Adam, at its highest.
+        budget_s: processor seconds (:func:`scripts.training.budget.processor_seconds`).
+        desc: of the progress bar.
+        autocast: dtype name for mixed precision, or ``None``.
+
+    Returns:
+        The number of steps.
+
+    Raises:
+        ValueError: if the budget is not positive.
+    """
+    if not budget_s > 0:
+        raise ValueError(f"budget must be > 0 processor seconds, got {budget_s}; raise BUDGET")
+    device = next(network.parameters()).device
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    started, spent, steps = processor_seconds(device), 0.0, 0
+    network.train()
+    with tqdm(total=round(budget_s, 1), desc=desc, unit="s") as bar:
+        while spent < budget_s:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * rate_factor(spent / budget_s)
+            with torch.autocast(device.type, getattr(torch, autocast or "bfloat16"), enabled=autocast is not None):
+                value = loss()
+            optimizer.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            steps += 1
+            now = processor_seconds(device) - started
+            bar.update(min(now, budget_s) - min(spent, budget_s))
+            spent = now
+    network.eval()
+    return steps
+
+
+def random_pairs(
+    volumes: Sequence[tuple[torch.Tensor, Sequence[float]]],
+    operator: SliceProfileOperator,
+    patch: RandPlanePatch,
+    batch_size: int,
+    margin_slices: int,
+    seed: int,
+    device: torch.device,
+) -> Draw:
+    """Source of ``(thick, thin)`` batches: patches of random volumes, flipped at random, made thick by D.
+
+    Args:
+        volumes: ``(1, I, J, K)`` in unit range and its spacing in mm, thick axis (if any) last.
+        operator: D.
+        patch: draws a ``(1, rows, K * (slices + 2 * margin_slices))`` patch; the last axis is made thick.
+        batch_size: patches per batch.
+        margin_slices: slices cut off either end, where the profile was cut short.
+        seed: of everything that is random here.
+        device: where the batches go.
+
+    Returns:
+        A function; each call draws ``(B, 1, rows, slices)`` and ``(B, 1, rows, K * slices)``.
+    """
+    random = np.random.RandomState(seed)
+    patch.set_random_state(seed)
+    margin = margin_slices * operator.scale_factor
+
+    def one() -> torch.Tensor:
+        volume, spacing_mm = volumes[random.randint(len(volumes))]
+        return patch(volume, spacing_mm).flip([axis for axis in (1, 2) if random.rand() < 0.5])
+
+    def draw() -> tuple[torch.Tensor, torch.Tensor]:
+        thin = torch.stack([one() for _ in range(batch_size)]).to(device)
+        thick = operator.degrade(thin)
+        return (
+            thick[..., margin_slices : thick.shape[-1] - margin_slices].contiguous(),
+            thin[..., margin : thin.shape[-1] - margin].contiguous(),
+        )
+
+    return draw

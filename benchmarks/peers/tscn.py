@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TSCN: slice interpolation, self-supervised in two stages on thick-slice scans.
+
+Re-implementation from Z. Lu et al., Two-Stage Self-supervised Cycle-Consistency Network for Reconstruction of
+Thin-Slice MR Images, MICCAI 2021. A network f takes two neighbouring slices and returns the thin slices between them.
+
+* Stage 1: pairs are synthesised along the sagittal and coronal directions of the scan itself: its volume, made thick
+  along one in-plane axis, gives neighbouring slices, and the volume before that gives what lies between.
+* Stage 2: cycle consistency on triplets of acquired slices I0, I1, I2. f interpolates between I0 and I1 and between I1
+  and I2; from what it found, slices half-way between the acquired ones are made, and f, interpolating between these,
+  must give back I1.
+
+What differs: slices are slabs here, not points, so that D (the one operator) makes the half-way slices and the slice
+that is compared with I1, where the paper takes single interpolated slices; f is made of the bundle's residual dense
+blocks on a linear interpolation; stage 1 goes on beside stage 2, without which the cycle alone drifts towards a smooth
+solution; no adversarial or perceptual term. The half slices at either end of a scan, which lie between no two acquired
+slices, are interpolated.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scripts.degradation import SliceProfileOperator
+from scripts.geometry import hr_slice_coordinate
+from scripts.networks.rdn import ResidualDenseBlock
+from torch import nn
+from torch.nn import functional as F
+
+from .interpolation import bicubic
+from .scan import Scan
+from .training import train_within
+
+__all__ = ["TSCN", "SliceInterpolator"]
+
+
+class SliceInterpolator(nn.Module):
+    """f: the K thin slices from one acquired slice (included, if a thin slice lies there) to the next.
+
+    Args:
+        scale_factor: K.
+        blocks: residual dense blocks.
+        layers: convolutions per block.
+        growth: channels added by each.
+        features: channels between the blocks.
+    """
+
+    fractions: torch.Tensor
+
+    def __init__(self, scale_factor: int, blocks: int, layers: int, growth: int, features: int) -> None:
+        super().__init__()
+        self.scale_factor = scale_factor
+        centre = float(hr_slice_coordinate(0.0, scale_factor))
+        self.first = math.ceil(centre)  # HR coordinate of the first thin slice that f returns for slices 0 and 1
+        positions = (self.first - centre + torch.arange(scale_factor)) / scale_factor
+        self.register_buffer("fractions", positions.float()[:, None, None], persistent=False)
+        self.head = nn.Conv2d(2, features, 3, padding=1)
+        self.blocks = nn.Sequential(*[ResidualDenseBlock(features, growth, layers) for _ in range(blocks)])
+        self.tail = nn.Conv2d(features, scale_factor, 3, padding=1)
+        with torch.no_grad():
+            self.tail.weight.mul_(0.1)
+
+    def forward(self, pair: torch.Tensor) -> torch.Tensor:
+        """``(B, 2, H, W)`` to ``(B, K, H, W)``."""
+        linear = pair[:, :1] * (1 - self.fractions) + pair[:, 1:] * self.fractions
+        return linear + self.tail(self.blocks(self.head(pair)))
+
+
+class TSCN:
+    """Train on thick-slice scans, then interpolate between the slices of any.
+
+    Args:
+        network: untrained :class:`SliceInterpolator`.
+        size: height and width of a training patch, pixels.
+        batch_size: patches per step, of either kind.
+        stage1_fraction: part of the budget that stage 1 has for itself.
+        cycle_weight: of the cycle loss in stage 2, beside that of stage 1.
+        margin_slices: neighbours on either side of a synthesised pair, so that the profile is not cut short.
+        learning_rate: of Adam, at its highest, in each stage.
+    """
+
+    def __init__(
+        self,
+        network: SliceInterpolator,
+        size: int,
+        batch_size: int,
+        stage1_fraction: float,
+        cycle_weight: float,
+        margin_slices: int,
+        learning_rate: float,
+    ) -> None:
+        if network.scale_factor % 2:
+            raise ValueError(f"scale_factor must be even for tscn, got {network.scale_factor}; leave the row out")
+        self.network = network
+        self.size = size
+        self.batch_size = batch_size
+        self.stage1_fraction = stage1_fraction
+        self.cycle_weight = cycle_weight
+        self.margin_slices = margin_slices
+        self.learning_rate = learning_rate
+
+    def train(
+        self, scans: Sequence[Scan], budget_s: float, seed: int, device: torch.device, autocast: str | None
+    ) -> nn.Module:
+        """Both stages; returns the network."""
+        network = copy.deepcopy(self.network).to(device, memory_format=torch.channels_last)
+        random = np.random.RandomState(seed)
+
+        def batch(draw) -> tuple[torch.Tensor, ...]:
+            items = [draw(scans[random.randint(len(scans))], random) for _ in range(self.batch_size)]
+            return tuple(torch.stack(parts).to(device) for parts in zip(*items, strict=True))
+
+        def stage1() -> torch.Tensor:
+            pair, between = batch(self.synthetic_pair)
+            return F.l1_loss(network(pair), between)
+
+        def stage2() -> torch.Tensor:
+            (triplet,) = batch(self.triplet)
+            returned = self.cycle(network, triplet, scans[0].operator)
+            return stage1() + self.cycle_weight * F.l1_loss(returned, triplet[:, 1:2])
+
+        first_s = budget_s * self.stage1_fraction
+        train_within(network, stage1, self.learning_rate, first_s, "tscn, stage 1", autocast)
+        train_within(network, stage2, self.learning_rate / 2, budget_s - first_s, "tscn, stage 2", autocast)
+        return network
+
+    def synthetic_pair(self, scan: Scan, random: np.random.RandomState) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two neighbouring slices made thick along an in-plane axis, ``(2, h, w)``, and ``(K, h, w)`` between them."""
+        axis, factor = random.randint(2), scan.scale_factor
+        volume = scan.image.movedim(axis, -1)  # (other in-plane axis, thick axis, the axis to make thick)
+        length = factor * (2 + 2 * self.margin_slices)
+        zoom = max(1.0, scan.thin_mm / scan.spacing_mm[axis])  # voxels per thin slice
+        block = self._crop(volume, (self.size, self.size, min(volume.shape[2], round(length * zoom))), random)
+        if block.shape[2] != length:
+            block = F.interpolate(block, size=length, mode="linear", align_corners=False)
+        if random.rand() < 0.5:
+            block = block.flip(-1)
+        thick = scan.operator.degrade(block)
+        low = self.margin_slices
+        start = low * factor + self.network.first
+        return thick[..., low : low + 2].movedim(-1, 0), block[..., start : start + factor].movedim(-1, 0)
+
+    def triplet(self, scan: Scan, random: np.random.RandomState) -> tuple[torch.Tensor]:
+        """Three neighbouring acquired slices, ``(3, h, w)``."""
+        block = self._crop(scan.image, (self.size, self.size, 3), random)
+        return (block.movedim(-1, 0).contiguous(),)
+
+    def _crop(self, volume: torch.Tensor, size: Sequence[int], random: np.random.RandomState) -> torch.Tensor:
+        """A random block, repeated at its end where the volume is smaller; seldom one of air."""
+        for _ in range(8):
+            block = volume
+            for axis in range(3):
+                length = min(size[axis], volume.shape[axis])
+                block = block.narrow(axis, random.randint(volume.shape[axis] - length + 1), length)
+            if float(block.std()) >= 0.05:
+                break
+        missing = [size[axis] - block.shape[axis] for axis in range(2)]
+        if any(missing):
+            pad = (0, missing[1], 0, missing[0])
+            block = F.pad(block.movedim(-1, 0)[None], pad, mode="replicate")[0].movedim(0, -1)
+        return block
+
+    @staticmethod
+    def cycle(network: nn.Module, triplet: torch.Tensor, operator: SliceProfileOperator) -> torch.Tensor:
+        """``(B, 3, H, W)`` acquired slices to the middle one as the cycle returns it, ``(B, 1, H, W)``.
+
+        The K thin slices between two acquired ones are centred half-way, so D over them, as blocks, gives the half-way
+        slices; the K thin slices between these are centred at the middle slice.
+        """
+        between = torch.cat([network(triplet[:, :2]), network(triplet[:, 1:])], dim=1)  # (B, 2 K, H, W)
+        half_way = operator.degrade(between.movedim(1, -1)).movedim(-1, 1)  # (B, 2, H, W)
+        return operator.degrade(network(half_way).movedim(1, -1)).movedim(-1, 1)
+
+    def apply(self, network: nn.Module, scan: Scan) -> torch.Tensor:
+        """``(H1, H2, K * n_slices)``."""
+        device = next(network.parameters()).device
+        result = bicubic(scan)
+        slices = scan.image.movedim(-1, 0).to(device)
+        with torch.no_grad():
+            for k in range(len(slices) - 1):
+                start = k * scan.scale_factor + self.network.first
+                between = network(slices[k : k + 2][None])[0].cpu()
+                result[..., start : start + scan.scale_factor] = between.movedim(0, -1)
+        return result

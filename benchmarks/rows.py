@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of a table: train what must be trained, apply it to every case, score; what is there is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from scripts.data.cases import find_cases
+from scripts.degradation import SliceProfileOperator
+from scripts.geometry import find_thick_axis, thick_slice_affine
+from scripts.training.budget import processor_seconds
+from scripts.training.weights import load_weights
+from torch import nn
+from tqdm import tqdm
+
+from benchmarks.cases import Case, CaseSet, training_scans, training_volumes
+from benchmarks.grid import LARGEST_SHIFT
+from benchmarks.ours import train_ours
+from benchmarks.peers.eclare import find_eclare, run_eclare
+from benchmarks.peers.interpolation import bicubic, bicubic_dc, sinc
+from benchmarks.peers.scan import both_orientations
+
+__all__ = ["Inputs", "Rows", "thick_training_scans"]
+
+Apply = Callable[[nn.Module, Any], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a table is made from.
+
+    Attributes:
+        sets: test volumes under their protocols; all have one operator.
+        output: folder of the table.
+        budget_s: processor seconds that every learned row may spend on training.
+        ct: folder of CT, for our own rows.
+        mr: folder of MR to learn from, thick or to be made thick.
+        hr_train: folder of thin MR to learn from, for the supervised rows alone.
+        seed: of everything random.
+        device: where networks run.
+        lpips: scorer, or ``None``.
+    """
+
+    sets: list[CaseSet]
+    output: Path
+    budget_s: float
+    ct: Path | None = None
+    mr: Path | None = None
+    hr_train: Path | None = None
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    lpips: Any = None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=4) + "\n")
+    os.replace(part, path)
+
+
+def thick_training_scans(mr: Path, output: Path, operator: SliceProfileOperator) -> Path:
+    """A folder of thick scans: those of ``mr`` that are thick, and the others made thick along their third axis.
+
+    Raises:
+        ValueError: if ``mr`` holds no NIfTI volume.
+    """
+    done = output.with_name(output.name + ".done")  # beside the folder, which is read as data
+    if not done.exists():
+        output.mkdir(parents=True, exist_ok=True)
+        for item in find_cases(mr).items:
+            if not isinstance(item["image"], str):
+                raise ValueError(f"MR must hold NIfTI files for this table, got a DICOM series in {mr}; convert it")
+            image = nib.load(item["image"])
+            try:
+                find_thick_axis(image.affine)
+            except ValueError:
+                volume = np.asarray(image.dataobj, np.float32)
+                volume = volume[..., : volume.shape[2] // operator.scale_factor * operator.scale_factor]
+                thick = operator.degrade(torch.from_numpy(volume.copy())).numpy()
+                image = nib.Nifti1Image(thick, thick_slice_affine(image.affine, 2, operator.scale_factor))
+            nib.save(image, output / f"{item['case']}.nii.gz")
+        if not list(output.glob("*.nii.gz")):
+            raise ValueError(f"MR must hold volumes to learn from, got none in {mr}; correct the path")
+        done.touch()
+    return output
+
+
+class Rows:
+    """Every row of a table, by the name of its method.
+
+    Args:
+        inputs: what it is made from.
+        ours: names of our own rows to their ``shares`` and variants (``ours`` or ``ablation`` of ``table1.json``).
+    """
+
+    def __init__(self, inputs: Inputs, ours: dict[str, dict[str, Any]]) -> None:
+        self.inputs = inputs
+        self.first = inputs.sets[0]
+        self.parser = self.first.parser
+        torch.manual_seed(inputs.seed)
+        self.per_scan = self.parser.get_parsed_content("per_scan")
+        self.from_thick_mr = self.parser.get_parsed_content("from_thick_mr")
+        self.supervised = self.parser.get_parsed_content("supervised")
+        self.autocast = self.parser.get_parsed_content("autocast")
+        self.ours = ours
+        self.plain = {"bicubic": bicubic, "bicubic_dc": bicubic_dc, "sinc": sinc}
+
+    def cases(self) -> list[tuple[str, CaseSet, int]]:
+        """``(key, set, index)`` of all cases; the key has the set's label in it where there are several sets."""
+        several = len(self.inputs.sets) > 1
+        return [
+            (f"{s.label}/{name}" if several else name, s, index)
+            for s in self.inputs.sets
+            for index, name in enumerate(s.names)
+        ]
+
+    def run(self, method: str) -> dict[str, Any]:
+        """Do one row and return it in the form of ``table1.json``; never raises for what the user did not give."""
+        reason = self._missing(method)
+        learned = method not in self.plain and method != "eclare"
+        row: dict[str, Any] = {
+            "method": method,
+            "status": reason or "done",
+            "budget_s": self.inputs.budget_s if learned else None,
+            "cpu_seconds": None,
+            "parameters": 0 if method in self.plain else None,
+            "cases": {},
+        }
+        if reason:
+            return row
+        trained = None if method in self.per_scan or not learned else self._train_once(method, self.inputs.budget_s)
+        seconds = trained[2] if trained else 0.0
+        network = trained[0] if trained else None
+        for key, case_set, index in tqdm(self.cases(), desc=method, unit="case"):
+            scores = self._case(method, key, case_set, index, trained)
+            if abs(scores["shift_voxels"]) > LARGEST_SHIFT:
+                shift = scores["shift_voxels"]
+                row["status"] = f"refused: the result for {key} is {shift:+.2f} voxels off the grid of the truth"
+            seconds += scores["cpu_seconds"]
+            row["cases"][key] = scores
+        if method in self.per_scan:
+            network = self.per_scan[method].network
+        if network is not None:
+            row["parameters"] = sum(p.numel() for p in network.parameters())
+        row["cpu_seconds"] = seconds
+        if learned:
+            row["curve"] = self._curve(method)
+        return row
+
+    def _missing(self, method: str) -> str | None:
+        if method in self.ours and not (self.inputs.ct and self.inputs.mr):
+            return "not run: our rows learn from CT=... and MR=..."
+        if method in self.from_thick_mr and not self.inputs.mr:
+            return "not run: it learns from MR=..."
+        if method in self.supervised and not self.inputs.hr_train:
+            return "not run: a supervised row learns from high-resolution MR, HR_TRAIN=..."
+        if method == "eclare" and find_eclare() is None:
+            return "not run: the program run-eclare is not installed (pip install eclare; GPL-3)"
+        return None
+
+    def _case(self, method: str, key: str, case_set: CaseSet, index: int, trained: Any) -> dict[str, Any]:
+        """Scores of one case, from the file if it has been done."""
+        output = self.inputs.output
+        path = output / "scores" / method / f"{key}.json"
+        if path.exists():
+            return json.loads(path.read_text())
+        case = case_set.case(index)
+        if method == "eclare":
+            volume, spent = self._eclare(case_set, case, output / "eclare" / key)
+            plain = None
+        else:
+            thin, spent = self._result(method, case, self.inputs.budget_s, trained)
+            consistent = method not in self.plain
+            plain = case_set.place(case, thin, consistent=False)
+            volume = case_set.place(case, thin, consistent=True) if consistent else plain
+        scores = case_set.score(case, volume, self.inputs.lpips)
+        if plain is not None and plain is not volume:
+            without = case_set.score_psnr(case, plain)
+            scores["psnr_without_data_consistency"] = without
+        scores["cpu_seconds"] = spent
+        case_set.save(case, volume, output / "volumes" / key / f"{method}.nii.gz")
+        write_json(path, scores)
+        return scores
+
+    def _result(self, method: str, case: Case, budget_s: float, trained: Any) -> tuple[torch.Tensor, float]:
+        """``(H1, H2, K * n_slices)`` in unit range, and processor seconds."""
+        device = self.inputs.device
+        started = processor_seconds(device)
+        if method in self.plain:
+            thin = self.plain[method](case.scan)
+        elif method in self.per_scan:
+            peer = self.per_scan[method]
+            thin = peer.apply(peer.train(case.scan, budget_s, self.inputs.seed, device, self.autocast), case.scan)
+        else:
+            network, apply, _ = trained
+            thin = apply(network, case.scan)
+        return thin, processor_seconds(device) - started
+
+    def _eclare(self, case_set: CaseSet, case: Case, folder: Path) -> tuple[np.ndarray, float]:
+        folder.mkdir(parents=True, exist_ok=True)
+        factor = case_set.scale_factor
+        thick_affine = thick_slice_affine(case.affine, case.thick_axis, factor)
+        nib.save(nib.Nifti1Image(case.thick(), thick_affine), folder / "thick.nii.gz")
+        return run_eclare(
+            folder / "thick.nii.gz", folder / "result", case_set.thickness_to_spacing, case.truth.shape, case.affine
+        )
+
+    def _train_once(self, method: str, budget_s: float) -> tuple[nn.Module, Apply, float]:
+        """Network, how to apply it, and the processor seconds of its training."""
+        inputs = self.inputs
+        folder = inputs.output / "weights" / f"{method}_{budget_s:g}s"
+        weights, facts = folder / "network.pt", folder / "facts.json"
+        if method in self.ours:
+            return self._train_ours(method, folder, facts, budget_s)
+        peer = {**self.from_thick_mr, **self.supervised}[method]
+        if facts.exists():
+            network = peer.network
+            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+            return network.to(inputs.device).eval(), peer.apply, json.loads(facts.read_text())["cpu_seconds"]
+        started = processor_seconds(inputs.device)
+        if method in self.from_thick_mr:
+            assert inputs.mr is not None
+            folder_mr = thick_training_scans(inputs.mr, inputs.output / "mr", self.first.operator())
+            scans = training_scans(folder_mr, self.first)
+            started = processor_seconds(inputs.device)  # reading is not training
+            network = peer.train(scans, budget_s, inputs.seed, inputs.device, self.autocast)
+        else:
+            assert inputs.hr_train is not None
+            volumes = training_volumes(inputs.hr_train, self.first)
+            started = processor_seconds(inputs.device)
+            network = peer.train(
+                volumes, self.first.operator(), budget_s, inputs.seed, inputs.device, self.autocast
+            )  # fmt: skip
+        seconds = processor_seconds(inputs.device) - started
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(network.state_dict(), weights)
+        write_json(facts, {"cpu_seconds": seconds})
+        return network, peer.apply, seconds
+
+    def _train_ours(self, method: str, folder: Path, facts: Path, budget_s: float) -> tuple[nn.Module, Apply, float]:
+        inputs, row = self.inputs, dict(self.ours[method])
+        assert inputs.mr is not None
+        mr = thick_training_scans(inputs.mr, inputs.output / "mr", self.first.operator())
+        ids: dict[str, Any] = {
+            "ct_dir": inputs.ct,
+            "mr_dir": mr,
+            "seed": inputs.seed,
+            "scale_factor": self.first.scale_factor,
+            # all rows know the operator
+            "slice_profiles": json.dumps({self.first.profile: 1.0}),
+            "thickness_to_spacing": [self.first.thickness_to_spacing] * 2,
+            **{key: value for key, value in row.items() if key != "shares"},
+        }
+        path = train_ours(row["shares"], folder, budget_s, ids)
+        if not facts.exists():
+            write_json(facts, {"cpu_seconds": budget_s})  # of the iterations; the start of the commands is not counted
+        network = load_weights(self.parser.get_parsed_content("network_def"), str(path))
+        network = network.to(inputs.device, memory_format=torch.channels_last).eval()
+        return network, both_orientations, json.loads(facts.read_text())["cpu_seconds"]
+
+    def _curve(self, method: str) -> list[dict[str, float]]:
+        """Gain over cubic (without data consistency) on a slab of the first case, after parts of the budget."""
+        path = self.inputs.output / "curves" / f"{method}.json"
+        points: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
+        done = {point["budget_s"] for point in points}
+        fractions = [*self.parser.get_parsed_content("curve_fractions"), 1.0]
+        for fraction in sorted(fractions):
+            budget_s = self.inputs.budget_s * fraction
+            if budget_s in done:
+                continue
+            case = self.first.case(0)
+            scan, truth = case.slab(int(self.parser.get_parsed_content("curve_rows")))
+            if method in self.per_scan:
+                peer = self.per_scan[method]
+                network = peer.train(case.scan, budget_s, self.inputs.seed, self.inputs.device, self.autocast)
+                thin = peer.apply(network, scan)
+            else:
+                network, apply, _ = self._train_once(method, budget_s)
+                thin = apply(network, scan)
+            errors = [(v - truth).square().mean() for v in (bicubic(scan), thin)]
+            gain = 10 * float(torch.log10(errors[0] / errors[1]))
+            points.append({"budget_s": budget_s, "gain_over_bicubic_db": gain})
+            write_json(path, points)
+        return sorted(points, key=lambda point: point["budget_s"])

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both tables share: the command line, the settings they may be resumed under, and how a table is written."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import math
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.orientations import io_orientation
+from scripts.evaluation.lpips import SliceLPIPS, find_alexnet
+from scripts.evaluation.metrics import DEFINITIONS
+from scripts.evaluation.pictures import draw_comparison, turn_to_ras
+from scripts.evaluation.resolution import THROUGH_PLANE_DEFINITIONS, score_through_plane
+from scripts.geometry import voxel_spacing_mm
+
+from benchmarks.cases import CaseSet
+from benchmarks.rows import Inputs, Rows, write_json
+from benchmarks.statistics import compare_paired
+
+matplotlib.use("agg")
+from matplotlib import pyplot as plt
+
+__all__ = ["command_line", "prepare", "write_table"]
+
+SHOWN = ("psnr", "ssim", "lpips")
+
+
+def command_line(description: str | None) -> argparse.ArgumentParser:
+    """The arguments of both tables."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hr", type=Path, nargs="+", required=True, help="folders of thin-slice MR to test on")
+    parser.add_argument("--protocol", nargs="+", default=["axial"], help="one for all, or one for each folder")
+    parser.add_argument("--ct", type=Path, help="folder of CT to learn from")
+    parser.add_argument("--mr", type=Path, help="folder of MR to learn from, thick, or to be made thick")
+    parser.add_argument("--hr-train", type=Path, help="folder of thin-slice MR for the supervised rows")
+    parser.add_argument("--budget", type=float, default=600.0, help="processor seconds of training for each row")
+    parser.add_argument("--rows", nargs="+", help="only these methods")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lpips-weights", help="torchvision's AlexNet state dict, else torch hub's cache")
+    parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="overridden ids of the JSON files")
+    return parser
+
+
+def prepare(arguments: argparse.Namespace) -> tuple[Inputs, str]:
+    """Check what was given and make the case sets.
+
+    Returns:
+        The inputs of the rows, and why LPIPS is empty (or an empty string).
+
+    Raises:
+        ValueError: if folders and protocols do not match, the sets have different operators, or the output folder
+            holds a table made with other settings.
+    """
+    protocols = arguments.protocol * len(arguments.hr) if len(arguments.protocol) == 1 else arguments.protocol
+    if len(protocols) != len(arguments.hr):
+        raise ValueError(f"PROTOCOL must be one, or one for each of {len(arguments.hr)} folders, got {len(protocols)}")
+    for name in ("ct", "mr", "hr_train"):
+        folder = getattr(arguments, name)
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"{name.upper()} must be a folder, got {folder}; correct it, or leave it out")
+    if not arguments.budget > 0:
+        raise ValueError(f"BUDGET must be > 0 processor seconds, got {arguments.budget:g}; raise it")
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    ids: dict[str, Any] = {"device": str(device), "seed": arguments.seed}
+    ids.update(item.split("=", 1) for item in arguments.set)
+    sets = [CaseSet(folder, protocol, ids) for folder, protocol in zip(arguments.hr, protocols, strict=True)]
+    if len({s.operator() for s in sets}) > 1:
+        raise ValueError(
+            "all protocols must have one operator (scale_factor, slice_profile, thickness); run them apart"
+        )
+    settings = {
+        "cases": {f"{s.label}, {protocol}": s.names for s, protocol in zip(sets, protocols, strict=True)},
+        "ct": arguments.ct is not None,
+        "mr": arguments.mr is not None,
+        "hr_train": arguments.hr_train is not None,
+        "budget_s": arguments.budget,
+        "seed": arguments.seed,
+        "set": sorted(arguments.set),
+    }
+    # what was not there in the first place may be given later: its rows have not been run
+    path = arguments.output / "settings.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        differing = [
+            key
+            for key, value in settings.items()
+            if before.get(key) != value and not (key in ("ct", "mr", "hr_train") and not before.get(key))
+        ]
+        if differing:
+            raise ValueError(
+                f"OUT holds a table made with other settings ({', '.join(differing)}); give another folder"
+            )
+    write_json(path, settings)
+    alexnet, reason = find_alexnet(arguments.lpips_weights)
+    lpips = None if alexnet is None else SliceLPIPS(str(alexnet), device=str(device))
+    inputs = Inputs(
+        sets, arguments.output.resolve(), arguments.budget, _absolute(arguments.ct), _absolute(arguments.mr),
+        _absolute(arguments.hr_train), arguments.seed, device, lpips,
+    )  # fmt: skip
+    return inputs, reason
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.resolve()
+
+
+def write_table(
+    name: str,
+    title: str,
+    rows: list[dict[str, Any]],
+    reference: str,
+    runner: Rows,
+    lpips_reason: str,
+    pictured: list[str],
+) -> str:
+    """Write ``NAME.json``, ``NAME.md``, the figures and the curves; returns the Markdown.
+
+    Args:
+        name: ``table1`` or ``table2``.
+        title: its first line.
+        rows: in the order of the table.
+        reference: the method that the others are tested against.
+        runner: what made the rows.
+        lpips_reason: why LPIPS is empty, or an empty string.
+        pictured: methods to show in the pictures.
+    """
+    inputs = runner.inputs
+    truth = _figures(runner, rows, pictured)
+    tests = _tests(rows, reference)
+    content = {
+        "title": title,
+        "facts": _facts(inputs),
+        "definitions": {**DEFINITIONS, **THROUGH_PLANE_DEFINITIONS},
+        "lpips_reason": lpips_reason or None,
+        "warnings": [text for s in inputs.sets for text in s.warnings],
+        "rows": [_finite(row) for row in rows],
+        "truth_through_plane": _finite(truth),
+        "tests": {"reference": reference, "figure": "psnr", **tests},
+    }
+    write_json(inputs.output / f"{name}.json", content)
+    text = _markdown(content, runner)
+    (inputs.output / f"{name}.md").write_text(text)
+    _draw_curves(rows, inputs.output / "figures" / "curves.png")
+    return text
+
+
+def _facts(inputs: Inputs) -> dict[str, Any]:
+    operator = inputs.sets[0].operator()
+    return {
+        "scale_factor": operator.scale_factor,
+        "slice_profile": operator.profile,
+        "fwhm_voxels": operator.fwhm,
+        "budget_s": inputs.budget_s,
+        "budget_unit": "GPU-seconds" if inputs.device.type == "cuda" else "CPU-seconds",
+        "data_consistency": f"{inputs.sets[0].parser.get('data_consistency')}, for every learned row",
+        "seed": inputs.seed,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in ("torch", "monai", "scikit-image", "lpips")},
+    }
+
+
+def _tests(rows: list[dict[str, Any]], reference: str) -> dict[str, Any]:
+    found = {row["method"]: row["cases"] for row in rows if row["status"] == "done"}
+    if reference not in found:
+        return {"note": f"{reference} has not been run; there is nothing to test against"}
+    keys = list(found[reference])
+    return {
+        method: compare_paired([cases[k]["psnr"] for k in keys], [found[reference][k]["psnr"] for k in keys])
+        for method, cases in found.items()
+        if method != reference and list(cases) == keys
+    }
+
+
+def _figures(runner: Rows, rows: list[dict[str, Any]], pictured: list[str]) -> dict[str, dict[str, float]]:
+    """Draw one picture per case from the volumes on disk; returns the truth's own figures along the thick axis."""
+    output = runner.inputs.output
+    truths: dict[str, dict[str, float]] = {}
+    for key, case_set, index in runner.cases():
+        case = case_set.case(index)
+        affine = case.affine
+        truths[key] = score_through_plane(
+            case.truth, case.truth, voxel_spacing_mm(affine), case.thick_axis, case_set.scale_factor
+        )
+        CaseSet.save(case, case.truth, output / "volumes" / key / "truth.nii.gz")
+        done = {row["method"]: row for row in rows if row["status"] == "done" and row["method"] in pictured}
+        volumes = {
+            method: np.asarray(nib.load(output / "volumes" / key / f"{method}.nii.gz").dataobj, np.float32)
+            for method in done
+        }
+        if not volumes:
+            continue
+        world = io_orientation(affine)[:, 0].astype(int)
+        spacing = np.empty(3)
+        spacing[world] = voxel_spacing_mm(affine)
+        picture = output / "figures" / f"{key.replace('/', '_').replace(' ', '')}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draw_comparison(
+            picture,
+            turn_to_ras(case.thick(), affine),
+            {method: turn_to_ras(volume, affine) for method, volume in volumes.items()},
+            turn_to_ras(case.truth, affine),
+            int(world[case.thick_axis]),
+            spacing,
+            {method: row["cases"][key]["psnr"] for method, row in done.items()},
+        )
+    return truths
+
+
+def _draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
+    curves = {row["method"]: row["curve"] for row in rows if row.get("curve")}
+    if not curves:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    for method, points in curves.items():
+        axis.plot([p["budget_s"] for p in points], [p["gain_over_bicubic_db"] for p in points], "o-", label=method)
+    axis.axhline(0, color="grey", lw=0.8)
+    axis.set(xlabel="budget, processor seconds", ylabel="PSNR over bicubic, dB (slab of the first case)", xscale="log")
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _mean(row: dict[str, Any], keys: Sequence[str], figure: str) -> str:
+    values = [row["cases"][key].get(figure) for key in keys if key in row["cases"]]
+    known = [v for v in values if v is not None]
+    if not known:
+        return ""
+    spread = f" ± {np.std(known, ddof=1):.2f}" if len(known) > 1 else ""
+    return f"{np.mean(known):.3f}{spread}" if figure != "psnr" else f"{np.mean(known):.2f}{spread}"
+
+
+def _markdown(content: dict[str, Any], runner: Rows) -> str:
+    inputs, facts, unit = runner.inputs, content["facts"], content["facts"]["budget_unit"]
+    keys = {s.label: [key for key, owner, _ in runner.cases() if owner is s] for s in inputs.sets}
+    lines = [f"# {content['title']}", ""]
+    head = [f"{label}: {name}" for label in keys for name in ("PSNR ↑", "SSIM ↑", "LPIPS ↓")]
+    if len(keys) == 1:
+        head = ["PSNR ↑", "SSIM ↑", "LPIPS ↓"]
+        lines += [
+            f"{len(next(iter(keys.values())))} cases of {next(iter(keys))}; mean ± sample standard deviation.",
+            "",
+        ]
+    lines += ["| method | " + " | ".join(head) + f" | {unit} | parameters |", "|---" * (len(head) + 3) + "|"]
+    for row in content["rows"]:
+        if row["status"] != "done":
+            lines.append(f"| {row['method']} | {row['status']} |" + " |" * (len(head) + 1))
+            continue
+        cells = [_mean(row, k, figure) for k in keys.values() for figure in SHOWN]
+        parameters = "" if row["parameters"] is None else f"{row['parameters']:,}"
+        lines.append(f"| {row['method']} | " + " | ".join(cells) + f" | {row['cpu_seconds']:.0f} | {parameters} |")
+    lines += [
+        "",
+        f"Every learned row was trained for {facts['budget_s']:g} {unit}: `zssr` and `smore` on each scan, the others "
+        f"once. The column {unit} is training and application to all cases together. Data consistency: "
+        f"{facts['data_consistency']}. All rows know the operator: {facts['slice_profile']}, K = "
+        f"{facts['scale_factor']}, FWHM {facts['fwhm_voxels']:g} thin slices. All peers are re-implementations from "
+        "their papers, except sinc (SimpleITK) and eclare.",
+        "",
+        *[f"* {name}: {text}" for name, text in content["definitions"].items() if name in SHOWN],
+    ]
+    if content["lpips_reason"]:
+        lines += ["", content["lpips_reason"]]
+    lines += _through_plane_lines(content) + _test_lines(content)
+    if content["warnings"]:
+        lines += ["", "## Warnings", "", *[f"* {text}" for text in content["warnings"]]]
+    versions = ", ".join(f"{k} {facts[k]}" for k in ("python", "torch", "monai", "scikit-image", "lpips"))
+    lines += ["", f"Seed {facts['seed']}, {facts['threads']} threads, {versions}.", ""]
+    return "\n".join(lines)
+
+
+def _through_plane_lines(content: dict[str, Any]) -> list[str]:
+    """Second table: means over all cases of the figures along the thick axis."""
+    lines = ["", "## Along the thick axis", "", "| method | " + " | ".join(THROUGH_PLANE_DEFINITIONS) + " |"]
+    lines.append("|---" * (len(THROUGH_PLANE_DEFINITIONS) + 1) + "|")
+    rows = {row["method"]: [c["through_plane"] for c in row["cases"].values()] for row in content["rows"]}
+    rows["truth"] = list(content["truth_through_plane"].values())
+    for method, cases in rows.items():
+        if cases:
+            cells = [[c[f] for c in cases if c[f] is not None] for f in THROUGH_PLANE_DEFINITIONS]
+            lines.append(f"| {method} | " + " | ".join(f"{np.mean(c):.2f}" if c else "" for c in cells) + " |")
+    return lines + ["", *[f"* {name}: {text}" for name, text in THROUGH_PLANE_DEFINITIONS.items()]]
+
+
+def _test_lines(content: dict[str, Any]) -> list[str]:
+    tests = dict(content["tests"])
+    reference, _ = tests.pop("reference"), tests.pop("figure")
+    lines = ["", f"## PSNR of {reference} over the others, paired over the cases", ""]
+    if "note" in tests:
+        return [*lines, tests["note"]]
+    lines += ["| against | n | mean difference, dB | 95 % interval (bootstrap) | p (paired t-test) |", "|---" * 5 + "|"]
+    for method, test in tests.items():
+        interval = "" if test["interval_95"] is None else "{:+.2f} to {:+.2f}".format(*test["interval_95"])
+        p_value = "" if test["p_value"] is None else f"{test['p_value']:.3g}"
+        lines.append(f"| {method} | {test['n']} | {test['mean_difference']:+.2f} | {interval} | {p_value} |")
+    warning = next((test["warning"] for test in tests.values() if test["warning"]), None)
+    return [*lines, "", f"**{warning}.**"] if warning else lines
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity and no NaN: ``null``."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train for so much processor time instead of so many iterations: what a fair comparison of methods needs."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch.optim import Optimizer
+
+from .batches import IterationBatches
+
+__all__ = ["ProcessorBudget", "processor_seconds", "rate_factor"]
+
+
+def processor_seconds(device: torch.device) -> float:
+    """A clock for budgets: CPU-seconds of this process, over all its threads; on a GPU, seconds of the GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time()
+
+
+def rate_factor(spent: float, warm_up: float = 0.05) -> float:
+    """Factor of the learning rate when a fraction of the budget is spent: a short rise, then half a cosine to 0."""
+    if spent < warm_up:
+        return 0.04 + 0.96 * spent / warm_up
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (spent - warm_up) / (1 - warm_up))))
+
+
+class ProcessorBudget:
+    """End a stage, as done, when its budget is spent; until then the learning rates follow :func:`rate_factor`.
+
+    The clock runs from the first iteration: reading the volumes is not training. At least one iteration is done. The
+    work of other processes is not seen, so ``num_workers`` must be 0 for an honest budget.
+
+    Args:
+        seconds: processor seconds (:func:`processor_seconds`).
+        optimizer: its rates when training starts are the highest.
+        batches: the stage's sampler; the stage becomes as long as it has got.
+        device: where the stage is trained.
+
+    Raises:
+        ValueError: if the budget is not positive.
+    """
+
+    def __init__(self, seconds: float, optimizer: Optimizer, batches: IterationBatches, device: str) -> None:
+        if not seconds > 0:
+            raise ValueError(f"budget must be > 0 processor seconds, got {seconds}; raise it")
+        self.seconds = seconds
+        self.optimizer = optimizer
+        self.batches = batches
+        self.device = torch.device(device)
+        self.started: float | None = None
+        self.rates: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self._set_rates)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._end_if_spent)
+
+    def _set_rates(self, _: Engine) -> None:
+        if self.started is None:
+            self.started = processor_seconds(self.device)
+            self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * rate_factor(self._spent())
+
+    def _end_if_spent(self, engine: Any) -> None:
+        if self._spent() >= 1:
+            self.batches.iterations = engine.state.iteration
+            engine.terminate()
+
+    def _spent(self) -> float:
+        assert self.started is not None
+        return (processor_seconds(self.device) - self.started) / self.seconds
