@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,13 @@ __all__ = [
     "write_json",
 ]
 
+# a process's peak is never below that of the one that started it, so a small one must start what is measured
+LAUNCHER = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, flush=True)
+sys.exit(code)
+"""
 TINY_NETWORK = {f"network_def::{name}": 1 for name in ("blocks", "layers", "growth", "features")}
 
 
@@ -81,28 +89,21 @@ class Process:
     peak_bytes: int
 
 
-def run_process(command: Sequence[object], environment: Mapping[str, str] | None = None) -> Process:
+def run_process(command: Sequence[object]) -> Process:
     """Run a command to its end; the operating system's own account of its largest resident memory.
 
     Raises:
         RuntimeError: with the end of its output, if its exit code is not 0.
     """
     started = time.perf_counter()
-    process = subprocess.Popen(
-        list(map(str, command)),
-        env={**os.environ, **(environment or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
+    words = [sys.executable, "-S", "-c", LAUNCHER, *map(str, command)]
+    result = subprocess.run(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
     )
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"exit code must be 0, got {process.returncode}: {output[-2000:]}")
-    return Process(time.perf_counter() - started, usage.ru_maxrss * 1024)
+    output, _, kibibytes = result.stdout.rstrip().rpartition("\n")
+    if result.returncode:
+        raise RuntimeError(f"exit code must be 0, got {result.returncode}: {output[-2000:]}")
+    return Process(time.perf_counter() - started, int(kibibytes) * 1024)
 
 
 def inference_parser(**ids: object) -> ConfigParser:

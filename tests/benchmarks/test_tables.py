@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables, from the command line, on small volumes with everything recomputed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scripts.degradation import SliceProfileOperator
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from benchmarks.statistics import compare_paired
+from tests.conftest import ROOT, make_affine, run_workflow, save_nifti, smooth_volume
+
+SMALL = [
+    "--set", "network_def::blocks=1", "network_def::layers=2", "network_def::growth=4", "network_def::features=4",
+    "patch::size=[16,6]", "per_scan::zssr::network::features=4", "per_scan::smore::network::features=4",
+    "from_thick_mr::tscn::size=16", "supervised::reconresnet::network::features=4", "curve_rows=8",
+]  # fmt: skip
+
+
+def table(name, *arguments, cwd):
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'bundle'}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=800, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for i in range(2):
+        truth = smooth_volume((40, 36, 42), seed=i)  # 42 is not a multiple of 4: the table cuts off what is left
+        save_nifti(tmp_path / "hr" / f"head{i}.nii.gz", truth.astype(np.int16), make_affine([1, 1, 1], flip=(-1, 1, 1)))
+        save_nifti(tmp_path / "hr_train" / f"t{i}.nii.gz", smooth_volume((40, 40, 40), 5 + i), make_affine([1, 1, 1]))
+        save_nifti(tmp_path / "mr" / f"mr{i}.nii.gz", smooth_volume((48, 52, 14), 10 + i), make_affine([1, 1, 4.0]))
+        ct = smooth_volume((48, 44, 40), 20 + i) * 1.5 - 1000
+        save_nifti(tmp_path / "ct" / f"ct{i}.nii.gz", ct.astype(np.int16), make_affine([1, 1, 1.2]))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_table1_recomputed_resumed_and_honest_about_what_is_missing(folders):
+    arguments = ["--hr", folders / "hr", "--mr", folders / "mr", "--budget", 0.5, "--output", folders / "out", *SMALL]
+    done = table("table1", *arguments, cwd=folders)
+    assert done.returncode == 0, done.stderr[-3000:]
+    content = json.loads((folders / "out" / "table1.json").read_text())
+    rows = {row["method"]: row for row in content["rows"]}
+    assert list(rows) == [
+        "bicubic", "bicubic_dc", "sinc", "zssr", "smore", "tscn", "ours_stage1", "ours_stage12", "ours_stage123",
+        "rdn_supervised", "reconresnet", "eclare",
+    ]  # fmt: skip
+    for method in ("bicubic", "bicubic_dc", "sinc", "zssr", "smore", "tscn"):
+        assert rows[method]["status"] == "done"
+        assert list(rows[method]["cases"]) == ["head0", "head1"]
+        assert all(abs(case["shift_voxels"]) < 0.2 for case in rows[method]["cases"].values())
+    assert "CT" in rows["ours_stage1"]["status"]
+    assert "HR_TRAIN" in rows["rdn_supervised"]["status"]
+    assert rows["zssr"]["budget_s"] == 0.5
+    assert [point["budget_s"] for point in rows["zssr"]["curve"]] == [0.125, 0.25, 0.5]
+    assert content["lpips_reason"]
+    assert content["tests"]["note"]
+    # every figure again, from the volumes on disk
+    for case in ("head0", "head1"):
+        source = np.asarray(nib.load(folders / "hr" / f"{case}.nii.gz").dataobj, np.float32)[..., :40]
+        truth = np.asarray(nib.load(folders / "out" / "volumes" / case / "truth.nii.gz").dataobj)
+        np.testing.assert_array_equal(truth, source)
+        for method in ("bicubic", "bicubic_dc", "sinc", "zssr", "tscn"):
+            image = nib.load(folders / "out" / "volumes" / case / f"{method}.nii.gz")
+            np.testing.assert_allclose(image.affine, nib.load(folders / "hr" / f"{case}.nii.gz").affine, atol=1e-4)
+            volume, found = np.asarray(image.dataobj), rows[method]["cases"][case]
+            span = float(np.ptp(truth))
+            assert found["psnr"] == pytest.approx(peak_signal_noise_ratio(truth, volume, data_range=span), abs=1e-3)
+            assert found["ssim"] == pytest.approx(structural_similarity(truth, volume, data_range=span), abs=1e-3)
+            assert found["lpips"] is None
+    # cubic interpolation again, from nothing but torch and the operator
+    thick = SliceProfileOperator(4).degrade(torch.from_numpy(truth.astype(np.float64)))
+    cubic = torch.nn.functional.interpolate(
+        thick[None, None].flatten(2, 3), scale_factor=(1, 4), mode="bicubic", align_corners=False
+    )[0, 0].reshape(truth.shape)
+    volume = np.asarray(nib.load(folders / "out" / "volumes" / "head1" / "bicubic.nii.gz").dataobj)
+    np.testing.assert_allclose(volume, cubic, atol=0.05)
+    text = (folders / "out" / "table1.md").read_text()
+    assert "0.5 CPU-seconds" in text
+    assert (folders / "out" / "figures" / "head0.png").stat().st_size > 10_000
+    assert (folders / "out" / "figures" / "curves.png").stat().st_size > 5_000
+    # again: nothing is done twice, and other settings are not mixed in
+    before = {p: p.stat().st_mtime_ns for p in (folders / "out" / "scores").rglob("*.json")}
+    again = table("table1", *arguments, "--hr-train", folders / "hr_train", cwd=folders)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    rows = {row["method"]: row for row in json.loads((folders / "out" / "table1.json").read_text())["rows"]}
+    assert rows["rdn_supervised"]["status"] == rows["reconresnet"]["status"] == "done"
+    other = table("table1", *arguments, "--seed", 3, cwd=folders)
+    assert other.returncode == 1
+    assert "other settings (seed)" in other.stderr
+
+
+@pytest.mark.slow
+def test_table2_and_our_rows_through_the_bundles_own_commands(folders):
+    small = [*SMALL, "patch_rows=16", "patch_slices=6"]
+    done = table(
+        "table2", "--hr", folders / "hr", folders / "hr", "--protocol", "site1", "axial", "--ct", folders / "ct",
+        "--mr", folders / "hr_train", "--budget", 1, "--output", folders / "out",
+        "--rows", "bicubic", "stage12_inplane",
+        *small, "curve_fractions=[]", cwd=folders,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    content = json.loads((folders / "out" / "table2.json").read_text())
+    bicubic, ours = content["rows"]
+    assert ours["status"] == "done"
+    assert (
+        list(ours["cases"])
+        == list(bicubic["cases"])
+        == [f"hr, {protocol}/head{i}" for protocol in ("site1", "axial") for i in range(2)]
+    )
+    assert ours["parameters"] > 0
+    # MR that is thin was made thick before anything was learnt from it
+    assert nib.load(folders / "out" / "mr" / "t0.nii.gz").shape == (40, 40, 10)
+    # the protocols differ in the axis, and so do the results
+    assert bicubic["cases"]["hr, site1/head0"]["psnr"] != bicubic["cases"]["hr, axial/head0"]["psnr"]
+    assert "hr, site1: PSNR" in (folders / "out" / "table2.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--protocol", "site9"], "PROTOCOL must be one of axial, site1, site2"),
+        (["--protocol", "site1", "site2"], "one for each of 1 folders, got 2"),
+        (["--ct", "nowhere"], "CT must be a folder, got nowhere"),
+        (["--budget", "0"], "BUDGET must be > 0"),
+        (["--rows", "magic"], "ROWS must be of bicubic"),
+        (["--lpips-weights", "nowhere.pth"], "nowhere.pth, which does not exist"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(folders, arguments, message):
+    done = table("table1", "--hr", folders / "hr", "--output", folders / "out", *arguments, cwd=folders)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_voxel_size_that_the_protocol_does_not_expect_is_warned_of(folders):
+    from benchmarks.cases import CaseSet
+
+    site2 = CaseSet(folders / "hr", "site2", {"device": "cpu"})
+    site2.case(0)
+    assert site2.warnings == [
+        "head0: the protocol expects voxels of [1.0, 1.3, 1.3] mm, this volume has 1.00 x 1.00 x 1.00 mm"
+    ]
+    site1 = CaseSet(folders / "hr", "site1", {"device": "cpu"})
+    assert site1.case(0).thick_axis == 1
+    assert not site1.warnings
+
+
+def test_stage_of_a_budget_writes_its_weights_and_lowers_its_rate(training_data, tmp_path):
+    from tests.conftest import TINY
+
+    workflow = run_workflow(
+        "common.json", "train_stage1.json", str(ROOT / "benchmarks" / "ours.json"),
+        **training_data, **{**TINY, "val_interval": 10**9}, output_dir=str(tmp_path / "out"), budget_s=1.0,
+        autocast=None,
+    )  # fmt: skip
+    assert (tmp_path / "out" / "stage1.pt").is_file()
+    trainer = workflow.parser.get_parsed_content("train::trainer")
+    assert 1 < trainer.state.iteration < 10_000
+    (group,) = workflow.parser.get_parsed_content("optimizer").param_groups
+    assert group["lr"] < 0.5 * 5e-4
+
+
+def test_paired_comparison_against_scipy_and_by_hand():
+    row, reference = [30.0, 31.0, 29.0, 28.0], [31.0, 31.5, 30.5, 28.4]
+    result = compare_paired(row, reference)
+    assert result["n"] == 4
+    assert result["mean_difference"] == pytest.approx((1 + 0.5 + 1.5 + 0.4) / 4)
+    d = np.array([1, 0.5, 1.5, 0.4])
+    t = d.mean() / (d.std(ddof=1) / 2)
+    assert result["p_value"] == pytest.approx(2 * stats.t.sf(t, 3))
+    low, high = result["interval_95"]
+    assert 0.4 <= low < d.mean() < high <= 1.5
+    assert "n = 4: too few cases" in result["warning"]
+    assert compare_paired([1.0], [2.0])["p_value"] is None
+    assert compare_paired(list(range(9)), [x + 0.1 * x**2 for x in range(9)])["warning"] is None
+    with pytest.raises(ValueError, match="same cases"):
+        compare_paired([1.0], [1.0, 2.0])
