@@ -239,8 +239,9 @@ def _mean(row: dict[str, Any], keys: Sequence[str], figure: str) -> str:
     known = [v for v in values if v is not None]
     if not known:
         return ""
-    spread = f" ± {np.std(known, ddof=1):.2f}" if len(known) > 1 else ""
-    return f"{np.mean(known):.3f}{spread}" if figure != "psnr" else f"{np.mean(known):.2f}{spread}"
+    digits = 2 if figure == "psnr" else 3
+    spread = f" ± {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 else ""
+    return f"{np.mean(known):.{digits}f}{spread}"
 
 
 def _markdown(content: dict[str, Any], runner: Rows) -> str:

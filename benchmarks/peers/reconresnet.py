@@ -54,6 +54,7 @@ class _Body(nn.Module):
         )
         with torch.no_grad():
             self.layers[-1].weight.mul_(0.1)
+            self.layers[-1].bias.zero_()
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         height, width = image.shape[2:]

@@ -63,6 +63,7 @@ class SliceInterpolator(nn.Module):
         self.tail = nn.Conv2d(features, scale_factor, 3, padding=1)
         with torch.no_grad():
             self.tail.weight.mul_(0.1)
+            self.tail.bias.zero_()
 
     def forward(self, pair: torch.Tensor) -> torch.Tensor:
         """``(B, 2, H, W)`` to ``(B, K, H, W)``."""
