@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
@@ -195,14 +194,6 @@ class CaseSet:
     def score_psnr(case: Case, volume: np.ndarray) -> float:
         """PSNR of a result, alone."""
         return psnr(volume, case.truth, float(np.ptp(case.truth)))
-
-    @staticmethod
-    def save(case: Case, volume: np.ndarray, path: Path) -> None:
-        """Write a volume on the truth's grid, float32, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name("part_" + path.name)
-        nib.save(nib.Nifti1Image(volume.astype(np.float32), case.affine), part)
-        part.replace(path)
 
 
 def training_scans(folder: Path, case_set: CaseSet) -> list[Scan]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from scripts.data.cases import find_cases
 from scripts.degradation import SliceProfileOperator
+from scripts.evaluation.scores import save_volume
 from scripts.geometry import find_thick_axis, thick_slice_affine
 from scripts.training.budget import processor_seconds
 from scripts.training.weights import load_weights
@@ -188,7 +189,7 @@ class Rows:
             without = case_set.score_psnr(case, plain)
             scores["psnr_without_data_consistency"] = without
         scores["cpu_seconds"] = spent
-        case_set.save(case, volume, output / "volumes" / key / f"{method}.nii.gz")
+        save_volume(output / "volumes" / key / f"{method}.nii.gz", volume, case.affine)
         write_json(path, scores)
         return scores
 

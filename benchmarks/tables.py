@@ -21,6 +21,7 @@ from scripts.evaluation.lpips import SliceLPIPS, find_alexnet
 from scripts.evaluation.metrics import DEFINITIONS
 from scripts.evaluation.pictures import draw_comparison, turn_to_ras
 from scripts.evaluation.resolution import THROUGH_PLANE_DEFINITIONS, score_through_plane
+from scripts.evaluation.scores import save_volume
 from scripts.geometry import voxel_spacing_mm
 
 from benchmarks.cases import CaseSet
@@ -194,7 +195,7 @@ def _figures(runner: Rows, rows: list[dict[str, Any]], pictured: list[str]) -> d
         truths[key] = score_through_plane(
             case.truth, case.truth, voxel_spacing_mm(affine), case.thick_axis, case_set.scale_factor
         )
-        CaseSet.save(case, case.truth, output / "volumes" / key / "truth.nii.gz")
+        save_volume(output / "volumes" / key / "truth.nii.gz", case.truth, affine)
         done = {row["method"]: row for row in rows if row["status"] == "done" and row["method"] in pictured}
         volumes = {
             method: np.asarray(nib.load(output / "volumes" / key / f"{method}.nii.gz").dataobj, np.float32)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Peers: on the right grid, and able to learn what can be learned."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from scripts.training.budget import ProcessorBudget, processor_seconds, rate_fac
 from scripts.transforms.patch import RandPlanePatch
 
 from benchmarks.grid import LARGEST_SHIFT, shift_voxels
+from benchmarks.peers.eclare import find_eclare, run_eclare
 from benchmarks.peers.in_plane import InPlaneLearner
 from benchmarks.peers.interpolation import bicubic, bicubic_dc, sinc
 from benchmarks.peers.reconresnet import ReconResNet
@@ -218,3 +220,28 @@ def test_networks_keep_the_grid_and_every_weight_learns(network):
     assert output.shape == (2, 1, 13, 7 * K)
     output.square().mean().backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in network.parameters())
+
+
+def test_eclare_is_an_outside_program_whose_result_is_brought_to_the_grid(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_eclare() is None
+    with pytest.raises(FileNotFoundError, match="pip install eclare"):
+        run_eclare(tmp_path / "thick.nii.gz", tmp_path / "out", 1.0, (8, 8, 8), np.eye(4))
+    # a stand-in with its command line: it answers on a grid of its own, a world ramp
+    grid = np.diag([1.0, 1.0, 0.5, 1.0])
+    grid[2, 3] = -3.0
+    ramp = np.broadcast_to(np.arange(40) * 0.5 - 3.0, (8, 8, 40)).astype(np.float32)
+    nib.save(nib.Nifti1Image(ramp, grid), tmp_path / "answer.nii.gz")
+    program = tmp_path / "run-eclare"
+    program.write_text(
+        '#!/bin/sh\n[ "$1" = --in-fpath ] && [ "$3" = --out-dir ] && [ "$5 $6" = "--relative-slice-thickness 0.8" ]'
+        " || exit 2\n"
+        f'/bin/cp {tmp_path}/answer.nii.gz "$4/thick_eclare.nii.gz"\n'
+    )
+    program.chmod(0o755)
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    volume, seconds = run_eclare(tmp_path / "thick.nii.gz", tmp_path / "out", 0.8, (8, 8, 10), affine)
+    np.testing.assert_allclose(volume, np.broadcast_to(np.arange(10.0), (8, 8, 10)), atol=1e-4)
+    assert seconds >= 0
+    with pytest.raises(RuntimeError, match="must leave one result, got exit code 2"):
+        run_eclare(tmp_path / "thick.nii.gz", tmp_path / "out2", 0.7, (8, 8, 10), affine)

@@ -215,6 +215,22 @@ def test_figures_that_do_not_exist_are_null(tmp_path, evaluate, monkeypatch, cap
     assert "2.0000" in shown
 
 
+def test_volumes_are_kept_on_request_and_give_the_same_figures(tmp_path, evaluate):
+    truth = smooth_volume((30, 28, 24), seed=2)
+    affine = make_affine([1, 1, 1], flip=(-1, 1, 1))
+    save_nifti(tmp_path / "in" / "h.nii.gz", truth, affine)
+    evaluate(pictures=False, volumes=True)
+    kept = {p.name.split(".")[0]: nib.load(p) for p in (tmp_path / "out" / "volumes" / "h").iterdir()}
+    assert sorted(kept) == ["bicubic", "bicubic_dc", "ours", "truth"]
+    np.testing.assert_array_equal(np.asarray(kept["truth"].dataobj), truth)
+    scores = json.loads((tmp_path / "out" / "metrics.json").read_text())["cases"]["h"]
+    for method in ("bicubic", "bicubic_dc", "ours"):
+        np.testing.assert_allclose(kept[method].affine, affine, atol=1e-4)
+        volume = np.asarray(kept[method].dataobj)
+        expected = peak_signal_noise_ratio(truth, volume, data_range=np.ptp(truth))
+        assert scores[method]["psnr"] == pytest.approx(expected, abs=1e-3)
+
+
 def test_pictures_can_be_left_out(tmp_path, evaluate):
     save_nifti(tmp_path / "in" / "h.nii.gz", smooth_volume((24, 24, 24)), make_affine([1, 1, 1]))
     evaluate(pictures=False)

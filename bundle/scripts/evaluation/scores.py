@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -26,7 +27,7 @@ from .metrics import DEFINITIONS, score_volume
 from .pictures import draw_comparison, turn_to_ras
 from .resolution import THROUGH_PLANE_DEFINITIONS, score_through_plane
 
-__all__ = ["CaseScores", "interpolations"]
+__all__ = ["CaseScores", "interpolations", "save_volume"]
 
 
 def interpolations(image: MetaTensor, scale_factor: int, profile: str) -> dict[str, np.ndarray]:
@@ -54,6 +55,14 @@ Table = dict[str, dict[str, dict[str, float | None]]]  # case, method, figure
 Summary = dict[str, dict[str, dict[str, float | None]]]  # method, figure, mean and std
 
 
+def save_volume(path: Path, volume: np.ndarray, affine_ras: np.ndarray) -> None:
+    """Write ``(I, J, K)`` as float32 NIfTI, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{path.name}")
+    nib.save(nib.Nifti1Image(volume.astype(np.float32), affine_ras), part)
+    os.replace(part, path)
+
+
 class CaseScores:
     """Collect the scores of each case; write ``metrics.json``, ``metrics.csv`` and pictures.
 
@@ -68,6 +77,8 @@ class CaseScores:
         lpips_batch_pixels: pixels of one forward pass of LPIPS.
         device: where LPIPS is computed.
         pictures: draw each case.
+        volumes: keep every result, and the truth, as ``volumes/<case>/<method>.nii.gz``, so that any other figure can
+            be computed from them.
 
     Attributes:
         cases: case name to method to figure to value, ``None`` where it cannot be computed.
@@ -88,6 +99,7 @@ class CaseScores:
         lpips_batch_pixels: int = 2**16,
         device: str | torch.device = "cpu",
         pictures: bool = True,
+        volumes: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.scale_factor = scale_factor
@@ -95,6 +107,7 @@ class CaseScores:
         self.method = method
         self.facts = dict(facts or {})
         self.pictures = pictures
+        self.volumes = volumes
         path, self._no_weights = find_alexnet(lpips_weights)
         self.lpips = None if path is None else SliceLPIPS(str(path), lpips_batch_pixels, device)
         self._too_small: list[str] = []
@@ -138,6 +151,9 @@ class CaseScores:
         }
         shown = ", ".join(f"{method} {scores['psnr']:.2f}" for method, scores in self.cases[name].items())
         self.logger.info("%s: PSNR in dB: %s", name, shown)
+        if self.volumes:
+            for method, volume in {**results, "truth": reference}.items():
+                save_volume(self.output_dir / "volumes" / name / f"{method}.nii.gz", volume, affine)
         if self.pictures:
             acquired = Orientation.of(affine, thick_axis).undo(image.cpu().as_tensor())[0].numpy()
             self._draw(name, acquired, results, reference, thick_axis, affine)
