@@ -48,6 +48,7 @@ class Inputs:
         seed: of everything random.
         device: where networks run.
         lpips: scorer, or ``None``.
+        overrides: ids of ``common.json`` that our own training commands are given too.
     """
 
     sets: list[CaseSet]
@@ -59,6 +60,7 @@ class Inputs:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     lpips: Any = None
+    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -260,6 +262,7 @@ class Rows:
             # all rows know the operator
             "slice_profiles": json.dumps({self.first.profile: 1.0}),
             "thickness_to_spacing": [self.first.thickness_to_spacing] * 2,
+            **inputs.overrides,
             **{key: value for key, value in row.items() if key != "shares"},
         }
         path = train_ours(row["shares"], folder, budget_s, ids)

@@ -27,6 +27,7 @@ from scripts.geometry import voxel_spacing_mm
 from benchmarks.cases import CaseSet
 from benchmarks.rows import Inputs, Rows, write_json
 from benchmarks.statistics import compare_paired
+from tools.run_bundle import BUNDLE
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
@@ -73,8 +74,8 @@ def prepare(arguments: argparse.Namespace) -> tuple[Inputs, str]:
     if not arguments.budget > 0:
         raise ValueError(f"BUDGET must be > 0 processor seconds, got {arguments.budget:g}; raise it")
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    ids: dict[str, Any] = {"device": str(device), "seed": arguments.seed}
-    ids.update(item.split("=", 1) for item in arguments.set)
+    overrides = {key: _value(value) for key, _, value in (item.partition("=") for item in arguments.set)}
+    ids: dict[str, Any] = {"device": str(device), "seed": arguments.seed, **overrides}
     sets = [CaseSet(folder, protocol, ids) for folder, protocol in zip(arguments.hr, protocols, strict=True)]
     if len({s.operator() for s in sets}) > 1:
         raise ValueError(
@@ -108,8 +109,21 @@ def prepare(arguments: argparse.Namespace) -> tuple[Inputs, str]:
     inputs = Inputs(
         sets, arguments.output.resolve(), arguments.budget, _absolute(arguments.ct), _absolute(arguments.mr),
         _absolute(arguments.hr_train), arguments.seed, device, lpips,
+        {key: value for key, value in overrides.items() if key.split("::")[0] in _common_ids()},
     )  # fmt: skip
     return inputs, reason
+
+
+def _common_ids() -> dict[str, Any]:
+    return json.loads((BUNDLE / "configs" / "common.json").read_text())
+
+
+def _value(text: str) -> Any:
+    """JSON where it is JSON, else the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def _absolute(path: Path | None) -> Path | None:

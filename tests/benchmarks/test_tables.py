@@ -96,7 +96,7 @@ def test_table1_recomputed_resumed_and_honest_about_what_is_missing(folders):
     assert {p: p.stat().st_mtime_ns for p in before} == before
     rows = {row["method"]: row for row in json.loads((folders / "out" / "table1.json").read_text())["rows"]}
     assert rows["rdn_supervised"]["status"] == rows["reconresnet"]["status"] == "done"
-    other = table("table1", *arguments, "--seed", 3, cwd=folders)
+    other = table("table1", *arguments, "--hr-train", folders / "hr_train", "--seed", 3, cwd=folders)
     assert other.returncode == 1
     assert "other settings (seed)" in other.stderr
 
