@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from scripts.dicom.attributes import ACQUISITION, LOSSY, PATIENT_AND_STUDY
 from scripts.dicom.checking import check_series, series_affine_ras

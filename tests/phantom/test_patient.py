@@ -7,7 +7,7 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 from scripts.geometry import thick_slice_affine
 
 from phantom import TISSUES, make_anatomy, make_patient
