@@ -55,8 +55,8 @@ table1: setup ## the paper's Table 1: make table1 HR=<folder> CT=<folder> MR=<fo
 table2: setup ## the paper's Table 2, by stage: make table2 HR=<folder> CT=<folder> MR=<folder> BUDGET=600 OUT=<folder>
 	$(RUN) -m benchmarks.table2 $(TABLE_ARGS)
 
-bench: setup ## speed of inference on this machine, as ratios
-	$(RUN) -m benchmarks.inference $(ARGS)
+bench: setup ## speed and memory as ratios, compared with benchmarks/baseline.json (minutes)
+	$(RUN) -m benchmarks.guard $(ARGS)
 
 model: setup ## train the shipped weights: make model DATA=<folder with ct/ mr_thick/ mr_hr/> OUT=<folder>
 	$(RUN) -m tools.make_model --data "$(DATA)" --output "$(OUT)" $(ARGS)

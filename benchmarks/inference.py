@@ -11,7 +11,7 @@ peak at the network's convolutions. Every candidate is first compared with the p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,9 @@ def peaks(network: nn.Module, pixels: int, repeats: int) -> dict[str, float]:
     return best
 
 
-def contenders(ckpt_path: Path, volume: torch.Tensor) -> tuple[dict[str, Callable[[], torch.Tensor]], nn.Module, dict]:
+def contenders(
+    ckpt_path: Path, volume: torch.Tensor, engines: Sequence[str]
+) -> tuple[dict[str, Callable[[], torch.Tensor]], nn.Module, dict]:
     """Candidates by name, each from the volume to its result; the plain network; our settings."""
     parser = inference_parser(ckpt_path=str(ckpt_path))
     network = parser.get_parsed_content("network")
@@ -126,7 +128,7 @@ def contenders(ckpt_path: Path, volume: torch.Tensor) -> tuple[dict[str, Callabl
         "plain loop": lambda: plain_loop(volume, plain),
         "SliceInferer": lambda: stock_slices(volume, plain),
     }
-    for engine in ENGINES:
+    for engine in engines:
         inferer = ThroughPlaneInferer(**settings, engine=Engine(engine), progress=False)
         candidates[f"ours, {engine}"] = lambda inferer=inferer: inferer(volume, network)
     reduced = ThroughPlaneInferer(**settings, autocast="bfloat16", progress=False)
@@ -134,10 +136,12 @@ def contenders(ckpt_path: Path, volume: torch.Tensor) -> tuple[dict[str, Callabl
     return candidates, plain, settings
 
 
-def measure(rows: int, slices: int, repeats: int, seed: int, ckpt_path: Path) -> dict[str, Any]:
+def measure(
+    rows: int, slices: int, repeats: int, seed: int, ckpt_path: Path, engines: Sequence[str] = ENGINES
+) -> dict[str, Any]:
     """Everything, in turns. Speed-ups are medians of ratios within a turn; seconds and peaks are the best of all."""
     volume = half_air(rows, slices, seed)
-    candidates, plain, settings = contenders(ckpt_path, volume)
+    candidates, plain, settings = contenders(ckpt_path, volume, engines)
     reference = candidates["plain loop"]()
     tissue = (volume > settings["background"]).repeat_interleave(settings["scale_factor"], dim=-1)
     results: dict[str, dict[str, float]] = {}
@@ -194,9 +198,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ckpt-path", type=Path, default=BUNDLE / "models" / "model.pt")
+    parser.add_argument("--engines", nargs="*", default=ENGINES, choices=ENGINES)
     a = parser.parse_args()
     started = time.perf_counter()
-    report = measure(a.rows, a.slices, a.repeats, a.seed, a.ckpt_path)
+    report = measure(a.rows, a.slices, a.repeats, a.seed, a.ckpt_path, a.engines)
     print(
         f"{a.rows} x {a.rows} x {a.slices}, {report['tissue_fraction']:.2f} tissue, {report['computed_fraction']:.2f} "
         f"computed, {facts()['threads']} threads; peak {report['convolution_peak_gflops']:.0f} GFLOP/s (convolution), "

@@ -147,7 +147,8 @@ def write_json(report: Mapping[str, object], path: Path | None) -> None:
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """With ``--output`` for the JSON file."""
+    """With ``--output`` for the JSON file and ``--threads`` of this process (what it starts goes by its own rules)."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="JSON file")
+    parser.add_argument("--threads", type=lambda n: torch.set_num_threads(int(n)), help="PyTorch's, default: all cores")
     return parser

@@ -59,9 +59,9 @@ def test_peaks_are_of_convolutions_and_of_a_matrix_product(network):
     assert all(value > 1e6 for value in found.values())
 
 
-def test_report_counts_the_same_pixels_for_all_of_ours_and_sees_the_differences(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.inference.ENGINES", ("torch", "torchscript"))
-    report = measure(rows=32, slices=5, repeats=1, seed=0, ckpt_path=BUNDLE / "models" / "model.pt")
+def test_report_counts_the_same_pixels_for_all_of_ours_and_sees_the_differences():
+    weights = BUNDLE / "models" / "model.pt"
+    report = measure(rows=32, slices=5, repeats=1, seed=0, ckpt_path=weights, engines=("torch", "torchscript"))
     results = report["results"]
     assert list(results) == ["plain loop", "SliceInferer", "ours, torch", "ours, torchscript", "ours, torch, bfloat16"]
     assert results["plain loop"]["max_difference_of_range"] == 0
