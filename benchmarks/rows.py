@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -116,6 +117,7 @@ class Rows:
         self.supervised = self.parser.get_parsed_content("supervised")
         self.autocast = self.parser.get_parsed_content("autocast")
         self.ours = ours
+        self._kept: dict[tuple[str, str, float], nn.Module] = {}
         self.plain = {"bicubic": bicubic, "bicubic_dc": bicubic_dc, "sinc": sinc}
 
     def cases(self) -> list[tuple[str, CaseSet, int]]:
@@ -202,12 +204,22 @@ class Rows:
         if method in self.plain:
             thin = self.plain[method](case.scan)
         elif method in self.per_scan:
-            peer = self.per_scan[method]
-            thin = peer.apply(peer.train(case.scan, budget_s, self.inputs.seed, device, self.autocast), case.scan)
+            thin = self.per_scan[method].apply(self._train_on(method, case, budget_s), case.scan)
         else:
             network, apply, _ = trained
             thin = apply(network, case.scan)
         return thin, processor_seconds(device) - started
+
+    def _train_on(self, method: str, case: Case, budget_s: float) -> nn.Module:
+        """Network of a per-scan method for a case; that of the first set's last case is kept for the curve."""
+        key = (method, str(case.image.meta["filename_or_obj"]), budget_s)
+        if key in self._kept:
+            return self._kept[key]
+        peer = self.per_scan[method]
+        network = peer.train(case.scan, budget_s, self.inputs.seed, self.inputs.device, self.autocast)
+        if case.name == self.first.names[-1]:
+            self._kept[key] = network
+        return network
 
     def _eclare(self, case_set: CaseSet, case: Case, folder: Path) -> tuple[np.ndarray, float]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -227,36 +239,34 @@ class Rows:
             return self._train_ours(method, folder, facts, budget_s)
         peer = {**self.from_thick_mr, **self.supervised}[method]
         if facts.exists():
-            network = peer.network
+            network = copy.deepcopy(peer.network)  # the peer's own stays untrained
             network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
             return network.to(inputs.device).eval(), peer.apply, json.loads(facts.read_text())["cpu_seconds"]
-        started = processor_seconds(inputs.device)
+        how = (budget_s, inputs.seed, inputs.device, self.autocast)
         if method in self.from_thick_mr:
-            assert inputs.mr is not None
-            folder_mr = thick_training_scans(inputs.mr, inputs.output / "mr", self.first.operator())
-            scans = training_scans(folder_mr, self.first)
+            scans = training_scans(self._thick_mr(), self.first)
             started = processor_seconds(inputs.device)  # reading is not training
-            network = peer.train(scans, budget_s, inputs.seed, inputs.device, self.autocast)
+            network = peer.train(scans, *how)
         else:
             assert inputs.hr_train is not None
             volumes = training_volumes(inputs.hr_train, self.first)
             started = processor_seconds(inputs.device)
-            network = peer.train(
-                volumes, self.first.operator(), budget_s, inputs.seed, inputs.device, self.autocast
-            )  # fmt: skip
+            network = peer.train(volumes, self.first.operator(), *how)
         seconds = processor_seconds(inputs.device) - started
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(network.state_dict(), weights)
         write_json(facts, {"cpu_seconds": seconds})
         return network, peer.apply, seconds
 
+    def _thick_mr(self) -> Path:
+        assert self.inputs.mr is not None  # else the row has not been begun
+        return thick_training_scans(self.inputs.mr, self.inputs.output / "mr", self.first.operator())
+
     def _train_ours(self, method: str, folder: Path, facts: Path, budget_s: float) -> tuple[nn.Module, Apply, float]:
         inputs, row = self.inputs, dict(self.ours[method])
-        assert inputs.mr is not None
-        mr = thick_training_scans(inputs.mr, inputs.output / "mr", self.first.operator())
         ids: dict[str, Any] = {
             "ct_dir": inputs.ct,
-            "mr_dir": mr,
+            "mr_dir": self._thick_mr(),
             "seed": inputs.seed,
             "scale_factor": self.first.scale_factor,
             # all rows know the operator
@@ -273,21 +283,19 @@ class Rows:
         return network, both_orientations, json.loads(facts.read_text())["cpu_seconds"]
 
     def _curve(self, method: str) -> list[dict[str, float]]:
-        """Gain over cubic (without data consistency) on a slab of the first case, after parts of the budget."""
+        """Gain over cubic (without data consistency) on a slab of one case (the first set's last), after parts of the budget."""
         path = self.inputs.output / "curves" / f"{method}.json"
         points: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
         done = {point["budget_s"] for point in points}
         fractions = [*self.parser.get_parsed_content("curve_fractions"), 1.0]
-        for fraction in sorted(fractions):
+        for fraction in sorted(fractions, reverse=True):
             budget_s = self.inputs.budget_s * fraction
             if budget_s in done:
                 continue
-            case = self.first.case(0)
+            case = self.first.case(len(self.first.names) - 1)
             scan, truth = case.slab(int(self.parser.get_parsed_content("curve_rows")))
             if method in self.per_scan:
-                peer = self.per_scan[method]
-                network = peer.train(case.scan, budget_s, self.inputs.seed, self.inputs.device, self.autocast)
-                thin = peer.apply(network, scan)
+                thin = self.per_scan[method].apply(self._train_on(method, case, budget_s), scan)
             else:
                 network, apply, _ = self._train_once(method, budget_s)
                 thin = apply(network, scan)

@@ -243,7 +243,7 @@ def _draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
     for method, points in curves.items():
         axis.plot([p["budget_s"] for p in points], [p["gain_over_bicubic_db"] for p in points], "o-", label=method)
     axis.axhline(0, color="grey", lw=0.8)
-    axis.set(xlabel="budget, processor seconds", ylabel="PSNR over bicubic, dB (slab of the first case)", xscale="log")
+    axis.set(xlabel="budget, processor seconds", ylabel="PSNR over bicubic, dB (slab of one case)", xscale="log")
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
