@@ -283,7 +283,7 @@ class Rows:
         return network, both_orientations, json.loads(facts.read_text())["cpu_seconds"]
 
     def _curve(self, method: str) -> list[dict[str, float]]:
-        """Gain over cubic (without data consistency) on a slab of one case (the first set's last), after parts of the budget."""
+        """Gain over cubic on a slab of the first set's last case, before data consistency, for parts of the budget."""
         path = self.inputs.output / "curves" / f"{method}.json"
         points: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
         done = {point["budget_s"] for point in points}

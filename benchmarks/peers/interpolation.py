@@ -31,12 +31,12 @@ def sinc(scan: Scan) -> torch.Tensor:
     copies of them.
     """
     factor, radius = scan.scale_factor, 5
-    n_slices = scan.image.shape[2]
-    padded = np.pad(scan.image.numpy(), ((0, 0), (0, 0), (radius, radius)), mode="edge")
-    image = sitk.GetImageFromArray(padded)  # numpy's last axis is SimpleITK's first
-    image.SetOrigin((hr_slice_coordinate(-float(radius), factor), 0.0, 0.0))  # in HR voxels
-    image.SetSpacing((float(factor), 1.0, 1.0))
-    size = (n_slices * factor, image.GetSize()[1], image.GetSize()[2])
-    identity = sitk.Transform(3, sitk.sitkIdentity)
-    grid = (image, size, identity, sitk.sitkLanczosWindowedSinc, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return torch.from_numpy(sitk.GetArrayFromImage(sitk.Resample(*grid, image.GetDirection(), 0.0)))
+    h1, h2, n_slices = scan.image.shape
+    # all lines side by side in one 2D image: across them the samples lie on voxels, where a sinc takes just that one
+    lines = np.pad(scan.image.numpy().reshape(h1 * h2, n_slices), ((0, 0), (radius, radius)), mode="edge")
+    image = sitk.GetImageFromArray(lines)  # numpy's last axis is SimpleITK's first
+    image.SetOrigin((hr_slice_coordinate(-float(radius), factor), 0.0))  # in HR voxels
+    image.SetSpacing((float(factor), 1.0))
+    size, identity = (n_slices * factor, h1 * h2), sitk.Transform(2, sitk.sitkIdentity)
+    grid = (image, size, identity, sitk.sitkLanczosWindowedSinc, (0.0, 0.0), (1.0, 1.0), image.GetDirection(), 0.0)
+    return torch.from_numpy(sitk.GetArrayFromImage(sitk.Resample(*grid))).reshape(h1, h2, n_slices * factor)
