@@ -70,3 +70,24 @@ def test_the_same_seed_makes_the_same_weights(data, tmp_path):
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     first = torch.load(tmp_path / "one" / "stage1.pt", weights_only=True)
     assert not all(torch.equal(first[key], weights[0][key]) for key in first)
+
+
+@pytest.mark.slow
+def test_size_study_on_one_tiny_size(data, tmp_path):
+    (tmp_path / "sizes.json").write_text('{"dot": {"blocks": 1, "layers": 1, "growth": 4, "features": 4}}')
+    settings = {key: value for key, value in TINY.items() if "network_def" not in key and key != "val_interval"}
+    (tmp_path / "recipe.json").write_text(json.dumps({**settings, "autocast": None}))
+    subprocess.run(
+        [
+            *[sys.executable, "-m", "tools.size_study", "--data", data, "--output", tmp_path / "out", "--rounds", "1"],
+            *["--iterations", "2", "2", "--sizes", tmp_path / "sizes.json", "--recipe", tmp_path / "recipe.json"],
+        ],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'bundle'}"}, check=True, capture_output=True,
+    )  # fmt: skip
+    row = json.loads((tmp_path / "out" / "sizes.json").read_text())["dot"]
+    # by hand: 1-4 and 4-4 of 3 x 3, a block of 4-4 (3 x 3) and 8-4 (1 x 1), 4-4 (1 x 1), 4-4, 4-16 and 4-1 of 3 x 3
+    weights = 9 * (4 + 16) + 9 * 16 + 32 + 16 + 9 * (16 + 64 + 4)
+    assert row["parameters"] == weights + (4 + 4 + 4 + 4 + 4 + 4 + 16 + 1)
+    assert np.isfinite(row["gain_db"])
+    assert row["seconds_per_megapixel"] > 0
+    assert (tmp_path / "out" / "sizes.png").stat().st_size > 3000

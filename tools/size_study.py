@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How large should the shipped network be? Quality on held-out training subjects against speed, for several sizes.
+
+Every size is trained by the shipped recipe for the same number of iterations. Quality is the last validation of stage 2
+(gain over cubic on the person whom ``make model`` holds out; the test volumes take no part). Speed is measured for all
+sizes in turns on the same batch. What is there is not trained again.
+
+    python -m tools.size_study --data <folder with MANIFEST.csv> --output OUT --iterations 300 1200
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from scripts.networks.rdn import RDN
+
+from tools.curves import read_curves
+from tools.make_model import RECIPE, prepare
+from tools.run_bundle import BUNDLE, ROOT, run_bundle
+
+matplotlib.use("agg")
+from matplotlib import pyplot as plt
+
+SIZES = ROOT / "tools" / "sizes.json"
+METRIC = "psnr_gain_over_cubic_db"
+
+
+def train(
+    output: Path, data: Path, datalist: Path, size: dict[str, int], recipe: Path, iterations: list[int], seed: int
+) -> float:
+    """Both stages of one size; returns the last validation of stage 2, dB over cubic."""
+    for stage, count in enumerate(iterations, start=1):
+        if (output / f"stage{stage}.pt").exists():
+            continue
+        run_bundle(
+            ["common.json", f"train_stage{stage}.json", str(recipe)],
+            "training",
+            ct_dir=data / "ct",
+            mr_dir=data / "mr",
+            datalist_file=datalist,
+            output_dir=output,
+            stage_iterations=count,
+            val_interval=count,
+            seed=seed,
+            **{f"network_def::{key}": value for key, value in size.items()},
+        )
+    curves = read_curves(output / "tensorboard")["stage2"]
+    (tag,) = [tag for tag in curves if tag.endswith(METRIC)]
+    return float(curves[tag][1][-1])
+
+
+def seconds_per_megapixel(networks: dict[str, RDN], rounds: int) -> dict[str, float]:
+    """Median seconds per million LR pixels, all sizes in turns on one batch of thick slices."""
+    batch = torch.randn(4, 1, 128, 48).to(memory_format=torch.channels_last)
+    seconds: dict[str, list[float]] = {name: [] for name in networks}
+    with torch.no_grad():
+        for turn in range(rounds + 1):
+            for name, network in networks.items():
+                started = time.perf_counter()
+                network(batch)
+                if turn:  # the first round warms up
+                    seconds[name].append(time.perf_counter() - started)
+    return {name: float(np.median(values)) / batch.numel() * 1e6 for name, values in seconds.items()}
+
+
+def main() -> None:
+    """Train, measure, write ``sizes.md``, ``sizes.json`` and ``sizes.png``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--sizes", type=Path, default=SIZES)
+    parser.add_argument("--iterations", type=int, nargs=2, default=(300, 1200), help="of stage 1 and 2")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    output = arguments.output.resolve()
+    scale_factor = json.loads((BUNDLE / "configs" / "common.json").read_text())["scale_factor"]
+    datalist = prepare(arguments.data, output / "data", scale_factor)
+    sizes = {name: size for name, size in json.loads(arguments.sizes.read_text()).items() if name != "_desc_"}
+    networks = {
+        name: RDN(scale_factor, **size).to(memory_format=torch.channels_last).eval() for name, size in sizes.items()
+    }
+    rows = {}
+    for name, size in sizes.items():
+        gain = train(
+            output / name, output / "data", datalist, size, arguments.recipe, list(arguments.iterations), arguments.seed
+        )
+        rows[name] = {"parameters": sum(p.numel() for p in networks[name].parameters()), "gain_db": gain}
+    for name, seconds in seconds_per_megapixel(networks, arguments.rounds).items():
+        rows[name]["seconds_per_megapixel"] = seconds
+        # a scan of 256 x 256 x 48 has 3.1 million LR pixels, and both orientations see all of them
+        rows[name]["seconds_per_scan"] = seconds * 2 * 256 * 256 * 48 / 1e6
+    (output / "sizes.json").write_text(json.dumps(rows, indent=4) + "\n")
+    lines = ["| size | parameters | gain on held-out subject, dB | seconds for 256 x 256 x 48 |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {r['parameters']:,} | {r['gain_db']:+.2f} | {r['seconds_per_scan']:.0f} |"
+        for name, r in rows.items()
+    ]
+    (output / "sizes.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+    figure, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    axis.plot([r["seconds_per_scan"] for r in rows.values()], [r["gain_db"] for r in rows.values()], "o-")
+    for name, r in rows.items():
+        axis.annotate(f" {name}", (r["seconds_per_scan"], r["gain_db"]), va="top")
+    axis.set(xscale="log", xlabel="seconds for 256 x 256 x 48, no air skipped", ylabel="gain over cubic, dB")
+    figure.savefig(output / "sizes.png", dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
