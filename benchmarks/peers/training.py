@@ -48,7 +48,8 @@ def train_within(
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
     started, spent, steps = processor_seconds(device), 0.0, 0
     network.train()
-    with tqdm(total=round(budget_s, 1), desc=desc, unit="s") as bar:
+    shape = "{l_bar}{bar}| {n:.1f}/{total:.1f} processor seconds{postfix}"
+    with tqdm(total=budget_s, desc=desc, bar_format=shape) as bar:
         while spent < budget_s:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * rate_factor(spent / budget_s)
