@@ -2,26 +2,30 @@
 """Batch inference of the same DICOM series by one process, two processes under torchrun, two that know nothing of
 each other, and one with two workers; all with as many threads in total.
 
-Times are those of whole commands, start-up included. Two independent processes, half of the series each, are what two
-cores can do at most without sharing anything; the slower of both counts.
+Two times for each: of the whole command, start-up included, and of the batch alone, as its report has it (from the
+first look into the folder to the report). Two independent processes, half of the series each, share nothing; the
+slower of both counts.
 
     python -m benchmarks.processes --series 8 --rows 64
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import in_turns, parser_of, table, write_json
+from benchmarks.machine import parser_of, table, write_json
 from phantom.dicom import write_series
 from tools.run_bundle import bundle_command
 
@@ -61,37 +65,62 @@ def side_by_side(commands: list[list[str]], threads: int) -> None:
             raise RuntimeError(f"exit code must be 0, got {process.returncode}: {output[-2000:]}")
 
 
-def arrangements(data: Path, out: Path, **ids: object) -> dict[str, Callable[[], None]]:
-    """Each with a new output folder at every call, since what is done already would be skipped."""
+def batch_seconds(outputs: list[Path]) -> float:
+    """Of the slowest, from their reports."""
+    reports = [json.loads((output / "report.json").read_text()) for output in outputs]
+    return max(float(report["summary"]["seconds"]) for report in reports)
+
+
+def arrangements(data: Path, out: Path, **ids: object) -> dict[str, Callable[[], list[Path]]]:
+    """Each from nothing to its output folders, new at every call, since what is done already would be skipped."""
     number = count()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no_python"]
 
-    def words(dataset_dir: Path, threads: int, **more: object) -> list[str]:
-        return batch_words(dataset_dir, out / str(next(number)), threads, **{**ids, **more})
+    def run(datasets: list[Path], threads: int, launcher: Sequence[str] = (), **more: object) -> list[Path]:
+        outputs = [out / str(next(number)) for _ in datasets]
+        side_by_side(
+            [
+                [*launcher, *batch_words(dataset, output, threads, **ids, **more)]
+                for dataset, output in zip(datasets, outputs, strict=True)
+            ],
+            threads,
+        )
+        return outputs
 
     return {
-        "two independent processes": lambda: side_by_side([words(data / part, 1) for part in PARTS], 1),
-        "two under torchrun": lambda: side_by_side([torchrun + words(data, 1)], 1),
-        "one process, two workers": lambda: side_by_side([words(data, 1, workers=2)], 1),
-        "one process, two threads": lambda: side_by_side([words(data, 2)], 2),
+        "two independent processes": lambda: run([data / part for part in PARTS], 1),
+        "two under torchrun": lambda: run([data], 1, torchrun),
+        "one process, two workers": lambda: run([data], 1, workers=2),
+        "one process, two threads": lambda: run([data], 2),
     }
 
 
 def measure(series: int, rows: int, slices: int, repeats: int, **ids: object) -> dict[str, Any]:
-    """Seconds of each, and its throughput over that of the two independent ones (median over turns)."""
+    """Medians over the turns, and throughputs over those of the two independent ones."""
+    whole: dict[str, list[float]] = {}
+    batch: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         make_series(Path(folder) / "in", series, rows, slices)
-        seconds = in_turns(arrangements(Path(folder) / "in", Path(folder), **ids), repeats)
-    independent = seconds["two independent processes"]
+        for _ in range(repeats):
+            for name, run in arrangements(Path(folder) / "in", Path(folder) / "out", **ids).items():
+                started = time.perf_counter()
+                outputs = run()
+                whole.setdefault(name, []).append(time.perf_counter() - started)
+                batch.setdefault(name, []).append(batch_seconds(outputs))
+                for output in outputs:
+                    shutil.rmtree(output)
+    first = "two independent processes"
     return {
         "series": series,
         "shape": [rows, rows, slices],
         "arrangements": {
             name: {
-                "seconds": float(np.median(values)),
-                "throughput_to_independent": float(np.median(independent / values)),
+                "command_seconds": float(np.median(whole[name])),
+                "batch_seconds": float(np.median(batch[name])),
+                "command_throughput": float(np.median(np.divide(whole[first], whole[name]))),
+                "batch_throughput": float(np.median(np.divide(batch[first], batch[name]))),
             }
-            for name, values in seconds.items()
+            for name in whole
         },
     }
 
@@ -108,9 +137,15 @@ def main() -> None:
     print(f"{a.series} series of {a.rows} x {a.rows} x {a.slices}")
     print(
         table(
-            ["", "seconds", "throughput, of two independent"],
+            ["", "command, s", "batch alone, s", "throughput, command", "throughput, batch alone"],
             [
-                [name, f"{r['seconds']:.1f}", f"{100 * r['throughput_to_independent']:.0f} %"]
+                [
+                    name,
+                    f"{r['command_seconds']:.1f}",
+                    f"{r['batch_seconds']:.1f}",
+                    f"{100 * r['command_throughput']:.0f} %",
+                    f"{100 * r['batch_throughput']:.0f} %",
+                ]
                 for name, r in report["arrangements"].items()
             ],
         )

@@ -107,6 +107,13 @@ def test_series_are_shared_out_evenly_and_every_call_has_its_own_output(tmp_path
     assert used == [2, 2, 2, 2]  # threads in total
 
 
+def test_the_slowest_batch_counts(tmp_path):
+    for name, seconds in (("a", 3.5), ("b", 2.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps({"summary": {"seconds": seconds}}))
+    assert processes.batch_seconds([tmp_path / "a", tmp_path / "b"]) == 3.5
+
+
 def test_a_failed_process_ends_the_measurement():
     with pytest.raises(RuntimeError, match="got 5: no"):
         processes.side_by_side([["sh", "-c", "true"], ["sh", "-c", "echo no; exit 5"]], 1)
