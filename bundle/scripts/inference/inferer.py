@@ -52,7 +52,7 @@ class ThroughPlaneInferer(Inferer):
         window_pixels: int = 2**16,
         halo: int = 16,
         background: float = -0.95,
-        margin: int = 6,
+        margin: int = 8,
         flips: bool = False,
         spread: bool = False,
         autocast: str | None = None,
