@@ -65,6 +65,7 @@ def measure(dataset_dir: Path, axis: str, scale_factor: int, bins: int, ids: dic
             name = str(item["case"])
             nib.save(nib.Nifti1Image(thick[0].numpy(), thick.affine.numpy()), thick_dir / f"{name}.nii.gz")
             truths[name] = truth[0].numpy()
+        ids = {"slice_profile": "gaussian", **ids}  # what DegradeVolume has just done
         run_bundle(["inference.json"], dataset_dir=thick_dir, output_dir=output_dir, disagreement=True, **ids)
         for name, truth in truths.items():
             found, spread = (

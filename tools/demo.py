@@ -28,12 +28,13 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
 SCALE_FACTOR = 4  # of the shipped weights
+PHANTOM_PROFILE = "gaussian"  # how the made-up patient is scanned, and the bundle is told so
 
 
 def phantom_scan(folder: Path, shape: tuple[int, int, int], seed: int) -> np.ndarray:
     """Write the made-up patient as a tilted 4 mm DICOM series; returns the thin truth, same slab."""
     patient = make_patient(seed, shape, angles_degrees=(12.0, -7.0, 5.0))
-    thick = SliceProfileOperator(SCALE_FACTOR).degrade(torch.from_numpy(patient.mr)).numpy()
+    thick = SliceProfileOperator(SCALE_FACTOR, PHANTOM_PROFILE).degrade(torch.from_numpy(patient.mr)).numpy()
     # columns run to the patient's left and rows to the back in DICOM; any other choice is as good
     write_series(folder, thick, thick_slice_affine(patient.affine_ras, 2, SCALE_FACTOR), seed=seed)
     return patient.mr
@@ -112,8 +113,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7, help="of the made-up patient")
     arguments = parser.parse_args()
     output = arguments.output.resolve()
-    truth, location = None, arguments.input
+    truth, location, ids = None, arguments.input, {}
     if location is None:
+        ids = {"slice_profile": PHANTOM_PROFILE}
         location = output / "dicom"
         shutil.rmtree(location, ignore_errors=True)
         print("making a patient ...", flush=True)
@@ -122,7 +124,7 @@ def main() -> None:
     started = time.perf_counter()
     code = 0
     try:
-        run_bundle(["inference.json"], dataset_dir=Path(location).resolve(), output_dir=output)
+        run_bundle(["inference.json"], dataset_dir=Path(location).resolve(), output_dir=output, **ids)
     except SystemExit as error:  # it has said why
         code = int(error.code or 0)
     seconds = (time.perf_counter() - started) / max(1, len(cases.items))

@@ -87,7 +87,8 @@ def measure(path: Path, axis: int, scale_factor: int, seed: int, ids: dict[str, 
     length = volume.shape[2] // scale_factor * scale_factor
     volume = np.ascontiguousarray(volume[..., :length])
     affine = source.affine_ras[:, [*[a for a in range(3) if a != axis], axis, 3]]
-    operator = SliceProfileOperator(scale_factor)
+    operator = SliceProfileOperator(scale_factor, "gaussian")
+    ids = {"slice_profile": operator.profile, **ids}
     rows, pictures = [], {}
     with tempfile.TemporaryDirectory() as folder:
         made = {}

@@ -26,7 +26,9 @@ from scripts.transforms.intensity import ScaleMRd
 from scripts.transforms.load import LoadImageVolumed
 from scripts.transforms.orient import OrientThickAxisLastd
 
-from tools.run_bundle import run_bundle
+from tools.run_bundle import BUNDLE, run_bundle
+
+INFERENCE = BUNDLE / "configs" / "inference.json"
 
 
 def main() -> None:
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="further overridden ids")
     arguments = parser.parse_args()
     factor, ids = arguments.scale_factor, dict(item.split("=", 1) for item in arguments.set)
+    profile = str(ids.get("slice_profile", json.loads(INFERENCE.read_text())["slice_profile"]))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         run_bundle(["inference.json"], dataset_dir=arguments.data, output_dir=folder, output_dtype="float32", **ids)
@@ -50,7 +53,7 @@ def main() -> None:
             thin = orientation.apply(torch.from_numpy(np.asarray(found.dataobj, np.float32))[None])
             cubic = upsample_cubic(scan[0][:, None], factor)[:, 0]
             spacing = voxel_spacing_mm(np.asarray(found.affine))[list(orientation.axes)]
-            operator = scan_operator(data["image"], factor, "gaussian", None)
+            operator = scan_operator(data["image"], factor, profile, None)
             value_range = float(scan.max() - scan.min())
             unit_range = 2 / (unit.meta["intensity_high"] - unit.meta["intensity_low"])
             rows.append(

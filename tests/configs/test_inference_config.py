@@ -72,7 +72,7 @@ def test_every_orientation_and_dtype_comes_out_on_the_right_grid(tmp_path, infer
         assert image.header["sform_code"] == image.header["qform_code"] == 1
         assert not bytes(image.header["descrip"]).strip(b"\0")
         source = thick(shape).astype(np.float32)
-        again = SliceProfileOperator(4).degrade(
+        again = SliceProfileOperator(4, "box").degrade(
             torch.from_numpy(np.moveaxis(np.asarray(image.dataobj, np.float32), axis, -1).copy())
         )
         error = np.abs(np.moveaxis(again.numpy(), -1, axis) - source)
@@ -108,7 +108,7 @@ def test_slice_thickness_reaches_the_operator(tmp_path, infer):
     save_nifti(tmp_path / "in" / "a.nii.gz", thick().astype(np.float32), make_affine([1, 1, 5]))
     infer(data_consistency="exact", slice_thickness_mm=3.5)
     found = torch.from_numpy(np.asarray(nib.load(tmp_path / "out" / "a_sr.nii.gz").dataobj))
-    again = SliceProfileOperator(4, "gaussian", 4 * 3.5 / 5).degrade(found).numpy()
+    again = SliceProfileOperator(4, "box", 4 * 3.5 / 5).degrade(found).numpy()
     assert np.abs(again - thick()).max() < 1e-3 * np.ptp(thick())
 
 
