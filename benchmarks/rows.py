@@ -136,7 +136,7 @@ class Rows:
         row: dict[str, Any] = {
             "method": method,
             "status": reason or "done",
-            "budget_s": self.inputs.budget_s if learned else None,
+            "budget_s": None if method == "eclare" else self.inputs.budget_s if learned else 0.0,
             "cpu_seconds": None,
             "parameters": 0 if method in self.plain else None,
             "cases": {},
