@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,14 +112,23 @@ class Rows:
         self.inputs = inputs
         self.first = inputs.sets[0]
         self.parser = self.first.parser
-        torch.manual_seed(inputs.seed)
-        self.per_scan = self.parser.get_parsed_content("per_scan")
-        self.from_thick_mr = self.parser.get_parsed_content("from_thick_mr")
-        self.supervised = self.parser.get_parsed_content("supervised")
+        self.per_scan, self.from_thick_mr, self.supervised = (
+            tuple(self.parser.get(kind)) for kind in ("per_scan", "from_thick_mr", "supervised")
+        )
+        self._peers: dict[str, Any] = {}
         self.autocast = self.parser.get_parsed_content("autocast")
         self.ours = ours
         self._kept: dict[tuple[str, str, float], nn.Module] = {}
         self.plain = {"bicubic": bicubic, "bicubic_dc": bicubic_dc, "sinc": sinc}
+
+    def peer(self, method: str) -> Any:
+        """The peer of that name, untrained; its weights depend on the seed alone, not on the rows before it."""
+        if method not in self._peers:
+            kinds = {"per_scan": self.per_scan, "from_thick_mr": self.from_thick_mr, "supervised": self.supervised}
+            (kind,) = (kind for kind, methods in kinds.items() if method in methods)
+            torch.manual_seed(self.inputs.seed)
+            self._peers[method] = self.parser.get_parsed_content(f"{kind}::{method}")
+        return self._peers[method]
 
     def cases(self) -> list[tuple[str, CaseSet, int]]:
         """``(key, set, index)`` of all cases; the key has the set's label in it where there are several sets."""
@@ -130,10 +140,19 @@ class Rows:
         ]
 
     def run(self, method: str) -> dict[str, Any]:
-        """Do one row and return it in the form of ``table1.json``; never raises for what the user did not give."""
-        reason = self._missing(method)
+        """Do one row and return it in the form of ``table1.json``; a row that fails says why, the others go on."""
+        try:
+            return self._run(method)
+        except (Exception, SystemExit) as error:  # isolation is the purpose; a training command ends with SystemExit
+            traceback.print_exc()
+            cause: BaseException = error
+            while cause.__cause__ is not None:  # MONAI wraps what a constructor says
+                cause = cause.__cause__
+            return self._row(method, f"failed: {type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}")
+
+    def _row(self, method: str, reason: str | None) -> dict[str, Any]:
         learned = method not in self.plain and method != "eclare"
-        row: dict[str, Any] = {
+        return {
             "method": method,
             "status": reason or "done",
             "budget_s": None if method == "eclare" else self.inputs.budget_s if learned else 0.0,
@@ -141,8 +160,13 @@ class Rows:
             "parameters": 0 if method in self.plain else None,
             "cases": {},
         }
+
+    def _run(self, method: str) -> dict[str, Any]:
+        reason = self._missing(method)
+        row = self._row(method, reason)
         if reason:
             return row
+        learned = bool(row["budget_s"])
         trained = None if method in self.per_scan or not learned else self._train_once(method, self.inputs.budget_s)
         seconds = trained[2] if trained else 0.0
         network = trained[0] if trained else None
@@ -154,7 +178,7 @@ class Rows:
             seconds += scores["cpu_seconds"]
             row["cases"][key] = scores
         if method in self.per_scan:
-            network = self.per_scan[method].network
+            network = self.peer(method).network
         if network is not None:
             row["parameters"] = sum(p.numel() for p in network.parameters())
         row["cpu_seconds"] = seconds
@@ -204,7 +228,7 @@ class Rows:
         if method in self.plain:
             thin = self.plain[method](case.scan)
         elif method in self.per_scan:
-            thin = self.per_scan[method].apply(self._train_on(method, case, budget_s), case.scan)
+            thin = self.peer(method).apply(self._train_on(method, case, budget_s), case.scan)
         else:
             network, apply, _ = trained
             thin = apply(network, case.scan)
@@ -215,7 +239,7 @@ class Rows:
         key = (method, str(case.image.meta["filename_or_obj"]), budget_s)
         if key in self._kept:
             return self._kept[key]
-        peer = self.per_scan[method]
+        peer = self.peer(method)
         network = peer.train(case.scan, budget_s, self.inputs.seed, self.inputs.device, self.autocast)
         if case.name == self.first.names[-1]:
             self._kept[key] = network
@@ -237,7 +261,7 @@ class Rows:
         weights, facts = folder / "network.pt", folder / "facts.json"
         if method in self.ours:
             return self._train_ours(method, folder, facts, budget_s)
-        peer = {**self.from_thick_mr, **self.supervised}[method]
+        peer = self.peer(method)
         if facts.exists():
             network = copy.deepcopy(peer.network)  # the peer's own stays untrained
             network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
@@ -295,7 +319,7 @@ class Rows:
             case = self.first.case(len(self.first.names) - 1)
             scan, truth = case.slab(int(self.parser.get_parsed_content("curve_rows")))
             if method in self.per_scan:
-                thin = self.per_scan[method].apply(self._train_on(method, case, budget_s), scan)
+                thin = self.peer(method).apply(self._train_on(method, case, budget_s), scan)
             else:
                 network, apply, _ = self._train_once(method, budget_s)
                 thin = apply(network, scan)

@@ -188,3 +188,33 @@ def test_paired_comparison_against_scipy_and_by_hand():
     assert compare_paired(list(range(9)), [x + 0.1 * x**2 for x in range(9)])["warning"] is None
     with pytest.raises(ValueError, match="same cases"):
         compare_paired([1.0], [1.0, 2.0])
+
+
+def test_a_row_that_fails_says_why_and_the_others_go_on(folders):
+    from benchmarks.cases import CaseSet
+    from benchmarks.rows import Inputs, Rows
+
+    sets = [CaseSet(folders / "hr", "axial", {"device": "cpu", "scale_factor": 3})]
+    runner = Rows(Inputs(sets, folders / "out", 0.2, mr=folders / "mr"), {})
+    expected = "failed: ValueError: scale_factor must be even for tscn, got 3; leave the row out"
+    assert runner.run("tscn")["status"] == expected
+    row = runner.run("bicubic")
+    assert row["status"] == "done"
+    assert row["budget_s"] == 0
+    assert list(row["cases"]) == ["head0", "head1"]
+
+
+def test_a_result_that_is_half_a_voxel_off_is_refused(folders, monkeypatch):
+    from scipy.ndimage import shift
+
+    from benchmarks.cases import CaseSet
+    from benchmarks.rows import Inputs, Rows
+
+    sets = [CaseSet(folders / "hr", "axial", {"device": "cpu"})]
+    runner = Rows(Inputs(sets, folders / "out", 0.2), {})
+    cubic = runner.plain["bicubic"]
+    moved = torch.from_numpy
+    runner.plain["bicubic"] = lambda scan: moved(shift(cubic(scan).numpy(), (0, 0, 0.5), order=3, mode="nearest"))
+    status = runner.run("bicubic")["status"]
+    assert status.startswith("refused: the result for head1 is +0.")
+    assert "voxels off the grid of the truth" in status
