@@ -17,6 +17,7 @@ from scripts.degradation import SliceProfileOperator
 from scripts.evaluation.metrics import psnr, score_volume
 from scripts.evaluation.resolution import score_through_plane
 from scripts.geometry import Orientation, voxel_spacing_mm
+from scripts.intensity import IntensityRange
 from scripts.transforms.consistency import scan_operator
 from scripts.transforms.orient import working_spacing_mm
 
@@ -89,15 +90,19 @@ class Case:
         """Stored axes to working axes."""
         return Orientation.of(self.affine, self.thick_axis)
 
+    @property
+    def intensity_range(self) -> IntensityRange:
+        """How the scan was scaled."""
+        return IntensityRange(*(float(self.image.meta[f"intensity_{end}"]) for end in ("low", "high")))
+
     def thick(self) -> np.ndarray:
         """The thick slices in scanner units, stored axes, on their own grid."""
-        low, high = (float(self.image.meta[f"intensity_{end}"]) for end in ("low", "high"))
-        return ((self.orientation.undo(self.scan.image[None])[0] + 1) * ((high - low) / 2) + low).numpy()
+        stored = self.orientation.undo(self.scan.image[None])[0].clone()
+        return self.intensity_range.from_unit_(stored).numpy()
 
     def truth_in_unit_range(self) -> torch.Tensor:
         """``(H1, H2, K * n_slices)`` in working axes, as the scan is scaled."""
-        low, high = (float(self.image.meta[f"intensity_{end}"]) for end in ("low", "high"))
-        return self.orientation.apply((self.data["label"].as_tensor() - low) * (2 / (high - low)) - 1)[0]
+        return self.orientation.apply(self.intensity_range.to_unit(self.data["label"].as_tensor()))[0]
 
     def slab(self, rows: int) -> tuple[Scan, torch.Tensor]:
         """The middle ``rows`` of the first axis, thick and true, for a curve that need not score the whole volume."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from scripts.data.cases import find_cases
 from scripts.degradation import SliceProfileOperator
-from scripts.evaluation.scores import save_volume
+from scripts.evaluation.scores import save_volume, write_whole
 from scripts.geometry import find_thick_axis, thick_slice_affine
 from scripts.training.budget import processor_seconds
 from scripts.training.weights import load_weights
@@ -67,10 +66,7 @@ class Inputs:
 
 def write_json(path: Path, content: Any) -> None:
     """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=4) + "\n")
-    os.replace(part, path)
+    write_whole(path, json.dumps(content, indent=4) + "\n")
 
 
 def thick_training_scans(mr: Path, output: Path, operator: SliceProfileOperator) -> Path:

@@ -16,10 +16,9 @@ import matplotlib
 import nibabel as nib
 import numpy as np
 import torch
-from nibabel.orientations import io_orientation
 from scripts.evaluation.lpips import SliceLPIPS, find_alexnet
 from scripts.evaluation.metrics import DEFINITIONS
-from scripts.evaluation.pictures import draw_comparison, turn_to_ras
+from scripts.evaluation.pictures import draw_case
 from scripts.evaluation.resolution import THROUGH_PLANE_DEFINITIONS, score_through_plane
 from scripts.evaluation.scores import save_volume
 from scripts.geometry import voxel_spacing_mm
@@ -217,20 +216,9 @@ def _figures(runner: Rows, rows: list[dict[str, Any]], pictured: list[str]) -> d
         }
         if not volumes:
             continue
-        world = io_orientation(affine)[:, 0].astype(int)
-        spacing = np.empty(3)
-        spacing[world] = voxel_spacing_mm(affine)
         picture = output / "figures" / f"{key.replace('/', '_').replace(' ', '')}.png"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        draw_comparison(
-            picture,
-            turn_to_ras(case.thick(), affine),
-            {method: turn_to_ras(volume, affine) for method, volume in volumes.items()},
-            turn_to_ras(case.truth, affine),
-            int(world[case.thick_axis]),
-            spacing,
-            {method: row["cases"][key]["psnr"] for method, row in done.items()},
-        )
+        scores = {method: row["cases"][key]["psnr"] for method, row in done.items()}
+        draw_case(picture, case.thick(), volumes, case.truth, case.thick_axis, affine, scores)
     return truths
 
 

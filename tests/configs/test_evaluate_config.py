@@ -187,7 +187,7 @@ def test_the_picture_gets_volumes_as_nibabel_turns_them(tmp_path, evaluate, monk
     def draw(path, thick, results, truth, thick_axis, spacing_mm, scores):
         seen.update(thick=thick, results=results, truth=truth, axis=thick_axis, spacing=spacing_mm, scores=scores)
 
-    monkeypatch.setattr("scripts.evaluation.scores.draw_comparison", draw)
+    monkeypatch.setattr("scripts.evaluation.pictures.draw_comparison", draw)
     affine = make_affine([1.2, 1, 1.1], permute=(1, 2, 0), flip=(-1, 1, -1), rotate=(4, 9, 0))
     path = save_nifti(tmp_path / "in" / "h.nii.gz", smooth_volume((32, 36, 28), seed=3), affine)
     evaluate(evaluation_axis=plane, data_consistency="exact")

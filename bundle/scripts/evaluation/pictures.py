@@ -15,9 +15,10 @@ from matplotlib.patches import Rectangle
 from nibabel.orientations import apply_orientation, io_orientation
 from scipy.ndimage import uniform_filter
 
+from ..geometry import voxel_spacing_mm
 from .metrics import foreground
 
-__all__ = ["draw_comparison", "turn_to_ras"]
+__all__ = ["draw_case", "draw_comparison", "turn_to_ras"]
 
 MOST_COLUMNS = 6
 NAMES = ("sagittal", "coronal", "axial")
@@ -31,6 +32,41 @@ def turn_to_ras(volume: np.ndarray, affine_ras: np.ndarray) -> np.ndarray:
         affine_ras: ``(4, 4)``. Voxel axis ``a`` becomes axis ``io_orientation(affine_ras)[a, 0]``.
     """
     return apply_orientation(volume, io_orientation(affine_ras))
+
+
+def draw_case(
+    path: Path,
+    thick: np.ndarray,
+    results: Mapping[str, np.ndarray],
+    truth: np.ndarray,
+    thick_axis: int,
+    affine_ras: np.ndarray,
+    scores: Mapping[str, float],
+) -> None:
+    """:func:`draw_comparison` of volumes in stored axes; makes the folder.
+
+    Args:
+        path: of the PNG.
+        thick: the thick slices.
+        results: name to ``(I, J, K)``.
+        truth: ``(I, J, K)``.
+        thick_axis: stored axis.
+        affine_ras: ``(4, 4)`` of the truth.
+        scores: name to PSNR in dB.
+    """
+    world = io_orientation(affine_ras)[:, 0].astype(int)
+    spacing_mm = np.empty(3)
+    spacing_mm[world] = voxel_spacing_mm(affine_ras)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_comparison(
+        path,
+        turn_to_ras(thick, affine_ras),
+        {name: turn_to_ras(volume, affine_ras) for name, volume in results.items()},
+        turn_to_ras(truth, affine_ras),
+        int(world[thick_axis]),
+        spacing_mm,
+        scores,
+    )
 
 
 def draw_comparison(

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
-from nibabel.orientations import io_orientation
 
 from ..data.cases import nifti_stem
 from ..geometry import Orientation, voxel_spacing_mm
@@ -24,10 +23,10 @@ from ..networks.rdn import upsample_cubic
 from ..transforms.consistency import scan_operator
 from .lpips import SliceLPIPS, find_alexnet
 from .metrics import DEFINITIONS, score_volume
-from .pictures import draw_comparison, turn_to_ras
+from .pictures import draw_case
 from .resolution import THROUGH_PLANE_DEFINITIONS, score_through_plane
 
-__all__ = ["CaseScores", "interpolations", "save_volume"]
+__all__ = ["CaseScores", "interpolations", "save_volume", "write_whole"]
 
 
 def interpolations(image: MetaTensor, scale_factor: int, profile: str) -> dict[str, np.ndarray]:
@@ -156,31 +155,11 @@ class CaseScores:
                 save_volume(self.output_dir / "volumes" / name / f"{method}.nii.gz", volume, affine)
         if self.pictures:
             acquired = Orientation.of(affine, thick_axis).undo(image.cpu().as_tensor())[0].numpy()
-            self._draw(name, acquired, results, reference, thick_axis, affine)
-
-    def _draw(
-        self,
-        name: str,
-        thick: np.ndarray,
-        results: dict[str, np.ndarray],
-        truth: np.ndarray,
-        thick_axis: int,
-        affine: np.ndarray,
-    ) -> None:
-        """``pictures/<name>.png``; all volumes in stored axes."""
-        world = io_orientation(affine)[:, 0].astype(int)
-        spacing = np.empty(3)
-        spacing[world] = voxel_spacing_mm(affine)
-        (self.output_dir / "pictures").mkdir(parents=True, exist_ok=True)
-        draw_comparison(
-            self.output_dir / "pictures" / f"{name}.png",
-            turn_to_ras(thick, affine),
-            {method: turn_to_ras(volume, affine) for method, volume in results.items()},
-            turn_to_ras(truth, affine),
-            int(world[thick_axis]),
-            spacing,
-            {method: scores["psnr"] for method, scores in self.cases[name].items() if scores["psnr"] is not None},
-        )
+            found = {method: figures["psnr"] for method, figures in self.cases[name].items()}
+            draw_case(
+                self.output_dir / "pictures" / f"{name}.png", acquired, results, reference, thick_axis, affine,
+                {method: psnr for method, psnr in found.items() if psnr is not None},
+            )  # fmt: skip
 
     @property
     def lpips_reason(self) -> str | None:
@@ -213,7 +192,7 @@ class CaseScores:
             "through_plane_summary": through_plane,
             "through_plane": self.through_plane,
         }
-        _replace(self.output_dir / "metrics.json", json.dumps(content, indent=4) + "\n")
+        write_whole(self.output_dir / "metrics.json", json.dumps(content, indent=4) + "\n")
         part = self.output_dir / "metrics.csv.part"
         with part.open("w", newline="") as file:
             table = csv.writer(file)
@@ -261,7 +240,9 @@ def _finite(figures: dict[str, float]) -> dict[str, float | None]:
     return {figure: value if np.isfinite(value) else None for figure, value in figures.items()}
 
 
-def _replace(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     os.replace(part, path)

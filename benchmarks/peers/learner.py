@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all networks for slices have in common: learn pairs of patches with the L1 loss, run over both orientations."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from scripts.degradation import SliceProfileOperator
+from scripts.transforms.patch import RandPlanePatch
+from torch import nn
+from torch.nn import functional as F
+
+from .scan import Scan, both_orientations
+from .training import random_pairs, train_within
+
+__all__ = ["PairLearner"]
+
+
+class PairLearner:
+    """A network, and how it learns from pairs; where the pairs come from is the method's own.
+
+    Args:
+        network: untrained; maps ``(B, 1, H, W)`` to ``(B, 1, H, K * W)``. Copies of it are trained.
+        size: ``(rows, slices)`` of a training patch.
+        batch_size: patches per step.
+        margin_slices: see :func:`benchmarks.peers.training.random_pairs`.
+        learning_rate: of Adam, at its highest.
+    """
+
+    def __init__(
+        self, network: nn.Module, size: Sequence[int], batch_size: int, margin_slices: int, learning_rate: float
+    ) -> None:
+        self.network = network
+        self.size = tuple(size)
+        self.batch_size = batch_size
+        self.margin_slices = margin_slices
+        self.learning_rate = learning_rate
+
+    def learn(
+        self,
+        volumes: Sequence[tuple[torch.Tensor, Sequence[float]]],
+        operator: SliceProfileOperator,
+        budget_s: float,
+        seed: int,
+        device: torch.device,
+        autocast: str | None,
+        **patch: Any,
+    ) -> nn.Module:
+        """Train a copy until the budget is spent.
+
+        Args:
+            volumes: ``(1, I, J, K)`` in unit range and the spacing in mm.
+            operator: D.
+            budget_s: processor seconds.
+            seed: of the patches.
+            device: where to train.
+            autocast: see :func:`benchmarks.peers.training.train_within`.
+            patch: planes and spacings of :class:`scripts.transforms.patch.RandPlanePatch`.
+
+        Returns:
+            The trained copy.
+        """
+        network = copy.deepcopy(self.network).to(device, memory_format=torch.channels_last)
+        columns = operator.scale_factor * (self.size[1] + 2 * self.margin_slices)
+        source = RandPlanePatch(size=(self.size[0], columns), **patch)
+        draw = random_pairs(volumes, operator, source, self.batch_size, self.margin_slices, seed, device)
+
+        def loss() -> torch.Tensor:
+            thick, thin = draw()
+            return F.l1_loss(network(thick), thin)
+
+        train_within(network, loss, self.learning_rate, budget_s, type(self.network).__name__, autocast)
+        return network
+
+    def apply(self, network: nn.Module, scan: Scan) -> torch.Tensor:
+        """``(H1, H2, K * n_slices)``."""
+        return both_orientations(network, scan)
