@@ -112,7 +112,7 @@ def measure() -> dict[str, Any]:
     """All of them, small; minutes."""
     report: dict[str, Any] = {}
     parts = {
-        "inference": lambda: inference.measure(96, 16, 3, 0, BUNDLE / "models" / "model.pt"),
+        "inference": lambda: inference.measure(inference.half_air(96, 16, 0), 3, BUNDLE / "models" / "model.pt"),
         "startup": lambda: startup.measure(3),
         "scaling": lambda: scaling.measure(2),
         "memory": lambda: memory.measure([(320, 320, 48), (448, 448, 64)]),

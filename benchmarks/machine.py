@@ -29,6 +29,7 @@ __all__ = [
     "fit_power",
     "in_turns",
     "inference_parser",
+    "overrides",
     "parser_of",
     "run_process",
     "save_weights",
@@ -48,8 +49,8 @@ TINY_NETWORK = {f"network_def::{name}": 1 for name in ("blocks", "layers", "grow
 
 
 def facts() -> dict[str, object]:
-    """Versions and the machine, without its name."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "monai", "onnxruntime", "openvino")}
+    """Versions and the machine, without its name; ``None`` for what is not there."""
+    versions = {name: _version(name) for name in ("torch", "monai", "onnxruntime", "openvino")}
     return {
         "python": platform.python_version(),
         **versions,
@@ -61,6 +62,13 @@ def facts() -> dict[str, object]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "load_1min": round(os.getloadavg()[0], 2),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def timed(function: Callable[[], object]) -> float:
@@ -112,6 +120,17 @@ def inference_parser(**ids: object) -> ConfigParser:
     parser.read_config(BUNDLE / "configs" / "inference.json")
     parser.update({"bundle_root": str(BUNDLE), "device": "cpu", "progress": False, **ids})
     return parser
+
+
+def overrides(words: Sequence[str]) -> dict[str, object]:
+    """``ID=VALUE`` words as ids; a value that is JSON is read as such, any other is text."""
+    ids: dict[str, object] = {}
+    for key, value in (word.split("=", 1) for word in words):
+        try:
+            ids[key] = json.loads(value)
+        except json.JSONDecodeError:
+            ids[key] = value
+    return ids
 
 
 def save_weights(path: Path, **ids: object) -> Path:

@@ -31,18 +31,20 @@ def random_weights(backbone: str, folder: Path) -> str:
     return str(path)
 
 
-def seconds(backbone: str, side: int, width: int, batch: int, repeats: int, folder: Path) -> dict[str, float]:
+def seconds(
+    backbone: str, side: int, width: int, batch: int, repeats: int, folder: Path, device: str = "cpu", **ids: object
+) -> dict[str, float]:
     """CPU- and wall-seconds of one iteration, median over ``repeats`` after one that is not counted."""
     parser = ConfigParser()
     parser.read_config([str(BUNDLE / "configs" / name) for name in ("common.json", "train_stage3.json")])
-    ids = {
-        "device": "cpu", "citnet_def::width": width, "discriminators_def::width": width, "stage3_variant": "anchored",
+    settings = {
+        "device": device, "citnet_def::width": width, "discriminators_def::width": width, "stage3_variant": "anchored",
         "lambda_percep": 0 if backbone == "none" else 1, "perceptual_backbone": backbone, "warmup_iterations": 0,
-        "single_network": "$@network_def.to(@device, memory_format=torch.channels_last)", "stage_iterations": 10,
+        "single_network": "$@network_def.to(@device, memory_format=torch.channels_last)", "stage_iterations": 10, **ids,
     }  # fmt: skip
     if backbone != "none":
-        ids["perceptual_weights"] = random_weights(backbone, folder)
-    parser.update(ids)
+        settings["perceptual_weights"] = random_weights(backbone, folder)
+    parser.update(settings)
     factor = parser.get_parsed_content("scale_factor")
     network, citnet, discriminators = (
         parser.get_parsed_content(name) for name in ("single_network", "single_citnet", "single_discriminators")
@@ -57,10 +59,10 @@ def seconds(backbone: str, side: int, width: int, batch: int, repeats: int, fold
     }  # fmt: skip
     marks: list[tuple[float, float]] = []
     engine = JointTrainer(
-        device=torch.device("cpu"), max_epochs=1, epoch_length=repeats + 1, data_loader=[data] * (repeats + 1),
+        device=torch.device(device), max_epochs=1, epoch_length=repeats + 1, data_loader=[data] * (repeats + 1),
         network=network, citnet=citnet, discriminators=discriminators, optimizer=parser.get_parsed_content("optimizer"),
         discriminator_optimizer=parser.get_parsed_content("discriminator_optimizer"),
-        objective=parser.get_parsed_content("objective"),
+        objective=parser.get_parsed_content("objective"), autocast=parser.get_parsed_content("autocast"),
     )  # fmt: skip
 
     engine.add_event_handler(
@@ -80,11 +82,16 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--autocast", choices=("bfloat16", "float16"))
     parser.add_argument("--output", type=Path)
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        results = {name: seconds(name, a.side, a.width, a.batch, a.repeats, Path(folder)) for name in BACKBONES}
-    print(f"{a.side} x {a.side}, width {a.width}, batch {a.batch}, {torch.get_num_threads()} threads")
+        results = {
+            name: seconds(name, a.side, a.width, a.batch, a.repeats, Path(folder), device=a.device, autocast=a.autocast)
+            for name in BACKBONES
+        }
+    print(f"{a.side} x {a.side}, width {a.width}, batch {a.batch}, {a.device}, {torch.get_num_threads()} threads")
     print("| perceptual term | CPU-seconds | seconds |\n|---|---|---|")
     for name, result in results.items():
         print(f"| {name} | {result['cpu_seconds']:.1f} | {result['wall_seconds']:.1f} |")

@@ -21,7 +21,7 @@ from monai.bundle import ConfigParser
 from scripts.networks.rdn import RDN
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.machine import parser_of, save_weights, table, write_json
+from benchmarks.machine import overrides, parser_of, save_weights, table, write_json
 from benchmarks.memory import thick_scan
 from tools.run_bundle import BUNDLE
 
@@ -85,18 +85,23 @@ def kept_bytes(step: Callable[[], torch.Tensor]) -> int:
     return sum(kept.values())
 
 
-def shares(run: Callable[[], object], repeats: int = 3) -> dict[str, float]:
-    """Share of the processor's time by kind of operator; what is in none of :data:`KINDS` is ``other``."""
+def shares(run: Callable[[], object], repeats: int = 3, device: str = "cpu") -> dict[str, float]:
+    """Share of the device's time by kind of operator; what is in none of :data:`KINDS` is ``other``."""
+    on_gpu = torch.device(device).type == "cuda"
     run()
-    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as recorded:
         for _ in range(repeats):
             run()
-    events = recorded.key_averages()
-    total = sum(event.self_cpu_time_total for event in events)
+    # a kernel's own event repeats the time of the operator that launched it
+    times = {
+        event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        for event in recorded.key_averages()
+        if not on_gpu or event.key.startswith(("aten::", "Optimizer"))
+    }
+    total = sum(times.values())
     result = {
-        kind: sum(e.self_cpu_time_total for e in events if e.key.startswith(names)) / total
-        if kind == "optimiser"
-        else sum(e.self_cpu_time_total for e in events if e.key in names) / total
+        kind: sum(t for key, t in times.items() if (key.startswith(names) if kind == "optimiser" else key in names))
+        / total
         for kind, names in KINDS.items()
     }
     return {**result, "other": 1 - sum(result.values())}
@@ -104,16 +109,19 @@ def shares(run: Callable[[], object], repeats: int = 3) -> dict[str, float]:
 
 def network_step(parser: ConfigParser) -> tuple[RDN, torch.Tensor, Callable[[], torch.Tensor]]:
     """The network, one batch of noise of the configured size, and a function that gives the loss on it."""
-    network = parser.get_parsed_content("network_def").to(memory_format=torch.channels_last)
+    device = parser.get_parsed_content("device")
+    network = parser.get_parsed_content("network_def").to(device, memory_format=torch.channels_last)
     size = [parser.get_parsed_content(key) for key in ("batch_size", "patch_rows", "patch_slices")]
-    image = torch.rand(size[0], 1, *size[1:]) * 2 - 1
-    return network, image, lambda: network(image).abs().mean()
+    inferer = parser.get_parsed_content("autocast_inferer")
+    image = torch.rand(size[0], 1, *size[1:], device=device) * 2 - 1
+    return network, image, lambda: inferer(image, network).abs().mean()
 
 
 def where_time_goes(folder: Path, **ids: object) -> dict[str, dict[str, float]]:
     """Of one iteration of stage 1 and of inference on the same batch."""
     parser = training_parser(1, folder, 1, **ids)
-    network, image, loss = network_step(parser)
+    device = str(parser.get_parsed_content("device"))
+    network, _, loss = network_step(parser)
     optimizer = torch.optim.Adam(network.parameters())
 
     def iteration() -> None:
@@ -121,10 +129,10 @@ def where_time_goes(folder: Path, **ids: object) -> dict[str, dict[str, float]]:
         loss().backward()
         optimizer.step()
 
-    training = shares(iteration)
+    training = shares(iteration, device=device)
     with torch.no_grad():
         network.eval()
-        return {"stage 1": training, "inference": shares(lambda: network(image))}
+        return {"stage 1": training, "inference": shares(loss, device=device)}
 
 
 def measure(iterations: int, **ids: object) -> dict[str, Any]:
@@ -146,8 +154,9 @@ def main() -> None:
     """Command line."""
     parser = parser_of(__doc__)
     parser.add_argument("--iterations", type=int, default=15)
+    parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="overridden ids: device=cuda:0 ...")
     a = parser.parse_args()
-    report = measure(a.iterations)
+    report = measure(a.iterations, **overrides(a.set))
     rows = [
         [stage, f"{r['seconds_per_iteration']:.2f}", f"{100 * r['waiting_share']:.2f} %"]
         for stage, r in report["waiting"].items()

@@ -3,17 +3,19 @@ import pytest
 import torch
 from scripts.networks.rdn import RDN
 
+from benchmarks import gpu
 from benchmarks.inference import (
     computed_pixels,
     convolution_flops,
-    gpu_milliseconds,
     half_air,
     measure,
+    own_scan,
     peaks,
     plain_loop,
     stock_slices,
 )
 from benchmarks.machine import TINY_NETWORK, save_weights
+from benchmarks.memory import thick_scan
 from tests.conftest import BUNDLE
 
 SETTINGS = {"scale_factor": 4, "batch_pixels": 8192, "halo": 16, "background": -0.95, "margin": 8}
@@ -61,7 +63,7 @@ def test_peaks_are_of_convolutions_and_of_a_matrix_product(network):
 
 def test_report_counts_the_same_pixels_for_all_of_ours_and_sees_the_differences():
     weights = BUNDLE / "models" / "model.pt"
-    report = measure(rows=32, slices=5, repeats=1, seed=0, ckpt_path=weights, engines=("torch", "torchscript"))
+    report = measure(half_air(32, 5, seed=0), repeats=1, ckpt_path=weights, engines=("torch", "torchscript"))
     results = report["results"]
     assert list(results) == ["plain loop", "SliceInferer", "ours, torch", "ours, torchscript", "ours, torch, bfloat16"]
     assert results["plain loop"]["max_difference_of_range"] == 0
@@ -74,12 +76,22 @@ def test_report_counts_the_same_pixels_for_all_of_ours_and_sees_the_differences(
     assert work["ours, torch"] == pytest.approx(report["computed_fraction"] * work["plain loop"])
 
 
-def test_gpu_figures_have_both_precisions_and_none_without_a_gpu(tmp_path):
-    volume = torch.rand(1, 1, 16, 16, 4)
+def test_candidates_on_a_gpu_are_compared_with_the_cpu():
+    """Here the CPU stands in for the GPU, so that float32 must agree with itself."""
     weights = BUNDLE / "models" / "model.pt"
-    assert gpu_milliseconds(volume, weights, device="cpu")["gpu_milliseconds"].keys() == {"float32", "bfloat16"}
-    if not torch.cuda.is_available():
-        assert gpu_milliseconds(volume, weights) == {}
+    results = gpu.measure(16, 4, repeats=1, seed=0, ckpt_path=weights, device="cpu")["results"]
+    assert list(results) == ["plain loop, float32", *(f"ours, {name}" for name in gpu.PRECISIONS)]
+    assert results["ours, float32"]["max_difference_of_range"] == 0
+    assert 0 < results["plain loop, float32"]["max_difference_of_range"] < 1e-3
+    assert results["ours, bfloat16"]["max_difference_of_range"] > 1e-4
+
+
+def test_own_scan_is_what_inference_gives_the_network(tmp_path):
+    thick_scan(tmp_path / "scan.nii.gz", (24, 20, 6))
+    volume = own_scan(tmp_path / "scan.nii.gz")
+    assert volume.shape == (1, 1, 24, 20, 6)
+    assert type(volume) is torch.Tensor
+    assert -1.5 < float(volume.min()) < float(volume.max()) < 3
 
 
 def test_weights_saved_fit_the_network_described(tmp_path):

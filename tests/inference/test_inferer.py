@@ -91,6 +91,40 @@ def test_air_is_skipped_and_tissue_is_not_touched(network):
     torch.testing.assert_close(skipped[55:, :10], upsample_cubic(volume[55:, None, :10], K)[:, 0])
 
 
+def test_only_the_box_of_the_tissue_is_computed():
+    """Counted by hand: a block of 8 x 10 x 6 in air, margin 2, one image per forward and many."""
+    volume = torch.full((30, 40, 20), -1.0)
+    volume[11:19, 15:25, 7:13] = 0.5
+    seen = []
+
+    def shapes(image):
+        seen.append(tuple(image.shape))
+        return image.repeat_interleave(K, dim=-1)
+
+    settings = {"margin": 2, "background": -0.95, "progress": False}
+    one = ThroughPlaneInferer(K, batch_pixels=1, **settings)(volume[None, None], shapes)
+    assert seen == 8 * [(1, 1, 14, 10)] + 10 * [(1, 1, 12, 10)]
+    seen.clear()
+    many = ThroughPlaneInferer(K, batch_pixels=10**6, **settings)(volume[None, None], shapes)
+    assert seen == [(8, 1, 14, 10), (10, 1, 12, 10)]
+    torch.testing.assert_close(one, many)
+
+
+def test_images_of_unlike_boxes_are_computed_apart():
+    """A staircase: joined images would compute three times what each needs."""
+    volume = torch.full((3, 60, 5), -1.0)
+    for i, start in enumerate((0, 20, 40)):
+        volume[i, start : start + 20] = 0.5
+    seen = []
+
+    def count(image):
+        seen.append(image.numel())
+        return image.repeat_interleave(K, dim=-1)
+
+    ThroughPlaneInferer(K, batch_pixels=10**6, margin=0, progress=False)(volume[None, None], count)
+    assert sum(seen) == 2 * 3 * 20 * 5
+
+
 def test_all_air_gives_air(network):
     volume = torch.full((12, 12, 5), -1.0)
 
@@ -144,7 +178,7 @@ def test_mixed_precision_keeps_the_result_within_its_tolerance():
     assert 0 < difference.square().mean().sqrt() < 2 * 10 ** (-60 / 20)
 
 
-@pytest.mark.parametrize("knob", ["batch_pixels", "window_pixels", "halo", "margin"])
+@pytest.mark.parametrize("knob", ["batch_pixels", "window_pixels", "halo", "margin", "waste"])
 def test_negative_size_is_refused(knob):
     with pytest.raises(ValueError, match=f"{knob} must be >= "):
         ThroughPlaneInferer(K, **{knob: -1})

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.data import MetaTensor
@@ -17,12 +17,36 @@ from .engines import Engine
 __all__ = ["ThroughPlaneInferer"]
 
 
+class _Box(NamedTuple):
+    """Rows and columns of an image."""
+
+    rows: slice
+    columns: slice
+
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        return (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start)
+
+    def union(self, other: _Box) -> _Box:
+        """The smallest box that holds both."""
+        return _Box(*(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(self, other, strict=True)))
+
+
+def _span(tissue: torch.Tensor, margin: int) -> slice:
+    """From the first to the last true value and ``margin`` beyond, empty if there is none."""
+    found = tissue.nonzero()
+    if not len(found):
+        return slice(0, 0)
+    return slice(max(0, int(found[0]) - margin), min(len(tissue), int(found[-1]) + 1 + margin))
+
+
 class ThroughPlaneInferer(Inferer):
     """Run SRNet over all slices of both through-plane orientations.
 
     Each pass takes the volume apart into images that contain the thick axis, super-resolves them in batches and adds
-    the result to one running mean. Air costs nothing: in each image only the rows that hold tissue (and ``margin`` rows
-    around them) are given to the network, the others are interpolated.
+    the result to one running mean. Air costs nothing: of each image only the box that holds tissue (and ``margin``
+    pixels around it) is given to the network, the rest is interpolated.
 
     Args:
         scale_factor: K.
@@ -31,9 +55,11 @@ class ThroughPlaneInferer(Inferer):
         window_pixels: an image larger than this is cut into windows along its rows; with ``batch_pixels`` this bounds
             the memory of the activations, whatever the size of the scan.
         halo: rows around each window, of tissue.
-        background: rows whose every value lies below this (unit range) are air; ``-inf`` skips nothing.
-        margin: rows of air that are computed on either side of the tissue. Fewer than ``halo`` suffice, since what is
+        background: values below this (unit range) are air; ``-inf`` skips nothing.
+        margin: pixels of air that are computed on every side of the tissue. Fewer than ``halo`` suffice, since what is
             left out is all but constant.
+        waste: neighbouring images are computed together while their common box is larger than their own ones by no
+            more than this share.
         flips: run every orientation also with rows, slices and both reversed, and average (four times the work).
         spread: append the standard deviation over all passes as a second channel (the disagreement map).
         autocast: dtype name for mixed precision (``bfloat16``, ``float16``), or ``None``.
@@ -48,11 +74,12 @@ class ThroughPlaneInferer(Inferer):
     def __init__(
         self,
         scale_factor: int,
-        batch_pixels: int = 2**13,
+        batch_pixels: int = 2**14,
         window_pixels: int = 2**16,
         halo: int = 16,
         background: float = -0.95,
         margin: int = 8,
+        waste: float = 0.1,
         flips: bool = False,
         spread: bool = False,
         autocast: str | None = None,
@@ -66,6 +93,7 @@ class ThroughPlaneInferer(Inferer):
             ("window_pixels", window_pixels, 1),
             ("halo", halo, 0),
             ("margin", margin, 0),
+            ("waste", waste, 0),
         ):
             if value < least:
                 raise ValueError(f"{name} must be >= {least}, got {value}; correct the id")
@@ -77,6 +105,7 @@ class ThroughPlaneInferer(Inferer):
         self.halo = halo
         self.background = background
         self.margin = margin
+        self.waste = waste
         self.flips = flips
         self.spread = spread
         self.autocast = autocast
@@ -120,49 +149,53 @@ class ThroughPlaneInferer(Inferer):
                 images = volume.transpose(0, side).flip(flip)
                 mean = result[0, 0].transpose(0, side)
                 spread = result[0, 1].transpose(0, side) if self.spread else None
-                for indices, output in self._forward(images, network):
-                    for index, image in zip(indices, output.flip(flip), strict=True):
-                        delta = image - mean[index]
-                        mean[index] += delta / count
-                        if spread is not None:  # Welford's running sum of squares
-                            spread[index] += delta * (image - mean[index])
-                    bar.update(len(indices))
+                for which, output in self._forward(images, network):
+                    delta = output.flip(flip) - mean[which]
+                    mean[which] += delta / count
+                    if spread is not None:  # Welford's running sum of squares
+                        spread[which] += delta * (output.flip(flip) - mean[which])
+                    bar.update(len(output))
             if self.spread:
                 result[0, 1].div_(len(passes)).sqrt_()
         return result
 
     def _forward(
         self, images: torch.Tensor, network: Callable[..., torch.Tensor]
-    ) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Yield ``(indices, (b, rows, K * thick))`` until every image has been done once."""
-        tissue = (images > self.background).any(dim=2)  # (slices, rows)
-        spans = [self._span(rows) for rows in tissue]
-        lengths = [stop - start for start, stop in spans]
-        order = sorted(range(len(spans)), key=lambda i: (lengths[i], i))
-        while order:
-            length = lengths[order[-1]]
-            most = max(1, self.batch_pixels // (max(1, length) * images.shape[2]))
-            # images of about the same length go together: the shorter ones are computed to the length of the longest
-            chosen = [i for i in order[-most:] if lengths[i] > 0.8 * length or not length]
-            order = order[: -len(chosen)]
-            batch = images[chosen]
+    ) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield ``(which, (b, rows, K * thick))`` until every image has been done once."""
+        for which, box in self._groups(images):
+            batch = images[which]
             output = upsample_cubic(batch[:, None], self.scale_factor)[:, 0]
-            if length:
-                starts = [min(spans[i][0], images.shape[1] - length) for i in chosen]
-                rows = torch.stack([image[start : start + length] for image, start in zip(batch, starts, strict=True)])
-                for image, start, done in zip(output, starts, self._windows(rows, network), strict=True):
-                    image[start : start + length] = done
-            yield chosen, output
+            if box.area:
+                columns = slice(self.scale_factor * box.columns.start, self.scale_factor * box.columns.stop)
+                output[:, box.rows, columns] = self._windows(batch[:, box.rows, box.columns], network)
+            yield which, output
 
-    def _span(self, rows: torch.Tensor) -> tuple[int, int]:
-        """First and last row to compute, ``(0, 0)`` if there is no tissue."""
-        found = rows.nonzero()
-        if not len(found):
-            return 0, 0
-        return max(0, int(found[0]) - self.margin), min(len(rows), int(found[-1]) + 1 + self.margin)
+    def _groups(self, images: torch.Tensor) -> Iterator[tuple[slice, _Box]]:
+        """Neighbouring images that go into one forward, and the box that holds the tissue of all of them.
+
+        An image joins as long as the batch stays within ``batch_pixels`` and the common box wastes little.
+        """
+        tissue = images > self.background
+        boxes = [
+            _Box(*(_span(along, self.margin) for along in image))
+            for image in zip(tissue.any(dim=2).cpu(), tissue.any(dim=1).cpu(), strict=True)
+        ]
+        least = images[0].numel() / 8  # what an image of air takes: it is interpolated
+        first, common, own = 0, boxes[0], max(boxes[0].area, least)
+        for index, box in enumerate(boxes[1:], start=1):
+            joined = common.union(box)
+            size = (index + 1 - first) * max(joined.area, least)
+            own += max(box.area, least)
+            if size <= min(self.batch_pixels, (1 + self.waste) * own) and bool(box.area) == bool(common.area):
+                common = joined
+            else:
+                yield slice(first, index), common
+                first, common, own = index, box, max(box.area, least)
+        yield slice(first, len(boxes)), common
 
     def _windows(self, rows: torch.Tensor, network: Callable[..., torch.Tensor]) -> torch.Tensor:
-        """``(b, h, w)`` to ``(b, h, K * w)``, in windows along the rows where one image is too large."""
+        """``(b, h, w)`` to ``(b, h, K * w)``, in windows along the rows where the image is too large."""
         window = max(1, self.window_pixels // rows.shape[2])
         if rows.shape[1] <= window:
             return self._network(rows, network)

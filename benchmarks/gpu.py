@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole-volume inference on a GPU, in milliseconds: volume and result in its memory, every candidate in turns.
+
+Differences are to the same network on the CPU, in the foreground, of the range of intensities. cuDNN computes float32
+convolutions in TF32 unless told otherwise (``torch.backends.cudnn.allow_tf32``); both are measured.
+
+    python -m benchmarks.gpu --rows 256 --slices 48
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from scripts.inference.inferer import ThroughPlaneInferer
+
+from benchmarks.inference import SETTINGS, half_air, plain_loop
+from benchmarks.machine import facts, in_turns, inference_parser, parser_of, table, write_json
+from tools.run_bundle import BUNDLE
+
+PRECISIONS = {  # name: (autocast, TF32)
+    "float32": (None, False),
+    "float32, TF32": (None, True),
+    "bfloat16": ("bfloat16", True),
+    "float16": ("float16", True),
+}
+
+
+def measure(rows: int, slices: int, repeats: int, seed: int, ckpt_path: Path, device: str) -> dict[str, Any]:
+    """Best milliseconds and largest difference by candidate; speed-ups over the plain loop on the same GPU."""
+    volume = half_air(rows, slices, seed)
+    reference = ThroughPlaneInferer(
+        **{key: inference_parser().get_parsed_content(key) for key in SETTINGS}, progress=False
+    )(volume, inference_parser(ckpt_path=str(ckpt_path)).get_parsed_content("network"))
+    parser = inference_parser(ckpt_path=str(ckpt_path), device=device)
+    network, placed = parser.get_parsed_content("network"), volume.to(device)
+    settings = {key: parser.get_parsed_content(key) for key in SETTINGS}
+    tissue = (volume > settings["background"]).repeat_interleave(settings["scale_factor"], dim=-1)
+
+    def candidate(run: Callable[[], torch.Tensor], tf32: bool) -> Callable[[], torch.Tensor]:
+        def call() -> torch.Tensor:
+            torch.backends.cudnn.allow_tf32 = tf32
+            return run()
+
+        return call
+
+    candidates = {"plain loop, float32": candidate(lambda: plain_loop(placed, network), False)}
+    for name, (autocast, tf32) in PRECISIONS.items():
+        inferer = ThroughPlaneInferer(**settings, autocast=autocast, progress=False)
+        candidates[f"ours, {name}"] = candidate(lambda run=inferer: run(placed, network), tf32)
+    results: dict[str, dict[str, float]] = {}
+    for name, run in candidates.items():
+        difference = (run().cpu() - reference)[tissue].abs()
+        results[name] = {
+            "max_difference_of_range": float(difference.max()) / 2,
+            "psnr_to_cpu_db": float(10 * torch.log10(4 / difference.square().mean().clamp_min(1e-20))),
+        }
+    for name, seconds in in_turns(candidates, repeats).items():
+        results[name]["milliseconds"] = 1000 * float(seconds.min())
+    for result in results.values():
+        result["speed_up"] = results["plain loop, float32"]["milliseconds"] / result["milliseconds"]
+    return {"volume": [rows, rows, slices], "results": results}
+
+
+def main() -> None:
+    """Command line."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--slices", type=int, default=48)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ckpt-path", type=Path, default=BUNDLE / "models" / "model.pt")
+    parser.add_argument("--device", default="cuda:0")
+    a = parser.parse_args()
+    report = measure(a.rows, a.slices, a.repeats, a.seed, a.ckpt_path, a.device)
+    print(f"{a.rows} x {a.rows} x {a.slices}, {facts()['gpu'] or 'CPU'}")
+    rows = [
+        [
+            name,
+            f"{r['milliseconds']:.1f}",
+            f"{r['speed_up']:.1f}",
+            f"{r['max_difference_of_range']:.1e}",
+            f"{r['psnr_to_cpu_db']:.0f}",
+        ]
+        for name, r in report["results"].items()
+    ]
+    print(table(["", "ms", "speed-up", "largest difference to the CPU", "PSNR to the CPU, dB"], rows))
+    write_json(report, a.output)
+
+
+if __name__ == "__main__":
+    main()
