@@ -80,12 +80,34 @@ def place(source: Path, folder: Path, is_hr_mr: bool, scale_factor: int) -> list
     return targets
 
 
+def train_stage(
+    stage: int, iterations: int, data: Path, datalist: Path, output: Path, recipe: Path, seed: int, **ids: object
+) -> None:
+    """One stage on prepared data; writes ``stage<N>.pt`` to ``output``, or goes on where it stopped.
+
+    Args:
+        stage: 1 or 2.
+        iterations: length of the stage.
+        data: folder with ``ct/`` and ``mr/`` (:func:`prepare`).
+        datalist: which file serves what.
+        output: checkpoints, logs and weights go here.
+        recipe: override file.
+        seed: of everything random.
+        ids: further overrides, which win over the recipe.
+    """
+    settings = {
+        "ct_dir": data / "ct", "mr_dir": data / "mr", "datalist_file": datalist, "output_dir": output,
+        "stage_iterations": iterations, "seed": seed, **ids,
+    }  # fmt: skip
+    run_bundle(["common.json", f"train_stage{stage}.json", str(recipe)], "training", **settings)
+
+
 def main() -> None:
     """Prepare, train every stage that has iterations, copy the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with MANIFEST.csv")
     parser.add_argument("--output", type=Path, required=True, help="checkpoints, logs and weights go here")
-    parser.add_argument("--iterations", type=int, nargs=2, default=(1500, 6000), help="of stage 1 and 2")
+    parser.add_argument("--iterations", type=int, nargs=2, default=(1500, 6800), help="of stage 1 and 2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="override file for the configs")
     parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="further overridden ids")
@@ -96,17 +118,7 @@ def main() -> None:
     datalist = prepare(arguments.data, output, scale_factor)
     ids = dict(item.split("=", 1) for item in arguments.set)
     for stage, iterations in enumerate(arguments.iterations, start=1):
-        run_bundle(
-            ["common.json", f"train_stage{stage}.json", str(arguments.recipe)],
-            "training",
-            ct_dir=output / "ct",
-            mr_dir=output / "mr",
-            datalist_file=datalist,
-            output_dir=output,
-            stage_iterations=iterations,
-            seed=arguments.seed,
-            **ids,
-        )
+        train_stage(stage, iterations, output, datalist, output, arguments.recipe, arguments.seed, **ids)
     if arguments.install:
         shutil.copyfile(output / f"stage{len(arguments.iterations)}.pt", BUNDLE / "models" / "model.pt")
 

@@ -21,8 +21,8 @@ import torch
 from scripts.networks.rdn import RDN
 
 from tools.curves import read_curves
-from tools.make_model import RECIPE, prepare
-from tools.run_bundle import BUNDLE, ROOT, run_bundle
+from tools.make_model import RECIPE, prepare, train_stage
+from tools.run_bundle import BUNDLE, ROOT
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
@@ -31,25 +31,8 @@ SIZES = ROOT / "tools" / "sizes.json"
 METRIC = "psnr_gain_over_cubic_db"
 
 
-def train(
-    output: Path, data: Path, datalist: Path, size: dict[str, int], recipe: Path, iterations: list[int], seed: int
-) -> float:
-    """Both stages of one size; returns the last validation of stage 2, dB over cubic."""
-    for stage, count in enumerate(iterations, start=1):
-        if (output / f"stage{stage}.pt").exists():
-            continue
-        run_bundle(
-            ["common.json", f"train_stage{stage}.json", str(recipe)],
-            "training",
-            ct_dir=data / "ct",
-            mr_dir=data / "mr",
-            datalist_file=datalist,
-            output_dir=output,
-            stage_iterations=count,
-            val_interval=count,
-            seed=seed,
-            **{f"network_def::{key}": value for key, value in size.items()},
-        )
+def last_gain_db(output: Path) -> float:
+    """Last validation of stage 2, dB over cubic."""
     curves = read_curves(output / "tensorboard")["stage2"]
     (tag,) = [tag for tag in curves if tag.endswith(METRIC)]
     return float(curves[tag][1][-1])
@@ -79,6 +62,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, nargs=2, default=(300, 1200), help="of stage 1 and 2")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="further overridden ids")
     arguments = parser.parse_args()
     output = arguments.output.resolve()
     scale_factor = json.loads((BUNDLE / "configs" / "common.json").read_text())["scale_factor"]
@@ -87,12 +71,23 @@ def main() -> None:
     networks = {
         name: RDN(scale_factor, **size).to(memory_format=torch.channels_last).eval() for name, size in sizes.items()
     }
+    ids = dict(item.split("=", 1) for item in arguments.set)
     rows = {}
     for name, size in sizes.items():
-        gain = train(
-            output / name, output / "data", datalist, size, arguments.recipe, list(arguments.iterations), arguments.seed
-        )
-        rows[name] = {"parameters": sum(p.numel() for p in networks[name].parameters()), "gain_db": gain}
+        for stage, count in enumerate(arguments.iterations, start=1):
+            if not (output / name / f"stage{stage}.pt").exists():
+                settings = {
+                    "val_interval": count,
+                    **ids,
+                    **{f"network_def::{key}": value for key, value in size.items()},
+                }
+                train_stage(
+                    stage, count, output / "data", datalist, output / name, arguments.recipe, arguments.seed, **settings
+                )
+        rows[name] = {
+            "parameters": sum(p.numel() for p in networks[name].parameters()),
+            "gain_db": last_gain_db(output / name),
+        }
     for name, seconds in seconds_per_megapixel(networks, arguments.rounds).items():
         rows[name]["seconds_per_megapixel"] = seconds
         # a scan of 256 x 256 x 48 has 3.1 million LR pixels, and both orientations see all of them

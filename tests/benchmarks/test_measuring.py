@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import memory, processes, scaling, startup, training
+from benchmarks import memory, modes, processes, scaling, startup, training, training_processes
 from benchmarks.machine import TINY_NETWORK, fit_line, fit_power, in_turns, run_process, table, write_json
 
 TINY = {**TINY_NETWORK, "network_def::features": 2}
@@ -145,3 +145,32 @@ def test_stage_is_timed_as_its_config_runs_it(tmp_path, stage):
 def test_make_bench_is_a_command():
     result = subprocess.run([sys.executable, "-m", "benchmarks.guard", "--help"], capture_output=True, check=False)
     assert result.returncode == 0
+
+
+def test_training_is_timed_without_its_start(monkeypatch):
+    """A start-up of 100 s and 2 s per iteration (3 s under torchrun), on a clock made up for it."""
+    clock = [0.0]
+
+    def pretend(commands, threads):
+        words = [str(word) for word in commands[0]]
+        iterations = int(words[words.index("--stage_iterations") + 1])
+        clock[0] += 100 + (3 if "torch.distributed.run" in words else 2) * iterations
+        patches = sum(int(c[list(map(str, c)).index("--batch_size") + 1]) for c in commands)
+        assert patches * (2 if "torch.distributed.run" in words else 1) == 8
+        assert threads * len(commands) * (2 if "torch.distributed.run" in words else 1) == 2
+
+    monkeypatch.setattr(training_processes, "side_by_side", pretend)
+    monkeypatch.setattr(training_processes.time, "perf_counter", lambda: clock[0])
+    found = training_processes.measure((3, 10), batch_size=8, repeats=2)["arrangements"]
+    assert found["one process, two threads"] == {"seconds_per_iteration": 2, "throughput": 1}
+    assert found["two under torchrun"]["seconds_per_iteration"] == 3
+    assert found["two under torchrun"]["throughput"] == pytest.approx(2 / 3)
+
+
+def test_modes_are_measured_on_the_cpu_too():
+    names = ["contiguous", "channels_last, bfloat16"]
+    found = modes.measure("cpu", names, repeats=1, batch_size=1, patch_rows=16, patch_slices=6, **TINY)
+    assert list(found) == names
+    for result in found.values():
+        assert result["training_ms"] > 0 < result["inference_ms"]
+        assert result["training_peak_megabytes"] is None

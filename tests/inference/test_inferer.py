@@ -162,8 +162,8 @@ def test_skipped_air_changes_tissue_by_less_than_a_thousandth_with_the_shipped_w
     skipped = inferer(volume[None, None], counting)[0, 0]
     expected = plain_loop(volume, shipped).mean(0)
     mask = (volume > inferer.background).repeat_interleave(K, dim=-1)
-    # images along the edge hold 20 rows of tissue and a margin of 8 on both sides; of those across it, 20 are no air
-    assert sum(seen) == 3 * 36 * 10 + 20 * 3 * 10
+    # images along the edge hold 20 rows of tissue and a margin of 12 on both sides; of those across it, 20 are no air
+    assert sum(seen) == 3 * 44 * 10 + 20 * 3 * 10
     assert (skipped - expected)[mask].abs().max() < 1e-3 * 2
 
 

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 1 by one process, two under torchrun that share their gradients, and two that know nothing of each other, with
+as many threads and as many patches per iteration in total.
+
+Every command runs twice, for a short and a long stage; the difference is free of start-up.
+
+    python -m benchmarks.training_processes --iterations 4 16
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import parser_of, table, write_json
+from benchmarks.memory import thick_scan
+from benchmarks.processes import side_by_side
+from tools.run_bundle import bundle_command
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no_python")
+FIRST = "two independent processes"
+
+
+def arrangements(data: Path, out: Path, batch_size: int, **ids: object) -> dict[str, Callable[[int], None]]:
+    """Functions of the number of iterations, each from nothing to the weights."""
+    number = count()
+
+    def run(
+        iterations: int,
+        patches: int,
+        processes: int,
+        threads: int,
+        launcher: Sequence[str] = (),
+        configs: Sequence[str] = (),
+    ) -> None:
+        settings = {
+            "ct_dir": data / "ct", "mr_dir": data / "mr", "device": "cpu", "validation_fraction": 0.0,
+            "stage_iterations": iterations, "batch_size": patches, **ids,
+        }  # fmt: skip
+        files = ["common.json", "train_stage1.json", *configs]
+        commands = [
+            [*launcher, *bundle_command(files, "training", output_dir=out / str(next(number)), **settings)]
+            for _ in range(processes)
+        ]
+        side_by_side(commands, threads)
+
+    half = batch_size // 2
+    return {
+        FIRST: lambda n: run(n, half, processes=2, threads=1),
+        "two under torchrun": lambda n: run(n, half, 1, 1, TORCHRUN, ("multi_gpu_train.json",)),
+        "one process, two threads": lambda n: run(n, batch_size, processes=1, threads=2),
+    }
+
+
+def measure(iterations: Sequence[int], batch_size: int, repeats: int, **ids: object) -> dict[str, Any]:
+    """Seconds per iteration (of ``batch_size`` patches in total) and throughput over the two independent ones."""
+    short, long = iterations
+    seconds: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        data = Path(name)
+        for seed in range(2):
+            thick_scan(data / "ct" / f"ct{seed}.nii.gz", (128, 128, 96))
+            thick_scan(data / "mr" / f"mr{seed}.nii.gz", (128, 128, 32))
+        for _ in range(repeats):
+            for arrangement, run in arrangements(data, data / "out", batch_size, **ids).items():
+                marks = [time.perf_counter()]
+                for length in (short, long):
+                    run(length)
+                    marks.append(time.perf_counter())
+                taken = (marks[2] - marks[1]) - (marks[1] - marks[0])
+                seconds.setdefault(arrangement, []).append(taken / (long - short))
+    return {
+        "batch_size": batch_size,
+        "arrangements": {
+            arrangement: {
+                "seconds_per_iteration": float(np.median(values)),
+                "throughput": float(np.median(np.divide(seconds[FIRST], values))),
+            }
+            for arrangement, values in seconds.items()
+        },
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--iterations", type=int, nargs=2, default=(4, 24), help="short and long")
+    parser.add_argument("--batch-size", type=int, default=16, help="of all processes together; even")
+    parser.add_argument("--repeats", type=int, default=1)
+    a = parser.parse_args()
+    report = measure(a.iterations, a.batch_size, a.repeats)
+    rows = [
+        [name, f"{r['seconds_per_iteration']:.2f}", f"{100 * r['throughput']:.0f} %"]
+        for name, r in report["arrangements"].items()
+    ]
+    print(table(["", f"seconds per {a.batch_size} patches", "throughput"], rows))
+    write_json(report, a.output)
+
+
+if __name__ == "__main__":
+    main()
