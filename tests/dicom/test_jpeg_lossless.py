@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 
 import numpy as np
@@ -39,6 +40,7 @@ def test_what_gdcm_encodes(tmp_path, image):
 
 
 @pytest.mark.system
+@pytest.mark.skipif(shutil.which("dcmcjpeg") is None, reason="needs dcmcjpeg of dcmtk")
 @pytest.mark.parametrize("predictor", range(1, 8))
 @pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
 def test_what_dcmtk_encodes(tmp_path, image, predictor):
