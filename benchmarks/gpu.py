@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from scripts.inference.inferer import ThroughPlaneInferer
 
-from benchmarks.inference import SETTINGS, half_air, plain_loop
-from benchmarks.machine import facts, in_turns, inference_parser, parser_of, table, write_json
+from benchmarks.inference import agreement, half_air, inferer_settings, plain_loop
+from benchmarks.machine import facts, in_turns, inference_parser, overrides, parser_of, table, write_json
 from tools.run_bundle import BUNDLE
 
 PRECISIONS = {  # name: (autocast, TF32)
@@ -28,15 +28,17 @@ PRECISIONS = {  # name: (autocast, TF32)
 }
 
 
-def measure(rows: int, slices: int, repeats: int, seed: int, ckpt_path: Path, device: str) -> dict[str, Any]:
+def measure(
+    rows: int, slices: int, repeats: int, seed: int, ckpt_path: Path, device: str, **ids: object
+) -> dict[str, Any]:
     """Best milliseconds and largest difference by candidate; speed-ups over the plain loop on the same GPU."""
     volume = half_air(rows, slices, seed)
-    reference = ThroughPlaneInferer(
-        **{key: inference_parser().get_parsed_content(key) for key in SETTINGS}, progress=False
-    )(volume, inference_parser(ckpt_path=str(ckpt_path)).get_parsed_content("network"))
-    parser = inference_parser(ckpt_path=str(ckpt_path), device=device)
+    on_cpu = inference_parser(ckpt_path=str(ckpt_path))
+    inferer = ThroughPlaneInferer(**inferer_settings(on_cpu), progress=False)
+    reference = inferer(volume, on_cpu.get_parsed_content("network"))
+    parser = inference_parser(ckpt_path=str(ckpt_path), device=device, **ids)
     network, placed = parser.get_parsed_content("network"), volume.to(device)
-    settings = {key: parser.get_parsed_content(key) for key in SETTINGS}
+    settings = inferer_settings(parser)
     tissue = (volume > settings["background"]).repeat_interleave(settings["scale_factor"], dim=-1)
 
     def candidate(run: Callable[[], torch.Tensor], tf32: bool) -> Callable[[], torch.Tensor]:
@@ -52,11 +54,8 @@ def measure(rows: int, slices: int, repeats: int, seed: int, ckpt_path: Path, de
         candidates[f"ours, {name}"] = candidate(lambda run=inferer: run(placed, network), tf32)
     results: dict[str, dict[str, float]] = {}
     for name, run in candidates.items():
-        difference = (run().cpu() - reference)[tissue].abs()
-        results[name] = {
-            "max_difference_of_range": float(difference.max()) / 2,
-            "psnr_to_cpu_db": float(10 * torch.log10(4 / difference.square().mean().clamp_min(1e-20))),
-        }
+        difference, psnr = agreement(run().cpu(), reference, tissue)
+        results[name] = {"max_difference_of_range": difference, "psnr_to_cpu_db": psnr}
     for name, seconds in in_turns(candidates, repeats).items():
         results[name]["milliseconds"] = 1000 * float(seconds.min())
     for result in results.values():
@@ -73,8 +72,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ckpt-path", type=Path, default=BUNDLE / "models" / "model.pt")
     parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="overridden ids: batch_pixels=65536")
     a = parser.parse_args()
-    report = measure(a.rows, a.slices, a.repeats, a.seed, a.ckpt_path, a.device)
+    report = measure(a.rows, a.slices, a.repeats, a.seed, a.ckpt_path, a.device, **overrides(a.set))
     print(f"{a.rows} x {a.rows} x {a.slices}, {facts()['gpu'] or 'CPU'}")
     rows = [
         [

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 from monai.inferers import SliceInferer
 from scripts.inference.engines import ENGINES, Engine
 from scripts.inference.inferer import ThroughPlaneInferer
@@ -63,6 +64,18 @@ def stock_slices(volume: torch.Tensor, network: nn.Module) -> torch.Tensor:
         with torch.no_grad():
             results.append(inferer(volume, network))
     return (results[0] + results[1]) / 2
+
+
+def inferer_settings(parser: ConfigParser) -> dict[str, Any]:
+    """What ``inference.json`` gives the inferer and every candidate of ours shares."""
+    return {key: parser.get_parsed_content(key) for key in SETTINGS}
+
+
+def agreement(found: torch.Tensor, reference: torch.Tensor, tissue: torch.Tensor) -> tuple[float, float]:
+    """Largest difference in the foreground as a share of the range (which is 2), and PSNR in dB."""
+    difference = (found - reference)[tissue].abs()
+    psnr = 10 * torch.log10(4 / difference.square().mean().clamp_min(1e-20))
+    return float(difference.max()) / 2, float(psnr)
 
 
 def computed_pixels(volume: torch.Tensor, settings: dict[str, Any]) -> int:
@@ -121,12 +134,8 @@ def sustained(run: Callable[[], object]) -> float:
 def peaks(network: nn.Module, pixels: int, repeats: int) -> dict[str, float]:
     """FLOP/s that the machine sustains: the best of the network's own ``convolution`` shapes, and ``gemm``."""
     operations = peak_operations(network, pixels)
-    seconds: dict[str, list[float]] = {name: [] for name in operations}
-    for _ in range(repeats):
-        for name, run in operations.items():
-            seconds[name].append(sustained(run))
     best: dict[str, float] = {}
-    for name, values in seconds.items():
+    for name, values in in_turns(operations, repeats, sustained).items():
         kind, flops = name.split()
         best[kind] = max(best.get(kind, 0.0), 5 * float(flops) / float(np.median(values)))
     return best
@@ -141,7 +150,7 @@ def contenders(
     plain = inference_parser().get_parsed_content("network_def")  # as PyTorch makes it: contiguous
     plain.load_state_dict(torch.load(ckpt_path, weights_only=True))
     plain.eval()
-    settings = {key: parser.get_parsed_content(key) for key in SETTINGS}
+    settings = inferer_settings(parser)
     candidates: dict[str, Callable[[], torch.Tensor]] = {
         "plain loop": lambda: plain_loop(volume, plain),
         "SliceInferer": lambda: stock_slices(volume, plain),
@@ -161,11 +170,8 @@ def measure(volume: torch.Tensor, repeats: int, ckpt_path: Path, engines: Sequen
     tissue = (volume > settings["background"]).repeat_interleave(settings["scale_factor"], dim=-1)
     results: dict[str, dict[str, float]] = {}
     for name, run in candidates.items():  # converts and warms up, too
-        difference = (run() - reference)[tissue].abs()
-        results[name] = {
-            "max_difference_of_range": float(difference.max()) / 2,
-            "psnr_to_plain_db": float(10 * torch.log10(4 / difference.square().mean().clamp_min(1e-20))),
-        }
+        difference, psnr = agreement(run(), reference, tissue)
+        results[name] = {"max_difference_of_range": difference, "psnr_to_plain_db": psnr}
     before = peaks(plain, settings["batch_pixels"], repeats)
     seconds = in_turns(candidates, repeats)
     after = peaks(plain, settings["batch_pixels"], repeats)

@@ -80,12 +80,16 @@ def timed(function: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def in_turns(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, np.ndarray]:
+def in_turns(
+    candidates: Mapping[str, Callable[[], object]],
+    repeats: int,
+    clock: Callable[[Callable[[], object]], float] = timed,
+) -> dict[str, np.ndarray]:
     """``(repeats,)`` seconds of each: A B C A B C ..., so that a slow moment of the machine hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(repeats):
         for name, run in candidates.items():
-            seconds[name].append(timed(run))
+            seconds[name].append(clock(run))
     return {name: np.asarray(values) for name, values in seconds.items()}
 
 

@@ -30,6 +30,7 @@ from phantom.dicom import write_series
 from tools.run_bundle import bundle_command
 
 PARTS = ("a", "b")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no_python")
 
 
 def make_series(folder: Path, series: int, rows: int, slices: int) -> None:
@@ -74,7 +75,6 @@ def batch_seconds(outputs: list[Path]) -> float:
 def arrangements(data: Path, out: Path, **ids: object) -> dict[str, Callable[[], list[Path]]]:
     """Each from nothing to its output folders, new at every call, since what is done already would be skipped."""
     number = count()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no_python"]
 
     def run(datasets: list[Path], threads: int, launcher: Sequence[str] = (), **more: object) -> list[Path]:
         outputs = [out / str(next(number)) for _ in datasets]
@@ -89,7 +89,7 @@ def arrangements(data: Path, out: Path, **ids: object) -> dict[str, Callable[[],
 
     return {
         "two independent processes": lambda: run([data / part for part in PARTS], 1),
-        "two under torchrun": lambda: run([data], 1, torchrun),
+        "two under torchrun": lambda: run([data], 1, TORCHRUN),
         "one process, two workers": lambda: run([data], 1, workers=2),
         "one process, two threads": lambda: run([data], 2),
     }

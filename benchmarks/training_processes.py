@@ -9,7 +9,6 @@ Every command runs twice, for a short and a long stage; the difference is free o
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,10 +20,9 @@ import numpy as np
 
 from benchmarks.machine import parser_of, table, write_json
 from benchmarks.memory import thick_scan
-from benchmarks.processes import side_by_side
+from benchmarks.processes import TORCHRUN, side_by_side
 from tools.run_bundle import bundle_command
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no_python")
 FIRST = "two independent processes"
 
 

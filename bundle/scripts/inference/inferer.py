@@ -150,10 +150,11 @@ class ThroughPlaneInferer(Inferer):
                 mean = result[0, 0].transpose(0, side)
                 spread = result[0, 1].transpose(0, side) if self.spread else None
                 for which, output in self._forward(images, network):
-                    delta = output.flip(flip) - mean[which]
+                    found = output.flip(flip) if flip else output
+                    delta = found - mean[which]
                     mean[which] += delta / count
                     if spread is not None:  # Welford's running sum of squares
-                        spread[which] += delta * (output.flip(flip) - mean[which])
+                        spread[which] += delta * (found - mean[which])
                     bar.update(len(output))
             if self.spread:
                 result[0, 1].div_(len(passes)).sqrt_()
