@@ -224,6 +224,65 @@ def test_monochrome1_is_inverted_as_itk_inverts_it(tmp_path, signed):
     assert volume.meta["inverted"] is True
 
 
+def masked_by_field_of_view(array, value):
+    """A round field of view, and the mask of what lies outside."""
+    i, j = np.indices(array.shape[:2]) - np.array(array.shape[:2]).reshape(2, 1, 1) // 2
+    outside = np.broadcast_to((i**2 + j**2 > 200)[..., None], array.shape)
+    return np.where(outside, value, array), outside
+
+
+@pytest.mark.parametrize(
+    ("signed", "rescale", "stated", "there", "value"),
+    [
+        (True, (1, 0), -32768, -32768, -32768),
+        (True, (1, 0), 32768, -32768, -32768),  # written as US although the pixels are signed
+        (False, (1, 0), 65535, 65535, 65535),
+        (False, (1, 0), -1, 65535, 65535),
+        (False, (0.5, -3), 0, 0, -3),
+    ],
+)
+def test_padding_is_taken_out_and_remembered(tmp_path, signed, rescale, stated, there, value):
+    stored, outside = masked_by_field_of_view(ARRAY, there)
+
+    def pad(_, ds):
+        ds.add_new("PixelPaddingValue", "SS" if stated < 0 else "US", stated)
+        return ds
+
+    write_series(tmp_path, stored, AFFINE, signed=signed, rescale=[rescale] * 12, edit=pad)
+    volume = read_series(only_series(tmp_path))
+    np.testing.assert_array_equal(volume.padding, outside)
+    assert volume.padding_value == value
+    truth = ARRAY * rescale[0] + rescale[1]
+    np.testing.assert_array_equal(volume.array[~outside], truth[~outside])
+    assert (volume.array[outside] == truth[~outside].min()).all()
+
+
+def test_a_range_of_padding_and_inverted_grey_scale(tmp_path):
+    stored, outside = masked_by_field_of_view(ARRAY, 3)
+    stored[0, 0] = 5
+
+    def pad(_, ds):
+        ds.PixelPaddingValue, ds.PixelPaddingRangeLimit = 3, 5
+        return ds
+
+    write_series(tmp_path, stored, AFFINE, edit=pad, signed=False, PhotometricInterpretation="MONOCHROME1")
+    volume = read_series(only_series(tmp_path))
+    np.testing.assert_array_equal(volume.padding, outside)
+    assert volume.padding_value == 65535 - 3
+
+
+def test_without_padded_voxels_there_is_no_mask(tmp_path):
+    write_series(tmp_path, ARRAY, AFFINE, PixelPaddingValue=1, edit=None)
+    volume = read_series(only_series(tmp_path))
+    assert volume.padding is None
+    assert volume.padding_value is None
+
+
+def test_nothing_but_padding_is_nothing(tmp_path):
+    write_series(tmp_path, np.full_like(ARRAY, 7), AFFINE, PixelPaddingValue=7)
+    assert reason_of(tmp_path) is Reason.CONSTANT
+
+
 @pytest.mark.parametrize(("thickness", "gap"), [("5", 1.0), ("6", 0.0), ("8", -2.0), (None, None), ("0", None)])
 def test_thickness_and_gap_reach_the_volume(tmp_path, thickness, gap):
     write_series(tmp_path, ARRAY, AFFINE, SliceThickness=thickness)

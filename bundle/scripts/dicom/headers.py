@@ -84,6 +84,8 @@ KEYWORDS = (
     "ModalityLUTSequence",
     "NumberOfFrames",
     "PhotometricInterpretation",
+    "PixelPaddingRangeLimit",
+    "PixelPaddingValue",
     "PixelRepresentation",
     "PixelSpacing",
     "RealWorldValueMappingSequence",
@@ -125,6 +127,7 @@ class Header:
         orientation: direction cosines along a row, then along a column (LPS).
         position: centre of the first voxel in mm (LPS).
         spacing: in mm, between rows, then between columns.
+        padding: stored value that means "not measured", and the other end of a range of them, as PixelData holds them.
         volume_facts: must be equal in all slices of a volume: name and value (text, or number or None).
         times: candidates that may tell time points apart, by keyword; empty string where absent.
         diffusion: vendor's number that holds the b-value, in diffusion series only.
@@ -161,6 +164,7 @@ class Header:
     orientation: tuple[float, ...] | None
     position: tuple[float, ...] | None
     spacing: tuple[float, ...] | None
+    padding: tuple[int, int] | None
     slice_thickness: float | None
     echo_number: str
     echo_time: float | None
@@ -405,6 +409,7 @@ def _facts(
         orientation=_vector(ds, "ImageOrientationPatient", 6),
         position=_vector(ds, "ImagePositionPatient", 3),
         spacing=_vector(ds, "PixelSpacing", 2),
+        padding=_padding(ds),
         slice_thickness=_finite(ds, "SliceThickness"),
         echo_number=_text(ds, "EchoNumbers"),
         echo_time=_finite(ds, "EchoTime"),
@@ -435,6 +440,21 @@ def _unusable(header: Header, ds: Dataset) -> CaseError | None:
     if "ModalityLUTSequence" in ds:
         return CaseError(Reason.UNREADABLE, "a modality look-up table is not supported; export with a rescale slope")
     return None
+
+
+def _padding(ds: Dataset) -> tuple[int, int] | None:
+    """Stored values that are padding.
+
+    Writers confuse the types US and SS of these two attributes, so a value outside the pixels' range is taken for the
+    one of the same bits inside it.
+    """
+    ends = [_finite(ds, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if ends[0] is None:
+        return None
+    span = 1 << _integer(ds, "BitsAllocated", 16)
+    low = -(span // 2) if _integer(ds, "PixelRepresentation") == 1 else 0
+    value, limit = ((int(end) - low) % span + low for end in (ends[0], ends[0] if ends[1] is None else ends[1]))
+    return value, limit
 
 
 def _volume_facts(ds: Dataset) -> tuple[tuple[str, str | float | None], ...]:

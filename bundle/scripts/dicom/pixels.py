@@ -29,7 +29,7 @@ try:
 except ImportError:  # pydicom 2, which MONAI Label 0.8.5 needs: uncompressed series only
     get_decoder = None  # type: ignore[assignment]
 
-__all__ = ["decode_pixels", "is_lossy", "scanner_units"]
+__all__ = ["decode_pixels", "is_lossy", "is_padding", "padding_values", "scanner_units"]
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
 OURS = "jpeg_lossless"
@@ -71,6 +71,11 @@ def decode_pixels(header: Header, data: bytes) -> np.ndarray:
     if element.encapsulated and syntax != RLELossless:
         low_bits = 0
         _check_range(header, stored)
+    return _significant(header, stored, low_bits)
+
+
+def _significant(header: Header, stored: Any, low_bits: int) -> Any:
+    """Bits that count, with their sign, and MONOCHROME1 inverted: of an array or of one number."""
     span = 1 << header.bits_stored
     stored = (stored >> low_bits) & (span - 1)
     if header.signed:
@@ -78,6 +83,20 @@ def decode_pixels(header: Header, data: bytes) -> np.ndarray:
     if header.photometric == "MONOCHROME1":
         return (-1 if header.signed else span - 1) - stored
     return stored
+
+
+def padding_values(header: Header) -> tuple[int, int] | None:
+    """Value of :func:`decode_pixels` that means "not measured", and the other end of a range of them, if any does."""
+    if header.padding is None:
+        return None
+    value, limit = (_significant(header, end, header.high_bit + 1 - header.bits_stored) for end in header.padding)
+    return value, limit
+
+
+def is_padding(header: Header, stored: np.ndarray) -> np.ndarray:
+    """``(Rows, Columns)`` bool: where decoded values are padding."""
+    ends = padding_values(header)
+    return np.zeros(stored.shape, dtype=bool) if ends is None else (stored >= min(ends)) & (stored <= max(ends))
 
 
 def scanner_units(header: Header, stored: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from ..reasons import CaseError, Reason
 from ..volume import Volume
 from .discovery import SeriesCandidate
 from .headers import Header, open_dicom, quiet, read_header
-from .pixels import decode_pixels, is_lossy, scanner_units
+from .pixels import decode_pixels, is_lossy, is_padding, padding_values, scanner_units
 from .split import check_one_patient
 from .stack import check_plane_facts, stack_slices
 
@@ -43,15 +43,19 @@ def read_series(series: SeriesCandidate, max_inflated_bytes: int = 2**27) -> Vol
     headers = [headers[i] for i in stack.order]
     first = headers[0]
     array = np.empty((first.columns, first.rows, len(headers)), dtype=np.float32)
+    padding = np.zeros(array.shape, dtype=bool)
     whole_numbers = all((header.slope, header.intercept) == (1, 0) for header in headers)
     for k, header in enumerate(headers):
-        values = scanner_units(header, _stored(header, max_inflated_bytes))
+        stored = _stored(header, max_inflated_bytes)
+        values = scanner_units(header, stored)
+        padding[:, :, k] = is_padding(header, stored).T
         if not np.isfinite(values).all() or np.abs(values).max() > np.finfo(np.float32).max:
             raise CaseError(Reason.NONFINITE, "voxels must be finite after rescale, but some are not; export it again")
         if whole_numbers and np.abs(values).max() > MAX_EXACT:
             message = f"integer voxels must be within +-{MAX_EXACT} to be exact, got {np.abs(values).max():g}"
             raise CaseError(Reason.TOO_LARGE, message)
         array[:, :, k] = values.T
+    padding_value = _take_out(padding, array, first)
     spacing = float(np.linalg.norm(stack.affine_lps[:3, 2]))
     thickness = first.slice_thickness if first.slice_thickness and first.slice_thickness > 0 else None
     widest = max(headers, key=lambda header: header.bits_allocated)
@@ -61,6 +65,8 @@ def read_series(series: SeriesCandidate, max_inflated_bytes: int = 2**27) -> Vol
         LPS_TO_RAS @ stack.affine_lps,
         np.dtype(f"{'' if signed else 'u'}int{widest.bits_allocated}") if whole_numbers else np.dtype(np.float32),
         slice_thickness_mm=thickness,
+        padding=None if padding_value is None else padding,
+        padding_value=padding_value,
         meta={
             "slice_spacing_mm": spacing,
             "slice_gap_mm": None if thickness is None else spacing - thickness,
@@ -68,6 +74,17 @@ def read_series(series: SeriesCandidate, max_inflated_bytes: int = 2**27) -> Vol
             "inverted": any(header.photometric == "MONOCHROME1" for header in headers),
         },
     )
+
+
+def _take_out(padding: np.ndarray, array: np.ndarray, first: Header) -> float | None:
+    """Put the lowest measured value where there is padding, **in place**; returns what stood there."""
+    values = padding_values(first)
+    if values is None or not padding.any():
+        return None
+    if padding.all():
+        raise CaseError(Reason.CONSTANT, "a series must hold measured voxels, but all are padding; nothing to do")
+    array[padding] = array[~padding].min()
+    return float(scanner_units(first, np.array(values[0])))
 
 
 def _read_again(series: SeriesCandidate, index: int, max_inflated_bytes: int) -> Header:

@@ -31,9 +31,10 @@ def as_meta_tensor(volume: Volume, name: str) -> MetaTensor:
 
     Returns:
         ``(1, I, J, K)`` float32 with ``affine``, ``original_affine``, ``spatial_shape`` and, beyond MONAI's own keys,
-        ``stored_dtype`` and ``slice_thickness_mm`` (NaN where the source does not state it).
+        ``stored_dtype`` and ``slice_thickness_mm`` (NaN where the source does not state it). Only where the source
+        has padding (see :class:`scripts.volume.Volume`): ``padding_mask``, ``(I, J, K)`` bool, and ``padding_value``.
     """
-    meta = {
+    meta: dict[str, Any] = {
         "affine": torch.from_numpy(volume.affine_ras.copy()),
         "original_affine": torch.from_numpy(volume.affine_ras.copy()),
         "spatial_shape": np.asarray(volume.array.shape),
@@ -43,6 +44,9 @@ def as_meta_tensor(volume: Volume, name: str) -> MetaTensor:
         "stored_dtype": volume.stored_dtype.name,
         "slice_thickness_mm": float("nan") if volume.slice_thickness_mm is None else float(volume.slice_thickness_mm),
     }
+    if volume.padding is not None:
+        meta["padding_mask"] = torch.from_numpy(np.ascontiguousarray(volume.padding))
+        meta["padding_value"] = volume.padding_value
     return MetaTensor(torch.from_numpy(np.ascontiguousarray(volume.array))[None], meta=meta)
 
 
