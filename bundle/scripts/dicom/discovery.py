@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,7 +24,19 @@ from .split import (
 from .stack import check_plane_facts, stack_slices
 from .tree import Stamp, list_tree
 
-__all__ = ["Discovered", "LeftOutFile", "RefusedSeries", "SeriesCandidate", "discover"]
+__all__ = [
+    "DAMAGED",
+    "Discovered",
+    "LeftOutFile",
+    "Members",
+    "RefusedSeries",
+    "SeriesCandidate",
+    "discover",
+    "is_nifti",
+    "look_at",
+    "series_volumes",
+    "sort_copies",
+]
 
 DAMAGED = (Reason.TRUNCATED, Reason.UNREADABLE, Reason.CHANGED)
 
@@ -116,59 +128,135 @@ def discover(
         raise ValueError(f"modality must be one of {sorted(IMAGE_CLASS)}, got {modality!r}; correct the id")
     files, others = list_tree(Path(root), stable_seconds)
     found = Discovered(files=[LeftOutFile(path, error) for path, error in others])
-    headers: list[Header] = []
+    headers: dict[str, list[Header]] = {}
     damaged: list[LeftOutFile] = []
     for path, (stamp, changed) in files.items():
-        if path.name.endswith(NIFTI_SUFFIXES):
+        if is_nifti(path):
             found.nifti.append(path)
             continue
-        try:
-            header = read_header(path)
-        except CaseError as error:
-            lost = LeftOutFile(path, changed or error)
-            (damaged if lost.error.reason in DAMAGED else found.files).append(lost)
-            continue
-        if changed is None and header.stamp != stamp:
-            changed = CaseError(Reason.CHANGED, "a file must stay as it is while it is read; run again later")
-        if error_of_file := file_refusal(header, modality):
-            found.files.append(LeftOutFile(path, error_of_file))
-        elif not header.series and header.error is not None:
-            damaged.append(LeftOutFile(path, changed or header.error))
+        looked = look_at(path, stamp, changed, modality)
+        if isinstance(looked, Header):
+            headers.setdefault(looked.series, []).append(looked)
         else:
-            headers.append(replace(header, error=changed or header.error))
-    unique, copies, conflicts = _without_copies(headers)
-    series: dict[str, list[Header]] = {}
-    for header in unique:
-        series.setdefault(header.series, []).append(header)
-    orphans, suspects = _whose(damaged, series)
+            (damaged if looked.error.reason in DAMAGED else found.files).append(looked)
+    members = {uid: sort_copies(each) for uid, each in headers.items()}
+    shared = _in_several_series(headers)
+    orphans, suspects = _whose(damaged, {uid: each.unique for uid, each in members.items()})
     found.files.extend(file for file in damaged if file.path not in orphans)
-    for uid, members in series.items():
-        key = hashed(uid)
+    for uid, each in members.items():
         own = [file for file in damaged if orphans.get(file.path) == uid]
-        extra = [*(copy for header in members for copy in copies.get(header.path, ())), *(file.path for file in own)]
-        try:
-            if any(header.sop_instance in conflicts for header in members):
-                message = "files of one SOPInstanceUID must be equal, got several that differ; keep one version"
-                raise CaseError(Reason.UID_CONFLICT, message)
-            _check_series(members, modality)
-            if own:
-                raise CaseError(own[0].error.reason, f"{own[0].error.message} (it lies among the series' slices)")
-            warnings = _count_warnings(members, uid in suspects)
-            if strict and warnings:
-                raise warnings[0]
-        except CaseError as error:
-            found.refused.append(RefusedSeries(key, _paths(members, extra), error))
-            continue
-        for outcome in _volumes(key, members, modality, min_slices, max_voxels):
-            twins = tuple(copy for path in outcome.files for copy in copies.get(path, ()))
-            if isinstance(outcome, RefusedSeries):
-                found.refused.append(replace(outcome, files=tuple(sorted((*outcome.files, *twins)))))
-            else:
-                found.series.append(replace(outcome, copies=twins, warnings=(*outcome.warnings, *warnings)))
+        outcomes = series_volumes(each, own, uid in suspects, shared, modality, strict, min_slices, max_voxels)
+        found.series.extend(one for one in outcomes if isinstance(one, SeriesCandidate))
+        found.refused.extend(one for one in outcomes if isinstance(one, RefusedSeries))
     found.series.sort(key=lambda one: one.key)
     found.refused.sort(key=lambda one: one.key)
     found.files.sort(key=lambda one: one.path)
     return found
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file names itself NIfTI, which is no DICOM series."""
+    return path.name.endswith(NIFTI_SUFFIXES)
+
+
+def look_at(path: Path, stamp: Stamp, changed: CaseError | None, modality: str) -> Header | LeftOutFile:
+    """Read one file of a tree.
+
+    Args:
+        path: a regular file.
+        stamp: its size and time of modification when the tree was listed.
+        changed: why it counts as changed already, if so.
+        modality: ``MR`` or ``CT``.
+
+    Returns:
+        Its header, with the reason why the file cannot be used, if so; or, where it cannot be told which series the
+        file belongs to, why. A reason among :data:`DAMAGED` means that it may belong to a series all the same.
+    """
+    try:
+        header = read_header(path)
+    except CaseError as error:
+        return LeftOutFile(path, changed or error)
+    if changed is None and header.stamp != stamp:
+        changed = CaseError(Reason.CHANGED, "a file must stay as it is while it is read; run again later")
+    if error_of_file := file_refusal(header, modality):
+        return LeftOutFile(path, error_of_file)
+    error = changed or header.error
+    if not header.series and error is not None:
+        return LeftOutFile(path, error)
+    return replace(header, error=error)
+
+
+@dataclass(frozen=True)
+class Members:
+    """The headers of one series UID.
+
+    Attributes:
+        unique: without byte-for-byte copies.
+        copies: the copies of each of them.
+        conflicts: instance UIDs that name different files.
+    """
+
+    unique: list[Header]
+    copies: dict[Path, list[Path]]
+    conflicts: set[str]
+
+
+def series_volumes(
+    members: Members,
+    own: Sequence[LeftOutFile],
+    beside_damage: bool,
+    shared: Collection[str],
+    modality: str,
+    strict: bool,
+    min_slices: int,
+    max_voxels: int,
+) -> list[SeriesCandidate | RefusedSeries]:
+    """The volumes of one series, or why there are none.
+
+    Args:
+        members: its files.
+        own: damaged files that can belong to no other series.
+        beside_damage: whether one of its slices may be among damaged files that nobody can place.
+        shared: instance UIDs that files of other series bear as well.
+        modality: see :func:`discover`, as the other three.
+        strict: see there.
+        min_slices: see there.
+        max_voxels: see there.
+    """
+    headers, copies = members.unique, members.copies
+    key = hashed(headers[0].series)
+    extra = [*(copy for header in headers for copy in copies.get(header.path, ())), *(file.path for file in own)]
+    try:
+        if any(header.sop_instance in members.conflicts or header.sop_instance in shared for header in headers):
+            message = "files of one SOPInstanceUID must be equal, got several that differ; keep one version"
+            raise CaseError(Reason.UID_CONFLICT, message)
+        _check_series(headers, modality)
+        if own:
+            raise CaseError(own[0].error.reason, f"{own[0].error.message} (it lies among the series' slices)")
+        warnings = _count_warnings(headers, beside_damage)
+        if strict and warnings:
+            raise warnings[0]
+    except CaseError as error:
+        return [RefusedSeries(key, _paths(headers, extra), error)]
+    outcomes: list[SeriesCandidate | RefusedSeries] = []
+    for outcome in _volumes(key, headers, modality, min_slices, max_voxels):
+        twins = tuple(copy for path in outcome.files for copy in copies.get(path, ()))
+        if isinstance(outcome, RefusedSeries):
+            outcomes.append(replace(outcome, files=tuple(sorted((*outcome.files, *twins)))))
+        else:
+            outcomes.append(replace(outcome, copies=twins, warnings=(*outcome.warnings, *warnings)))
+    return outcomes
+
+
+def _in_several_series(series: Mapping[str, Sequence[Header]]) -> set[str]:
+    """Instance UIDs that files of more than one series bear."""
+    seen: dict[str, str] = {}
+    return {
+        header.sop_instance
+        for uid, headers in series.items()
+        for header in headers
+        if header.sop_instance and seen.setdefault(header.sop_instance, uid) != uid
+    }
 
 
 def _whose(damaged: Sequence[LeftOutFile], series: dict[str, list[Header]]) -> tuple[dict[Path, str], set[str]]:
@@ -198,26 +286,24 @@ def _paths(headers: Iterable[Header], copies: Iterable[Path] = ()) -> tuple[Path
     return tuple(sorted([*(header.path for header in headers), *copies]))
 
 
-def _without_copies(headers: Sequence[Header]) -> tuple[list[Header], dict[Path, list[Path]], set[str]]:
-    """Headers without byte-for-byte copies, the copies of each, and the instance UIDs that name different files."""
+def sort_copies(headers: Sequence[Header]) -> Members:
+    """Tell the files of one series from their byte-for-byte copies; reads only files whose instance UIDs are equal."""
     by_instance: dict[str, list[Header]] = {}
     for header in headers:
         by_instance.setdefault(header.sop_instance or f"none: {header.path}", []).append(header)
-    unique: list[Header] = []
-    copies: dict[Path, list[Path]] = {}
-    conflicts: set[str] = set()
+    members = Members([], {}, set())
     for uid, same in by_instance.items():
         digests: dict[str, Header] = {}
         for header in same:
             digest = _digest(header) if len(same) > 1 else ""
             if digest in digests:
-                copies.setdefault(digests[digest].path, []).append(header.path)
+                members.copies.setdefault(digests[digest].path, []).append(header.path)
             else:
                 digests[digest] = header
-        unique.extend(digests.values())
+        members.unique.extend(digests.values())
         if len(digests) > 1:
-            conflicts.add(uid)
-    return unique, copies, conflicts
+            members.conflicts.add(uid)
+    return members
 
 
 def _digest(header: Header) -> str:
