@@ -34,7 +34,7 @@ check: setup ## formatting, lint, types, spelling
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/codespell README.md CHANGELOG.md docs bundle tools phantom tests
+	$(VENV)/bin/codespell README.md CHANGELOG.md docs bundle tools studies benchmarks phantom deploy tests
 
 train: setup ## all three stages: make train CT=<folder> MR=<folder> OUT=<folder> T=100000 [ARGS="--set lambda_percep=0"]
 	$(RUN) -m tools.train --ct "$(CT)" --mr "$(MR)" --output "$(OUT)" --iterations $(T) $(ARGS)
@@ -44,16 +44,16 @@ smoke: setup ## three tiny stages on made-up patients, in minutes: does training
 	$(RUN) -m tools.train --ct out/smoke/data/ct --mr out/smoke/data/mr --output out/smoke --iterations 20 --configs smoke.json
 
 ablation: setup ## what each stage brings: make ablation CT=<folder> MR=<folder> HR=<folder> OUT=<folder>
-	$(RUN) -m tools.stage3_ablation --ct "$(CT)" --mr "$(MR)" --hr "$(HR)" --output "$(OUT)" $(ARGS)
+	$(RUN) -m studies.stage3_ablation --ct "$(CT)" --mr "$(MR)" --hr "$(HR)" --output "$(OUT)" $(ARGS)
 
 mutate: setup ## do the tests notice when an equation changes? (minutes)
 	$(RUN) -m tools.mutate $(ARGS)
 
 table1: setup ## the paper's Table 1: make table1 HR=<folder> CT=<folder> MR=<folder> HR_TRAIN=<folder> BUDGET=600 OUT=<folder>
-	$(RUN) -m benchmarks.table1 $(TABLE_ARGS)
+	$(RUN) -m studies.table1 $(TABLE_ARGS)
 
 table2: setup ## the paper's Table 2, by stage: make table2 HR=<folder> CT=<folder> MR=<folder> BUDGET=600 OUT=<folder>
-	$(RUN) -m benchmarks.table2 $(TABLE_ARGS)
+	$(RUN) -m studies.table2 $(TABLE_ARGS)
 
 bench: setup ## speed and memory as ratios, compared with benchmarks/baseline.json (minutes)
 	$(RUN) -m benchmarks.guard $(ARGS)

@@ -4,6 +4,8 @@
 Never used to train shipped weights.
 """
 
+import tools  # noqa: F401  puts bundle/ on the path
+
 from .anatomy import TISSUES, Anatomy, make_anatomy
 from .patient import Patient, make_patient
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -144,3 +145,25 @@ def run_workflow(*configs: str, workflow_type: str = "train", **overrides):
     workflow.run()
     workflow.finalize()
     return workflow
+
+
+@pytest.fixture
+def manifest_data(tmp_path) -> Path:
+    """A data folder with MANIFEST.csv: four volumes that the recipe of the weights takes, two that it must not."""
+    rows = [
+        ("train/ct/lidc0314.nii.gz", "CT", "train; weights may ship", [1, 1, 1]),
+        ("train/mr_thick/oms01_t1w.nii.gz", "MR", "train; weights may ship", [0.9, 0.9, 4]),
+        ("train/mr_hr/t1_adi.nii.gz", "MR", "train; weights may ship", [1, 1, 1]),
+        ("train/mr_thick/oms12_t1w.nii.gz", "MR", "train; weights may ship", [0.9, 0.9, 4]),
+        ("train/ct_research/lidc9999.nii.gz", "CT", "train; research only", [1, 1, 1]),
+        ("test/mr_hr/t1_secret.nii.gz", "MR", "test", [1, 1, 1]),
+    ]
+    for number, (path, modality, _, spacing) in enumerate(rows):
+        volume = smooth_volume((40, 44, 12 if spacing[2] > 1 else 40), seed=number)
+        volume = volume * 1.5 - 1000 if modality == "CT" else volume
+        save_nifti(tmp_path / "data" / path, volume.astype(np.int16), make_affine(spacing))
+    with (tmp_path / "data" / "MANIFEST.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "modality", "use"])
+        writer.writerows(row[:3] for row in rows)
+    return tmp_path / "data"

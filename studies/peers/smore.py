@@ -8,7 +8,7 @@ the slice profile and sampled at the slice spacing along either in-plane axis; o
 shuffle along the thick axis learns the way back, anti-aliasing and super-resolution at once (in place of the two EDSR
 networks of 2021); the results of both through-plane orientations are averaged.
 
-What differs (:mod:`benchmarks.peers.in_plane` trains it): the global skip is cubic interpolation on the result's own
+What differs (:mod:`studies.peers.in_plane` trains it): the global skip is cubic interpolation on the result's own
 grid; the profile is the table's known one, not estimated from the scan; no weight normalisation; no pre-training on
 other scans, and no further rotations than the two orientations, whose average replaces the Fourier burst accumulation
 of 2021.

@@ -2,7 +2,7 @@
 """Supervised rows: networks that are shown high-resolution MR, which our method does without.
 
 ``rdn_supervised`` is the residual dense network of Zhang et al., CVPR 2018, as the bundle defines it (the paper's own
-supervised row); ``reconresnet`` is :mod:`benchmarks.peers.reconresnet`.
+supervised row); ``reconresnet`` is :mod:`studies.peers.reconresnet`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Re-implementation from A. Shocher, N. Cohen, M. Irani, "Zero-Shot" Super-Resolut
 (the image itself and versions of it scaled down) and their "LR sons" (section 3.1), with the L1 loss and Adam at 1e-3
 that falls to its end; augmented by mirroring; the result is back-projected.
 
-What differs, because a thick-slice scan is not a photograph (:mod:`benchmarks.peers.in_plane` trains it):
+What differs, because a thick-slice scan is not a photograph (:mod:`studies.peers.in_plane` trains it):
 
 * the fathers are the slices of the scan, which *are* high-resolution, and the sons are made along one in-plane axis
   with the scan's own slice profile, scaled to the spacing of the thin slices; the paper's fathers would hold the thick

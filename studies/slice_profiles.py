@@ -6,7 +6,7 @@ data consistency then assumes is the scan's, there is little left to correct; if
 slices what was never blurred, and the rhythm of the thick slices appears in the thin ones. Works on the middle of each
 scan, with data consistency exact. Prints a Markdown table.
 
-    python -m tools.profile_study --data <folder of thick MR>
+    python -m studies.slice_profiles --data <folder of thick MR>
 """
 
 from __future__ import annotations

@@ -23,12 +23,12 @@ from scripts.training.weights import load_weights
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.cases import Case, CaseSet, training_scans, training_volumes
-from benchmarks.grid import LARGEST_SHIFT
-from benchmarks.ours import train_ours
-from benchmarks.peers.eclare import find_eclare, run_eclare
-from benchmarks.peers.interpolation import bicubic, bicubic_dc, sinc
-from benchmarks.peers.scan import both_orientations
+from studies.cases import Case, CaseSet, training_scans, training_volumes
+from studies.grid import LARGEST_SHIFT
+from studies.ours import train_ours
+from studies.peers.eclare import find_eclare, run_eclare
+from studies.peers.interpolation import bicubic, bicubic_dc, sinc
+from studies.peers.scan import both_orientations
 
 __all__ = ["Inputs", "Rows", "thick_training_scans"]
 

@@ -3,8 +3,8 @@
 
 import numpy as np
 
+from studies.failure_cases import cases, checkerboard, ghosting, heavy_noise, interpolated, slice_motion
 from tests.conftest import smooth_volume
-from tools.failure_cases import cases, checkerboard, ghosting, heavy_noise, interpolated, slice_motion
 
 
 def test_checkerboard_reaches_the_finest_period_and_knows_no_anatomy():

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scripts.degradation import SliceProfileOperator
 
+from studies.slice_profiles import middle, study
 from tests.conftest import smooth_volume
-from tools.profile_study import middle, study
 
 
 @pytest.mark.parametrize(("profile", "ratio"), [("gaussian", 1.0), ("gaussian", 0.8), ("box", 1.0)])

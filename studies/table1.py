@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.rows import Rows
-from benchmarks.tables import command_line, prepare, write_table
+from studies.rows import Rows
+from studies.tables import command_line, prepare, write_table
 
 METHODS = (
     "bicubic", "bicubic_dc", "sinc", "zssr", "smore", "tscn", "ours_stage1", "ours_stage12", "ours_stage123",

@@ -14,7 +14,7 @@ from scipy import stats
 from scripts.degradation import SliceProfileOperator
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from benchmarks.statistics import compare_paired
+from studies.statistics import compare_paired
 from tests.conftest import ROOT, make_affine, run_workflow, save_nifti, smooth_volume
 
 SMALL = [
@@ -27,7 +27,7 @@ SMALL = [
 def table(name, *arguments, cwd):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'bundle'}", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)],
+        [sys.executable, "-m", f"studies.{name}", *map(str, arguments)],
         cwd=cwd, env=environment, capture_output=True, text=True, timeout=800, check=False,
     )  # fmt: skip
 
@@ -146,7 +146,7 @@ def test_what_is_wrong_is_said_in_one_line(folders, arguments, message):
 
 
 def test_a_voxel_size_that_the_protocol_does_not_expect_is_warned_of(folders):
-    from benchmarks.cases import CaseSet
+    from studies.cases import CaseSet
 
     site2 = CaseSet(folders / "hr", "site2", {"device": "cpu"})
     site2.case(0)
@@ -162,7 +162,7 @@ def test_stage_of_a_budget_writes_its_weights_and_lowers_its_rate(training_data,
     from tests.conftest import TINY
 
     workflow = run_workflow(
-        "common.json", "train_stage1.json", str(ROOT / "benchmarks" / "ours.json"),
+        "common.json", "train_stage1.json", str(ROOT / "studies" / "ours.json"),
         **training_data, **{**TINY, "val_interval": 10**9}, output_dir=str(tmp_path / "out"), budget_s=1.0,
         autocast=None,
     )  # fmt: skip
@@ -191,8 +191,8 @@ def test_paired_comparison_against_scipy_and_by_hand():
 
 
 def test_a_row_that_fails_says_why_and_the_others_go_on(folders):
-    from benchmarks.cases import CaseSet
-    from benchmarks.rows import Inputs, Rows
+    from studies.cases import CaseSet
+    from studies.rows import Inputs, Rows
 
     sets = [CaseSet(folders / "hr", "axial", {"device": "cpu", "scale_factor": 3})]
     runner = Rows(Inputs(sets, folders / "out", 0.2, mr=folders / "mr"), {})
@@ -207,8 +207,8 @@ def test_a_row_that_fails_says_why_and_the_others_go_on(folders):
 def test_a_result_that_is_half_a_voxel_off_is_refused(folders, monkeypatch):
     from scipy.ndimage import shift
 
-    from benchmarks.cases import CaseSet
-    from benchmarks.rows import Inputs, Rows
+    from studies.cases import CaseSet
+    from studies.rows import Inputs, Rows
 
     sets = [CaseSet(folders / "hr", "axial", {"device": "cpu"})]
     runner = Rows(Inputs(sets, folders / "out", 0.2), {})

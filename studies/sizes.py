@@ -5,7 +5,7 @@ Every size is trained by the shipped recipe for the same number of iterations. Q
 (gain over cubic on the person whom ``make model`` holds out; the test volumes take no part). Speed is measured for all
 sizes in turns on the same batch. What is there is not trained again.
 
-    python -m tools.size_study --data <folder with MANIFEST.csv> --output OUT --iterations 300 1200
+    python -m studies.sizes --data <folder with MANIFEST.csv> --output OUT --iterations 300 1200
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tools.run_bundle import BUNDLE, ROOT
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
-SIZES = ROOT / "tools" / "sizes.json"
+SIZES = ROOT / "studies" / "sizes.json"
 METRIC = "psnr_gain_over_cubic_db"
 
 

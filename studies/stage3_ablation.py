@@ -24,7 +24,7 @@ from tools.run_bundle import ROOT, run_bundle
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
-SIZES = ROOT / "tools" / "study_small.json"
+SIZES = ROOT / "studies" / "small.json"
 ROWS = {"stage 1": "stage1", "stages 1, 2": "stage2", "1, 2, 3 paper": "paper", "1, 2, 3 anchored": "anchored"}
 
 

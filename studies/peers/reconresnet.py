@@ -7,7 +7,7 @@ down, residual blocks regularised by dropout, two transposed convolutions up, a 
 zero-filled (here: interpolated) image, and the network predicts what it lacks.
 
 What differs: fewer channels and blocks, so that it converges on a processor (the sizes are in the table's JSON); L1
-loss like the other rows; trained on made-thick planes of HR volumes (:mod:`benchmarks.peers.supervised`) in place of
+loss like the other rows; trained on made-thick planes of HR volumes (:mod:`studies.peers.supervised`) in place of
 undersampled k-space.
 """
 

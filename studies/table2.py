@@ -4,7 +4,7 @@
     make table2 HR=<test> CT=<ct> MR=<mr> BUDGET=600 OUT=out/table2
 
 Every row has the same budget in all, shared between its stages as ``ablation`` in ``table1.json`` says. Writes
-``table2.md``, ``table2.json`` and figures. ``tools/stage3_ablation.py`` asks another question: the same number of
+``table2.md``, ``table2.json`` and figures. ``studies/stage3_ablation.py`` asks another question: the same number of
 iterations in every stage, several seeds.
 """
 
@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.rows import Rows
-from benchmarks.tables import command_line, prepare, write_table
+from studies.rows import Rows
+from studies.tables import command_line, prepare, write_table
 
 
 def main() -> None:

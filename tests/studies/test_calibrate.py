@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from tools.calibrate import calibration
+from studies.calibrate import calibration
 
 
 def test_a_perfect_map_ranks_everything():

@@ -11,17 +11,17 @@ from scripts.networks.rdn import RDN
 from scripts.training.budget import ProcessorBudget, processor_seconds, rate_factor
 from scripts.transforms.patch import RandPlanePatch
 
-from benchmarks.grid import LARGEST_SHIFT, shift_voxels
-from benchmarks.peers.eclare import find_eclare, run_eclare
-from benchmarks.peers.in_plane import InPlaneLearner
-from benchmarks.peers.interpolation import bicubic, bicubic_dc, sinc
-from benchmarks.peers.reconresnet import ReconResNet
-from benchmarks.peers.scan import Scan
-from benchmarks.peers.smore import WideResidualNetwork
-from benchmarks.peers.supervised import Supervised
-from benchmarks.peers.training import random_pairs, train_within
-from benchmarks.peers.tscn import TSCN, SliceInterpolator
-from benchmarks.peers.zssr import ZSSRNetwork
+from studies.grid import LARGEST_SHIFT, shift_voxels
+from studies.peers.eclare import find_eclare, run_eclare
+from studies.peers.in_plane import InPlaneLearner
+from studies.peers.interpolation import bicubic, bicubic_dc, sinc
+from studies.peers.reconresnet import ReconResNet
+from studies.peers.scan import Scan
+from studies.peers.smore import WideResidualNetwork
+from studies.peers.supervised import Supervised
+from studies.peers.training import random_pairs, train_within
+from studies.peers.tscn import TSCN, SliceInterpolator
+from studies.peers.zssr import ZSSRNetwork
 
 K = 4
 CPU = torch.device("cpu")

@@ -23,9 +23,9 @@ from scripts.evaluation.resolution import THROUGH_PLANE_DEFINITIONS, score_throu
 from scripts.evaluation.scores import save_volume
 from scripts.geometry import voxel_spacing_mm
 
-from benchmarks.cases import CaseSet
-from benchmarks.rows import Inputs, Rows, write_json
-from benchmarks.statistics import compare_paired
+from studies.cases import CaseSet
+from studies.rows import Inputs, Rows, write_json
+from studies.statistics import compare_paired
 from tools.run_bundle import BUNDLE
 
 matplotlib.use("agg")

@@ -26,7 +26,7 @@ class PairLearner:
         network: untrained; maps ``(B, 1, H, W)`` to ``(B, 1, H, K * W)``. Copies of it are trained.
         size: ``(rows, slices)`` of a training patch.
         batch_size: patches per step.
-        margin_slices: see :func:`benchmarks.peers.training.random_pairs`.
+        margin_slices: see :func:`studies.peers.training.random_pairs`.
         learning_rate: of Adam, at its highest.
     """
 
@@ -57,7 +57,7 @@ class PairLearner:
             budget_s: processor seconds.
             seed: of the patches.
             device: where to train.
-            autocast: see :func:`benchmarks.peers.training.train_within`.
+            autocast: see :func:`studies.peers.training.train_within`.
             patch: planes and spacings of :class:`scripts.transforms.patch.RandPlanePatch`.
 
         Returns:

@@ -24,7 +24,7 @@ from scripts.training.checkpoint import load_newest
 from phantom.patient import make_patient
 from tools.run_bundle import BUNDLE, ROOT, run_bundle
 
-SIZES = [str(ROOT / "tools" / name) for name in ("study_small.json", "study_translation.json")]
+SIZES = [str(ROOT / "studies" / name) for name in ("small.json", "translation.json")]
 
 
 def held_out_slices(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,8 +21,8 @@ from scripts.intensity import IntensityRange
 from scripts.transforms.consistency import scan_operator
 from scripts.transforms.orient import working_spacing_mm
 
-from benchmarks.grid import shift_voxels
-from benchmarks.peers.scan import Scan
+from studies.grid import shift_voxels
+from studies.peers.scan import Scan
 from tools.run_bundle import BUNDLE
 
 __all__ = ["Case", "CaseSet", "read_table_config", "training_scans", "training_volumes"]
@@ -34,7 +34,7 @@ def read_table_config(protocol: str, ids: dict[str, object]) -> ConfigParser:
     """``common.json``, ``evaluate.json``, ``table1.json``, the protocol, and overrides.
 
     Args:
-        protocol: name of a file in ``benchmarks/protocols``, or the path of another.
+        protocol: name of a file in ``studies/protocols``, or the path of another.
         ids: overrides.
 
     Raises:
