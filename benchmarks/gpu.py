@@ -17,7 +17,7 @@ import torch
 from scripts.inference.inferer import ThroughPlaneInferer
 
 from benchmarks.inference import agreement, half_air, inferer_settings, plain_loop
-from benchmarks.machine import facts, in_turns, inference_parser, overrides, parser_of, table, write_json
+from benchmarks.machine import facts, in_turns, inference_parser, overrides, parser_of, save_report, table
 from tools.run_bundle import BUNDLE
 
 PRECISIONS = {  # name: (autocast, TF32)
@@ -87,7 +87,7 @@ def main() -> None:
         for name, r in report["results"].items()
     ]
     print(table(["", "ms", "speed-up", "largest difference to the CPU", "PSNR to the CPU, dB"], rows))
-    write_json(report, a.output)
+    save_report(report, a.output)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.files import write_json
+
 from benchmarks import inference, memory, processes, scaling, startup, training
-from benchmarks.machine import parser_of, table, write_json
+from benchmarks.machine import parser_of, save_report, table
 from tools.run_bundle import BUNDLE
 
 BASELINE = Path(__file__).with_name("baseline.json")
@@ -137,7 +139,7 @@ def main() -> None:
         report = json.loads(a.report.read_text())
     else:
         report = measure()
-        write_json(report, a.output)
+        save_report(report, a.output)
         report = json.loads(a.output.read_text())
     baseline = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
     rows = compare(report, baseline)
@@ -157,7 +159,7 @@ def main() -> None:
         )
     )
     if a.update:
-        BASELINE.write_text(json.dumps(report, indent=4) + "\n")
+        write_json(BASELINE, report)
         print(f"written: {BASELINE.name}")
     elif worse(rows):
         raise SystemExit(1)

@@ -23,7 +23,7 @@ from scripts.inference.engines import ENGINES, Engine
 from scripts.inference.inferer import ThroughPlaneInferer
 from torch import nn
 
-from benchmarks.machine import facts, in_turns, inference_parser, parser_of, table, write_json
+from benchmarks.machine import facts, in_turns, inference_parser, parser_of, save_report, table
 from tools.run_bundle import BUNDLE
 
 SETTINGS = ("scale_factor", "batch_pixels", "window_pixels", "halo", "background", "margin")
@@ -229,7 +229,7 @@ def main() -> None:
         for name, r in report["results"].items()
     ]
     print(table(header, rows))
-    write_json(report, a.output)
+    save_report(report, a.output)
 
 
 if __name__ == "__main__":

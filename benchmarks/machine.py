@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from scripts.files import write_json
 
 from tools.run_bundle import BUNDLE
 
@@ -32,10 +33,10 @@ __all__ = [
     "overrides",
     "parser_of",
     "run_process",
+    "save_report",
     "save_weights",
     "table",
     "timed",
-    "write_json",
 ]
 
 # a process's peak is never below that of the one that started it, so a small one must start what is measured
@@ -161,12 +162,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def write_json(report: Mapping[str, object], path: Path | None) -> None:
+def save_report(report: Mapping[str, object], path: Path | None) -> None:
     """With the machine's facts; nothing without a path."""
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": facts(), **report}, indent=4) + "\n")
+    write_json(path, {"machine": facts(), **report})
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from benchmarks.machine import TINY_NETWORK, fit_line, parser_of, run_process, save_weights, table, write_json
+from benchmarks.machine import TINY_NETWORK, fit_line, parser_of, run_process, save_report, save_weights, table
 from tools.run_bundle import bundle_command
 
 SCALE_FACTOR = 4
@@ -82,7 +82,7 @@ def main() -> None:
         f"512 x 512 x 200 in, 512 x 512 x 800 out: "
         f"{(report['constant_bytes'] + report['bytes_per_output_voxel'] * 512 * 512 * 800) / 1e9:.1f} GB"
     )
-    write_json(report, a.output)
+    save_report(report, a.output)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 from monai.bundle import ConfigParser
 from scripts.training.autocast import AutocastInferer
 
-from benchmarks.machine import facts, in_turns, parser_of, table, write_json
+from benchmarks.machine import facts, in_turns, parser_of, save_report, table
 from tools.run_bundle import BUNDLE
 
 
@@ -111,7 +111,7 @@ def main() -> None:
         for name, r in report.items()
     ]
     print(table(["", "training iteration, ms", "forward, ms", "GPU memory of an iteration, MB"], rows))
-    write_json({"device": a.device, "modes": report}, a.output)
+    save_report({"device": a.device, "modes": report}, a.output)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import parser_of, table, write_json
+from benchmarks.machine import parser_of, save_report, table
 from phantom.dicom import write_series
 from tools.run_bundle import bundle_command
 
@@ -150,7 +150,7 @@ def main() -> None:
             ],
         )
     )
-    write_json(report, a.output)
+    save_report(report, a.output)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 from scripts.inference.inferer import ThroughPlaneInferer
 
 from benchmarks.inference import convolution_flops
-from benchmarks.machine import fit_power, in_turns, inference_parser, parser_of, table, write_json
+from benchmarks.machine import fit_power, in_turns, inference_parser, parser_of, save_report, table
 
 SIZES = ((40, 12), (56, 12), (80, 12), (112, 12), (112, 24))  # rows = columns, slices
 FACTORS = (2, 3, 4, 6)
@@ -84,7 +84,7 @@ def main() -> None:
         rows = report[key]
         print(table(list(rows[0]), [[f"{value:.4g}" for value in row.values()] for row in rows]))
         print(f"{exponent}: {report[exponent]:.3f}\n")
-    write_json(report, a.output)
+    save_report(report, a.output)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ The perceptual backbones get random weights: their cost is what is measured.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +16,7 @@ from monai.bundle import ConfigParser
 from scripts.training.stage3 import JointTrainer
 from torchvision.models import squeezenet1_1, vgg16
 
+from benchmarks.machine import parser_of, save_report
 from tools.run_bundle import BUNDLE
 
 BACKBONES = {"none": None, "squeezenet": squeezenet1_1, "vgg16": vgg16}
@@ -77,14 +76,13 @@ def seconds(
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--autocast", choices=("bfloat16", "float16"))
-    parser.add_argument("--output", type=Path)
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         results = {
@@ -95,8 +93,7 @@ def main() -> None:
     print("| perceptual term | CPU-seconds | seconds |\n|---|---|---|")
     for name, result in results.items():
         print(f"| {name} | {result['cpu_seconds']:.1f} | {result['wall_seconds']:.1f} |")
-    if a.output:
-        a.output.write_text(json.dumps(results, indent=4) + "\n")
+    save_report(results, a.output)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import in_turns, parser_of, run_process, table, write_json
+from benchmarks.machine import in_turns, parser_of, run_process, save_report, table
 from benchmarks.memory import thick_scan
 from tools.run_bundle import bundle_command
 
@@ -45,7 +45,7 @@ def main() -> None:
     a = parser.parse_args()
     report = measure(a.repeats)
     print(table(list(report), [[f"{value:.2f}" for value in report.values()]]))
-    write_json(report, a.output)
+    save_report(report, a.output)
 
 
 if __name__ == "__main__":

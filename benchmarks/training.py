@@ -21,7 +21,7 @@ from monai.bundle import ConfigParser
 from scripts.networks.rdn import RDN
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.machine import overrides, parser_of, save_weights, table, write_json
+from benchmarks.machine import overrides, parser_of, save_report, save_weights, table
 from benchmarks.memory import thick_scan
 from tools.run_bundle import BUNDLE
 
@@ -168,7 +168,7 @@ def main() -> None:
         [name, *(f"{100 * share[kind]:.1f} %" for kind in kinds)] for name, share in report["where_time_goes"].items()
     ]
     print(table(["", *kinds], rows))
-    write_json(report, a.output)
+    save_report(report, a.output)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import parser_of, table, write_json
+from benchmarks.machine import parser_of, save_report, table
 from benchmarks.memory import thick_scan
 from benchmarks.processes import TORCHRUN, side_by_side
 from tools.run_bundle import bundle_command
@@ -99,7 +99,7 @@ def main() -> None:
         for name, r in report["arrangements"].items()
     ]
     print(table(["", f"seconds per {a.batch_size} patches", "throughput"], rows))
-    write_json(report, a.output)
+    save_report(report, a.output)
 
 
 if __name__ == "__main__":

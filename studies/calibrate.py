@@ -8,7 +8,6 @@ against the error that the truth reveals. Writes ``calibration.json`` and ``cali
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from scripts.data.cases import find_cases
 from scripts.evaluation.metrics import foreground
+from scripts.files import write_json
 from scripts.transforms.degrade import DegradeVolume
 from scripts.transforms.load import LoadImageVolumed
 
@@ -106,7 +106,7 @@ def main() -> None:
     ids = dict(item.split("=", 1) for item in arguments.set)
     results = measure(arguments.data, arguments.axis, arguments.scale_factor, arguments.bins, ids)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "calibration.json").write_text(json.dumps(results, indent=4) + "\n")
+    write_json(arguments.output / "calibration.json", results)
     draw(results, arguments.output / "calibration.png")
     for name, result in results.items():
         print(

@@ -8,7 +8,6 @@ Each case is a known thin-slice volume, spoilt, made thick and super-resolved as
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import tempfile
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from scripts.degradation import SliceProfileOperator
 from scripts.evaluation.metrics import psnr
+from scripts.files import write_json
 from scripts.geometry import thick_slice_affine
 from scripts.networks.rdn import upsample_cubic
 from scripts.nifti import read_nifti
@@ -145,7 +145,7 @@ def main() -> None:
     ids = dict(item.split("=", 1) for item in arguments.set)
     rows, pictures = measure(arguments.volume, arguments.axis, arguments.scale_factor, arguments.seed, ids)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "failure_cases.json").write_text(json.dumps(rows, indent=4) + "\n")
+    write_json(arguments.output / "failure_cases.json", rows)
     draw(rows, pictures, arguments.output / "failure_cases.png")
     for row in rows:
         print(

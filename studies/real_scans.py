@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from scripts.data.cases import find_cases
 from scripts.evaluation.resolution import sharpness_ratio
+from scripts.files import write_json
 from scripts.geometry import Orientation, voxel_spacing_mm
 from scripts.networks.rdn import upsample_cubic
 from scripts.training.collapse import period_peak
@@ -69,7 +70,7 @@ def main() -> None:
                 }
             )
     arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "real_scans.json").write_text(json.dumps(rows, indent=4) + "\n")
+    write_json(arguments.output / "real_scans.json", rows)
     print(
         "| scan | sharpness: cubic | ours | residual | noise | period K: cubic | ours |\n|---|---|---|---|---|---|---|"
     )

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from scripts.data.cases import find_cases
 from scripts.degradation import SliceProfileOperator
-from scripts.evaluation.scores import save_volume, write_whole
+from scripts.evaluation.scores import save_volume
+from scripts.files import write_json
 from scripts.geometry import find_thick_axis, thick_slice_affine
 from scripts.training.budget import processor_seconds
 from scripts.training.weights import load_weights
@@ -62,11 +63,6 @@ class Inputs:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     lpips: Any = None
     overrides: dict[str, Any] = field(default_factory=dict)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    write_whole(path, json.dumps(content, indent=4) + "\n")
 
 
 def thick_training_scans(mr: Path, output: Path, operator: SliceProfileOperator) -> Path:

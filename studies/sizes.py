@@ -18,6 +18,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from scripts.files import write_json
 from scripts.networks.rdn import RDN
 
 from tools.curves import read_curves
@@ -92,7 +93,7 @@ def main() -> None:
         rows[name]["seconds_per_megapixel"] = seconds
         # a scan of 256 x 256 x 48 has 3.1 million LR pixels, and both orientations see all of them
         rows[name]["seconds_per_scan"] = seconds * 2 * 256 * 256 * 48 / 1e6
-    (output / "sizes.json").write_text(json.dumps(rows, indent=4) + "\n")
+    write_json(output / "sizes.json", rows)
     lines = ["| size | parameters | gain on held-out subject, dB | seconds for 256 x 256 x 48 |", "|---|---|---|---|"]
     lines += [
         f"| {name} | {r['parameters']:,} | {r['gain_db']:+.2f} | {r['seconds_per_scan']:.0f} |"

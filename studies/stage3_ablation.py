@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import shutil
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tools.run_bundle import ROOT, run_bundle
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
+from scripts.files import write_json
 
 SIZES = ROOT / "studies" / "small.json"
 ROWS = {"stage 1": "stage1", "stages 1, 2": "stage2", "1, 2, 3 paper": "paper", "1, 2, 3 anchored": "anchored"}
@@ -118,9 +118,9 @@ def main() -> None:
         }
         for variant in ("paper", "anchored")
     }
-    (output / "gradient_norms.json").write_text(json.dumps(norms) + "\n")
+    write_json(output / "gradient_norms.json", norms, indent=None)
     draw(norms, output / "gradient_norms.png")
-    (output / "ablation.json").write_text(json.dumps(results, indent=4) + "\n")
+    write_json(output / "ablation.json", results)
     cases = list(next(iter(results.values()))["stage 1"])
     lines = ["| gain over cubic, dB | " + " | ".join(cases) + " | mean |", "|---" * (len(cases) + 2) + "|"]
     for row in ROWS:

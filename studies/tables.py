@@ -21,10 +21,11 @@ from scripts.evaluation.metrics import DEFINITIONS
 from scripts.evaluation.pictures import draw_case
 from scripts.evaluation.resolution import THROUGH_PLANE_DEFINITIONS, score_through_plane
 from scripts.evaluation.scores import save_volume
+from scripts.files import write_json
 from scripts.geometry import voxel_spacing_mm
 
 from studies.cases import CaseSet
-from studies.rows import Inputs, Rows, write_json
+from studies.rows import Inputs, Rows
 from studies.statistics import compare_paired
 from tools.run_bundle import BUNDLE
 

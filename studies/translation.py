@@ -9,7 +9,6 @@ correlated beside those of random pairs. Writes ``translation.json``.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from scripts.files import write_json
 from scripts.intensity import ct_to_unit, mr_intensity_range
 from scripts.networks.citnet import CITNet
 from scripts.training.checkpoint import load_newest
@@ -98,7 +98,7 @@ def main() -> None:
         untrained = judge(citnet, mr, ct)
         load_newest(str(folder / "checkpoints"), "stage3", {"citnet": citnet})
         results[seed] = {"trained": judge(citnet, mr, ct), "untrained": untrained}
-    (output / "translation.json").write_text(json.dumps(results, indent=4) + "\n")
+    write_json(output / "translation.json", results)
     print(
         "| seed | error of the CT | of the CT as MR | content correlation, corresponding | random |\n"
         "|---|---|---|---|---|"

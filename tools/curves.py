@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
+from scripts.files import write_json
 
 __all__ = ["draw_curves", "read_curves"]
 
@@ -76,7 +76,7 @@ def main() -> None:
     arguments = parser.parse_args()
     curves = read_curves(arguments.output / "tensorboard")
     draw_curves(curves, arguments.output / "curves.png")
-    (arguments.output / "curves.json").write_text(json.dumps(curves) + "\n")
+    write_json(arguments.output / "curves.json", curves, indent=None)
     print(arguments.output / "curves.png")
 
 

@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from scripts.degradation import SliceProfileOperator
+from scripts.files import write_json
 from scripts.geometry import thick_slice_affine
 
 from tools.run_bundle import BUNDLE, ROOT, run_bundle
@@ -55,7 +56,7 @@ def prepare(data: Path, output: Path, scale_factor: int) -> Path:
             parts = datalist.setdefault(modality, {"training": [], "validation": []})
             parts[part].append({"image": target.name, "patient": patient})
     path = output / "datalist.json"
-    path.write_text(json.dumps(datalist, indent=4) + "\n")
+    write_json(path, datalist)
     return path
 
 

@@ -9,7 +9,6 @@ the same bytes, but for ``model.ts``, whose archive PyTorch does not write repro
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import torch
 from monai.bundle import ConfigParser
+from scripts.files import sha256, whole
 from scripts.inference.engines import onnx_model
 from scripts.training.weights import load_weights
 from torch import nn
@@ -102,7 +102,6 @@ def build(output: Path, root: Path = ROOT) -> Path:
         Path of the zip file; one of the same version is replaced.
     """
     target = zip_path(output, root)
-    output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / NAME
         for name in filter(None, git(*LISTING, root=root).split("\0")):
@@ -111,13 +110,11 @@ def build(output: Path, root: Path = ROOT) -> Path:
             shutil.copyfile(root / name, copy)
         export(bundle)
         shutil.rmtree(bundle / "eval", ignore_errors=True)
-        part = target.with_suffix(".part")
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        with whole(target) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted(p for p in bundle.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
                 entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
                 entry.external_attr = 0o644 << 16
                 archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
-        part.replace(target)
     return target
 
 
@@ -128,7 +125,7 @@ def main() -> None:
     arguments = parser.parse_args()
     require_clean_tree()
     path = build(arguments.output)
-    print(f"{path}  {path.stat().st_size / 1e6:.1f} MB  sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
+    print(f"{path}  {path.stat().st_size / 1e6:.1f} MB  sha256 {sha256(path)}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import argparse
 import io
 import json
 import logging
-import os
 import shutil
 import subprocess
 import time
@@ -27,6 +26,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import pydicom
+from scripts.files import write_json
 
 from .run_bundle import BUNDLE, bundle_command
 
@@ -162,9 +162,7 @@ def watch(orthanc: Orthanc, work: Path, seconds: float, pause_seconds: float, li
         sent = _round(orthanc, work, names, set(state["sent"]), ids, log)
         total += len(sent)
         state = {"last_change": last, "sent": sorted({*state["sent"], *sent})}
-        part = state_file.with_suffix(".part")
-        part.write_text(json.dumps(state, indent=2))
-        os.replace(part, state_file)
+        write_json(state_file, state)
         _tidy(work)
         if everything and time.monotonic() >= deadline:
             return total

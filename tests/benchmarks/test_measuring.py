@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import memory, modes, processes, scaling, startup, training, training_processes
-from benchmarks.machine import TINY_NETWORK, fit_line, fit_power, in_turns, run_process, table, write_json
+from benchmarks.machine import TINY_NETWORK, fit_line, fit_power, in_turns, run_process, save_report, table
 
 TINY = {**TINY_NETWORK, "network_def::features": 2}
 
@@ -38,12 +38,12 @@ def test_process_memory_is_that_of_the_command():
 
 
 def test_json_names_versions_and_no_machine(tmp_path):
-    write_json({"ratio": 2.5}, tmp_path / "a" / "b.json")
+    save_report({"ratio": 2.5}, tmp_path / "a" / "b.json")
     report = json.loads((tmp_path / "a" / "b.json").read_text())
     assert report["ratio"] == 2.5
     assert report["machine"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert "node" not in report["machine"]
-    write_json({}, None)
+    save_report({}, None)
 
 
 def test_table_is_markdown():

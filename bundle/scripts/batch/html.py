@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..files import whole
 from ..reasons import Reason
 
 __all__ = ["PICTURES", "PLAIN_WORDS", "write_html"]
@@ -85,10 +85,8 @@ def write_html(output_dir: Path, report: Mapping[str, Any]) -> None:
         pictures=pictures,
         words=lambda reason: PLAIN_WORDS[Reason(reason)],
     )
-    part = output_dir / ".part-report.html"
-    with part.open("w", encoding="utf-8") as file:
+    with whole(output_dir / "report.html") as part, part.open("w", encoding="utf-8") as file:
         file.writelines(stream)
-    os.replace(part, output_dir / "report.html")
 
 
 def _counted(files: list[dict[str, str]]) -> dict[str, int]:

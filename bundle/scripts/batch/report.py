@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,7 +13,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SCHEMA_VERSION", "SeriesRecord", "Status", "exit_code", "make_report", "write_atomically", "write_report"]
+from ..files import write_json, write_text
+
+__all__ = ["SCHEMA_VERSION", "SeriesRecord", "Status", "exit_code", "make_report", "write_report"]
 
 SCHEMA_VERSION = "1.0"
 
@@ -106,24 +107,11 @@ def write_report(output_dir: Path, report: Mapping[str, Any]) -> None:
     writer.writeheader()
     for record in report["series"]:
         writer.writerow({name: _cell(record[name]) for name in names})
-    write_atomically(output_dir / "report.csv", table.getvalue())
-    write_atomically(output_dir / "report.json", json.dumps(report, indent=2) + "\n")
+    write_text(output_dir / "report.csv", table.getvalue())
+    write_json(output_dir / "report.json", report, indent=2)
 
 
 def _cell(value: object) -> object:
     text = json.dumps(value) if isinstance(value, (dict, list)) else value
     # a spreadsheet must not take a folder's name for a formula
     return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@")) else text
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside the final name and rename."""
-    part = path.with_name(f".part-{path.name}")
-    try:
-        with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -8,14 +8,13 @@ Whatever begins with :data:`STAGING` is rubbish of a run that was killed and is 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["STAGING", "BatchUsageError", "check_apart", "check_space", "locked", "publish", "sha256", "sweep", "sync"]
+__all__ = ["STAGING", "BatchUsageError", "check_apart", "check_space", "locked", "publish", "sweep", "sync"]
 
 STAGING = ".staging"
 LOCK = ".lock"
@@ -109,9 +108,3 @@ def publish(stage: Path, final: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    """Digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

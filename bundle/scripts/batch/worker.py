@@ -36,13 +36,14 @@ from tqdm import tqdm
 from ..data.cases import Cases
 from ..dicom.discovery import SeriesCandidate
 from ..dicom.writing import Provenance, write_series
+from ..files import sha256, write_json
 from ..geometry import super_resolution_affine, voxel_spacing_mm
 from ..inference.evaluator import CaseEvaluator, case_error
 from ..reasons import CaseError, Reason
 from .html import PICTURES
 from .pictures import make_pictures
-from .report import SeriesRecord, Status, write_atomically
-from .staging import sha256, sync
+from .report import SeriesRecord, Status
+from .staging import sync
 
 __all__ = ["RECORD", "Pipeline", "PipelineSpec", "Task", "serve"]
 
@@ -208,7 +209,7 @@ def process(pipeline: Pipeline, task: Task) -> SeriesRecord:
         record = replace(record, status=_status_of(cause), reason=str(cause.reason), message=cause.message)
     record = replace(record, seconds=round(time.perf_counter() - started, 3), peak_memory_bytes=_peak())
     if record.status == Status.OK:
-        write_atomically(pipeline.stage / RECORD, json.dumps(asdict(record), indent=2) + "\n")
+        write_json(pipeline.stage / RECORD, asdict(record), indent=2)
         sync(pipeline.stage)
     else:
         shutil.rmtree(pipeline.stage, ignore_errors=True)
@@ -277,7 +278,7 @@ def _derivation_time(job: Path, record: SeriesRecord) -> str:
         pass
     moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S+00:00")
     job.parent.mkdir(exist_ok=True)
-    write_atomically(job, json.dumps(asdict(replace(record, source="", derived_at=moment)), indent=2) + "\n")
+    write_json(job, asdict(replace(record, source="", derived_at=moment)), indent=2)
     return moment
 
 

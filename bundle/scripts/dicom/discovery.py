@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..files import sha256
 from ..nifti import NIFTI_SUFFIXES
 from ..reasons import CaseError, Reason
 from .headers import Header, hashed, read_header
@@ -309,8 +309,7 @@ def sort_copies(headers: Sequence[Header]) -> Members:
 def _digest(header: Header) -> str:
     """SHA-256 of the file; of its name where it cannot be read, so that it equals no other."""
     try:
-        with header.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(header.path)
     except OSError:
         return str(header.path)
 

@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from nibabel.orientations import apply_orientation, io_orientation
 from scipy.ndimage import uniform_filter
 
+from ..files import whole
 from ..geometry import voxel_spacing_mm
 from .metrics import foreground
 
@@ -172,10 +173,8 @@ def draw_comparison(
     bar.ax.tick_params(labelsize=8)
     place_text = f"{NAMES[across]} cut {index + 1} of {truth.shape[across]}"
     figure.suptitle(f"{title}, {place_text}" if title else place_text, fontsize=10)
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png")
-    os.replace(part, path)
+    with whole(path) as part:
+        figure.savefig(part, format="png")
 
 
 def _window(results: np.ndarray, truth: np.ndarray, step_mm: np.ndarray) -> tuple[int, int, int, int]:

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 from ..data.cases import nifti_stem
+from ..files import whole, write_json
 from ..geometry import Orientation, voxel_spacing_mm
 from ..networks.rdn import upsample_cubic
 from ..transforms.consistency import scan_operator
@@ -26,7 +25,7 @@ from .metrics import DEFINITIONS, score_volume
 from .pictures import draw_case
 from .resolution import THROUGH_PLANE_DEFINITIONS, score_through_plane
 
-__all__ = ["CaseScores", "interpolations", "save_volume", "write_whole"]
+__all__ = ["CaseScores", "interpolations", "save_volume"]
 
 
 def interpolations(image: MetaTensor, scale_factor: int, profile: str) -> dict[str, np.ndarray]:
@@ -56,10 +55,8 @@ Summary = dict[str, dict[str, dict[str, float | None]]]  # method, figure, mean 
 
 def save_volume(path: Path, volume: np.ndarray, affine_ras: np.ndarray) -> None:
     """Write ``(I, J, K)`` as float32 NIfTI, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
-    nib.save(nib.Nifti1Image(volume.astype(np.float32), affine_ras), part)
-    os.replace(part, path)
+    with whole(path) as part:
+        nib.save(nib.Nifti1Image(volume.astype(np.float32), affine_ras), part)
 
 
 class CaseScores:
@@ -192,16 +189,14 @@ class CaseScores:
             "through_plane_summary": through_plane,
             "through_plane": self.through_plane,
         }
-        write_whole(self.output_dir / "metrics.json", json.dumps(content, indent=4) + "\n")
-        part = self.output_dir / "metrics.csv.part"
-        with part.open("w", newline="") as file:
+        write_json(self.output_dir / "metrics.json", content)
+        with whole(self.output_dir / "metrics.csv") as part, part.open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["case", "method", *DEFINITIONS])
             for case, methods in self.cases.items():
                 for method, scores in methods.items():
                     values = (scores[figure] for figure in DEFINITIONS)
                     table.writerow([case, method, *("" if v is None else f"{v:.6f}" for v in values)])
-        os.replace(part, self.output_dir / "metrics.csv")
         count = f"mean of {len(self.cases)} cases"
         _print_means(count, summary, DEFINITIONS)
         if self.lpips_reason:
@@ -238,11 +233,3 @@ def _print_means(head: str, summary: Summary, definitions: dict[str, str]) -> No
 def _finite(figures: dict[str, float]) -> dict[str, float | None]:
     """NaN and infinity, which JSON does not know, as ``None``."""
     return {figure: value if np.isfinite(value) else None for figure, value in figures.items()}
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch import nn
 
+from ..files import whole
 from .batches import IterationBatches
 from .weights import save_weights
 
@@ -114,12 +114,9 @@ class StageCheckpoint:
         """Write one checkpoint and drop the oldest."""
         if not self.write:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{self.stage}_{engine.state.iteration}.pt"
-        part = path.with_name(path.name + ".part")
         content = {name: item.state_dict() for name, item in self._all(engine).items()}
-        torch.save({"iteration": engine.state.iteration, "rng": torch.get_rng_state(), **content}, part)
-        os.replace(part, path)
+        with whole(self.folder / f"{self.stage}_{engine.state.iteration}.pt") as part:
+            torch.save({"iteration": engine.state.iteration, "rng": torch.get_rng_state(), **content}, part)
         for old in _checkpoints(self.folder, self.stage)[: -self.keep]:
             old.unlink()
 

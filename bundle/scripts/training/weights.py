@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from ..files import whole
 
 __all__ = ["load_weights", "require_weights", "save_weights"]
 
@@ -61,8 +62,5 @@ def _missing(path: str, wanted_by: str) -> str:
 
 def save_weights(network: nn.Module, path: str | Path) -> None:
     """Write a bare state dict (CPU tensors), atomically."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    torch.save({key: value.detach().cpu() for key, value in network.state_dict().items()}, part)
-    os.replace(part, path)
+    with whole(path) as part:
+        torch.save({key: value.detach().cpu() for key, value in network.state_dict().items()}, part)

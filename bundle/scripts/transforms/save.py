@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from monai.data import NibabelWriter
+
+from ..files import whole
 
 __all__ = ["AtomicNibabelWriter"]
 
@@ -22,10 +23,5 @@ class AtomicNibabelWriter(NibabelWriter):
 
     def write(self, filename: str | os.PathLike, verbose: bool = False, **kwargs: Any) -> None:
         """Write ``filename``; on any error nothing of that name appears."""
-        final = Path(filename)
-        part = final.with_name(f".part-{os.getpid()}-{final.name}")
-        try:
+        with whole(filename) as part:
             super().write(part, verbose=verbose, **kwargs)
-            os.replace(part, final)
-        finally:
-            part.unlink(missing_ok=True)
