@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tree of DICOM series through the bundle's batch: each series in a process of its own, and a report of all."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .location import BUNDLE, config_file
+from .quick import choose
+from .screen import LOG, Screen, fail
+from .settings import require_ids
+
+__all__ = ["run_batch"]
+
+INFERENCE = "inference::"
+
+
+def run_batch(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, verbose: bool) -> int:
+    """Process a tree, and print one line per series.
+
+    Args:
+        source: folder.
+        output: folder apart from it.
+        ids: overrides of ids of ``batch_dicom.json``; those of the inference begin with ``inference::``.
+        exact: float32.
+        verbose: leave what libraries say on the screen.
+
+    Returns:
+        The batch's exit code.
+    """
+    if sys.platform == "win32":
+        fail("the batch must run on Linux or macOS, since Windows lacks what isolates its workers; use `thinslice IN OUT`")
+    if not source.is_dir():
+        fail(f"a report and derived DICOM must have a folder of DICOM series to start from, got {source}")
+    own = {name.removeprefix(INFERENCE): value for name, value in ids.items() if name.startswith(INFERENCE)}
+    others = {name: value for name, value in ids.items() if not name.startswith(INFERENCE)}
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with Screen.quiet(None if verbose else output / LOG) as screen:
+            return _run(source, output, own, others, exact, screen)
+    except OSError as error:
+        fail(f"OUT must be a folder that can be written to, got {error.strerror} for {output}; give another path")
+
+
+def _run(
+    source: Path, output: Path, own: dict[str, Any], others: dict[str, Any], exact: bool, screen: Screen
+) -> int:
+    from monai.bundle import ConfigWorkflow
+
+    require_ids(own, [config_file("inference.json")])
+    require_ids(others, [config_file("batch_dicom.json")])
+    way = {} if exact else choose(own, screen)
+    workflow = ConfigWorkflow(
+        config_file=config_file("batch_dicom.json"),
+        workflow_type="infer",
+        logging_file=False,
+        **{
+            **others, **{f"{INFERENCE}{name}": value for name, value in {**own, **way}.items()},
+            "bundle_root": str(BUNDLE), "dataset_dir": str(source.resolve()), "output_dir": str(output.resolve()),
+        },
+    )  # fmt: skip
+    workflow.initialize()
+    with screen.bars():
+        code = int(workflow.parser.get_parsed_content("batch").run())
+    report = output / "report.json"
+    if code == 2 or not report.is_file():
+        return code
+    records = json.loads(report.read_text(encoding="utf-8"))["series"]
+    for record in records:
+        screen.say(_line(record, output))
+    screen.say(f"report: {output / 'report.html'}; log: {output / LOG}")
+    return code
+
+
+def _line(record: Mapping[str, Any], output: Path) -> str:
+    name = f"{record['series']} ({record['source']})"
+    if record["reason"]:
+        return f"{name}: {record['reason']}: {record['message']}"
+    before, after = record["geometry_before"], record["geometry_after"]
+    if not before or not after:
+        return f"{name}: {record['status']}"
+    axis = before["thick_axis"]
+    spacing = f"every {before['spacing_mm'][axis]:.3g} mm -> {record['n_slices_out']} every {after['spacing_mm'][axis]:.3g} mm"
+    done = f"{record['seconds']:.1f} s" if record["status"] == "ok" else str(record["status"])
+    return f"{name}: {record['n_slices_in']} slices {spacing}, {done}, {output / record['series']}"

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``thinslice batch IN OUT``: a PACS export, with derived DICOM and a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..settings import parse_settings
+
+__all__ = ["command"]
+
+
+def command(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A folder tree that may hold anything; it is only read.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="A folder apart from it.")],
+    workers: Annotated[int, typer.Option(help="Processes at a time.")] = 1,
+    exact: Annotated[bool, typer.Option("--exact", help="Compute in float32 with PyTorch.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="ID=VALUE", help="Set any id of batch_dicom.json; of inference.json as inference::ID."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what libraries say.")] = False,
+) -> None:
+    """Process a PACS export: NIfTI and derived DICOM for each thick series, and one report of all."""
+    from ..archive import run_batch
+
+    raise typer.Exit(run_batch(source, output, {"workers": workers, **parse_settings(settings or [])}, exact, verbose))

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scans through the bundle's own inference, one after the other, with one line on the screen for each."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .location import BUNDLE, config_file
+from .quick import choose
+from .screen import LOG, Screen
+from .settings import require_ids
+
+__all__ = ["run_scans"]
+
+CONFIGS = ("inference.json",)
+
+
+def run_scans(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, screen: Screen) -> int:
+    """Super-resolve every scan that a path holds.
+
+    Args:
+        source: NIfTI file, DICOM series, or a folder of any of these.
+        output: folder, which exists.
+        ids: overrides of ids of ``inference.json``.
+        exact: leave engine and precision as the config has them, which is float32.
+        screen: told one line per scan.
+
+    Returns:
+        Exit code: 0 all done, 3 some scan has no result, 4 nothing to process.
+    """
+    from ignite.engine import Events
+    from monai.bundle import ConfigWorkflow
+    from scripts.inference.evaluator import case_error
+
+    started = time.perf_counter()
+    files = [config_file(name) for name in CONFIGS]
+    require_ids(ids, files)
+    way = {} if exact else choose(ids, screen)
+    workflow = ConfigWorkflow(
+        config_file=files,
+        workflow_type="infer",
+        logging_file=False,
+        # absolute, so that no path begins with a sign that a config would take for an expression
+        **{
+            **ids, **way, "bundle_root": str(BUNDLE), "dataset_dir": str(source.resolve()),
+            "output_dir": str(output.resolve()),
+        },
+    )  # fmt: skip
+    workflow.initialize()
+    cases = workflow.parser.get_parsed_content("cases")
+    evaluator = workflow.parser.get_parsed_content("evaluator")
+    before: dict[str, Any] = {}
+    evaluator.add_event_handler(
+        Events.ITERATION_STARTED, lambda engine: before.update(_grid(engine.state.batch["image"]))
+    )
+    failures = list(cases.refused)
+    for index, item in enumerate(cases.items):
+        name = str(item["case"])
+        clock = time.perf_counter()
+        try:
+            with screen.bars():
+                evaluator.run_one(index)
+            after = _grid(evaluator.state.output[0]["pred"])
+        except Exception as error:  # as in the bundle: whatever it is, the next scan must run
+            failures.append((name, case_error(error)))
+        else:
+            screen.say(_line(name, before, after, time.perf_counter() - clock, output))
+        finally:
+            evaluator.state.output = evaluator.state.batch = None
+    for name, error in failures:
+        screen.warn(f"{name}: {error}")
+    if not cases.items and not failures:
+        screen.warn(f"thinslice: {source}: nothing to process; {cases.hint}")
+        return 4
+    done = len(cases.items) + len(cases.refused) - len(failures)
+    how = " ".join(str(way[key]) for key in ("engine", "autocast") if way.get(key)) or "exact"
+    count = f"{done} scan{'s' if done != 1 else ''} done"
+    refused = f", {len(failures)} not" if failures else ""
+    screen.say(f"{count}{refused} in {time.perf_counter() - started:.0f} s ({how}); log: {output / LOG}")
+    return 3 if failures else 0
+
+
+def _grid(image: Any) -> dict[str, Any]:
+    """Number and spacing of the slices of an image with the bundle's meta data, which may be a batch of one."""
+    affine = np.asarray(image.meta["original_affine"], dtype=np.float64).reshape(-1, 4, 4)[0]
+    axis = int(np.asarray(image.meta["thick_axis"]).reshape(-1)[0])
+    shape = np.asarray(image.meta["spatial_shape"]).reshape(-1, 3)[0]
+    return {"slices": int(shape[axis]), "spacing_mm": float(np.linalg.norm(affine[:3, axis]))}
+
+
+def _line(name: str, before: Mapping[str, Any], after: Mapping[str, Any], seconds: float, output: Path) -> str:
+    """What, from which spacing to which, how long, what it is worth where that is known, where it lies."""
+    parts = [
+        f"{name}: {before['slices']} slices every {before['spacing_mm']:.3g} mm"
+        f" -> {after['slices']} every {after['spacing_mm']:.3g} mm",
+        f"{seconds:.1f} s",
+    ]
+    quality = output / f"{name}_quality.json"
+    if quality.is_file():
+        gain = json.loads(quality.read_text(encoding="utf-8")).get("predicted_gain_db")
+        if gain is not None:
+            parts.append(f"{gain:+.1f} dB over cubic by self-check")
+    return ", ".join([*parts, str(output / f"{name}_sr.nii.gz")])

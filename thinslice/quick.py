@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quickest way to compute the network here that is as good as float32, measured once and remembered.
+
+Every way in ``quick.json`` super-resolves a made-up patient through the bundle's own :class:`Predictor`. Of those whose
+PSNR against the truth is within ``tolerance_db`` of float32's, the one that would finish a scan of
+``typical_voxels`` first is chosen, the conversion at its start included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .location import BUNDLE, config_file, version
+from .screen import Screen
+
+__all__ = ["choose", "measure", "remembered"]
+
+SETTINGS = Path(__file__).with_name("quick.json")
+FORCED = ("engine", "autocast", "inferer")  # whoever sets one of these has chosen already
+PACKAGES = ("torch", "monai", "numpy", "onnxruntime", "onnx", "openvino")
+
+
+def choose(ids: Mapping[str, Any], screen: Screen) -> dict[str, Any]:
+    """Ids of ``inference.json`` that make it quick: ``device``, ``engine``, ``autocast``.
+
+    Args:
+        ids: what the user has set; a network or weights of the user's own are measured as such.
+        screen: told that the measurement takes place, which happens once.
+
+    Returns:
+        The ids; nothing if the user has chosen an engine or a precision.
+    """
+    if any(name.split("::")[0] in FORCED for name in ids):
+        return {}
+    device = str(ids.get("device") or _best_device())
+    own = {
+        name: value for name, value in ids.items() if name.startswith("network_def") or name in ("ckpt_path", "network")
+    }
+    file = remembered(device, own)
+    if not file.is_file():
+        screen.say("measuring once how this machine computes the network quickest ...")
+        write_measurement(file, measure(device, own))
+    best = json.loads(file.read_text(encoding="utf-8"))["best"]
+    return {"device": device, **best}
+
+
+def remembered(device: str, ids: Mapping[str, Any]) -> Path:
+    """The file that holds the measurement of this machine, these versions and these weights."""
+    from platformdirs import user_cache_path
+
+    facts = json.dumps([_machine(device), _versions(), _model(ids), SETTINGS.read_text(encoding="utf-8")])
+    return user_cache_path("thinslice", False) / f"quick-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.json"
+
+
+def measure(device: str, ids: Mapping[str, Any]) -> dict[str, Any]:
+    """Try every way; returns ``best`` (ids), and ``ways`` with what was measured of each.
+
+    Args:
+        device: torch device.
+        ids: network and weights, where they are not the shipped ones.
+    """
+    import torch
+    from scripts.degradation import SliceProfileOperator
+    from scripts.geometry import thick_slice_affine
+    from thinslice.phantom.patient import make_patient
+
+    settings = json.loads(SETTINGS.read_text(encoding="utf-8"))
+    factor = settings["thick_factor"]
+    patient = make_patient(**{name: _tuple(value) for name, value in settings["patient"].items()})
+    thick = SliceProfileOperator(factor).degrade(torch.from_numpy(patient.mr)).numpy()
+    scan = (thick, thick_slice_affine(patient.affine_ras, 2, factor))
+    ways = [_try(way, device, ids, scan, patient.mr) for way in settings["ways"][torch.device(device).type]]
+    for _ in range(settings["rounds"]):
+        for way in ways:  # in turns, so that a neighbour on the machine slows all of them
+            if "error" not in way:
+                clock = time.perf_counter()
+                way["predict"](*scan)
+                way["seconds"] = min(way["seconds"], time.perf_counter() - clock)
+    reference = next((way["psnr_db"] for way in ways if "error" not in way), None)
+    if reference is None:
+        raise RuntimeError(f"the network must run on {device}, got {ways[0]['error']}; choose another --device")
+    for way in ways:
+        way.pop("predict", None)
+        if "error" not in way:
+            way["typical_seconds"] = way["start_seconds"] + way["seconds"] * settings["typical_voxels"] / thick.size
+    good = [w for w in ways if "error" not in w and w["psnr_db"] >= reference - settings["tolerance_db"]]
+    best = min(good, key=lambda way: way["typical_seconds"])
+    return {"best": {name: best[name] for name in ("engine", "autocast")}, "device": device, "ways": ways}
+
+
+def write_measurement(file: Path, measurement: Mapping[str, Any]) -> None:
+    """Remember it. Where the user's cache cannot be written to, the next run measures again."""
+    part = file.with_suffix(f".{os.getpid()}.part")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part.write_text(json.dumps(measurement, indent=4) + "\n", encoding="utf-8")
+    os.replace(part, file)
+
+
+def _try(
+    way: Mapping[str, Any], device: str, ids: Mapping[str, Any], scan: tuple[np.ndarray, np.ndarray], truth: np.ndarray
+) -> dict[str, Any]:
+    """Load and convert the network, compute once: seconds until it is ready, PSNR against the truth."""
+    if way["engine"] != "torch" and find_spec(way["engine"]) is None:
+        return {**way, "error": "not installed"}
+    from scripts.inference.predictor import Predictor
+
+    try:
+        clock = time.perf_counter()
+        predict = Predictor(BUNDLE, **{"device": device, "progress": False, **ids, **way})
+        small = scan[0][:24, :24, :6]
+        predict(small, scan[1])  # converts the network and fills the libraries' caches
+        start = time.perf_counter() - clock
+        clock = time.perf_counter()
+        result = predict(*scan).numpy().astype(np.float64)
+        seconds = time.perf_counter() - clock
+    except Exception as error:  # a way that does not run on this machine is not a fault
+        return {**way, "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+    mse = float(np.mean((result - truth) ** 2))
+    psnr = 10 * np.log10(float(np.ptp(truth)) ** 2 / mse)
+    return {**way, "predict": predict, "start_seconds": start, "seconds": seconds, "psnr_db": psnr}
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda:0"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _machine(device: str) -> list[object]:
+    """What decides how fast the network is computed."""
+    import torch
+
+    kind = torch.device(device).type
+    name = torch.cuda.get_device_name(device) if kind == "cuda" else _processor()
+    return [kind, name, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), platform.platform()]
+
+
+def _processor() -> str:
+    """Name of the processor, which Python knows on some systems only."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line for line in lines if line.startswith(("model name", "CPU part")))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"thinslice": version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _model(ids: Mapping[str, Any]) -> list[str]:
+    """Digests of the weights and the config, and what the user has set of them."""
+    weights = Path(str(ids.get("ckpt_path") or BUNDLE / "models" / "model.pt"))
+    files = [file for file in (weights, Path(config_file("inference.json"))) if file.is_file()]
+    return [*(hashlib.sha256(file.read_bytes()).hexdigest() for file in files), json.dumps(dict(ids), default=str)]
