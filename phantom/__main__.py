@@ -29,7 +29,8 @@ def main() -> None:
     arguments = parser.parse_args()
     shape, spacing = SIZES[arguments.size]
     operator = SliceProfileOperator(arguments.scale_factor)
-    for seed in tqdm(range(arguments.seed, arguments.seed + arguments.patients), desc="patients", unit="patient"):
+    seeds = range(arguments.seed, arguments.seed + arguments.patients)
+    for seed in tqdm(seeds, desc="patients", unit="patient", disable=None):
         patient = make_patient(seed, shape, spacing, contrast=("t1", "t2")[seed % 2], angles_degrees=(6.0, -4.0, 3.0))
         thick = operator.degrade(torch.from_numpy(patient.mr)).numpy()
         images = {

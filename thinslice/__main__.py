@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from typer.core import TyperGroup
 
 from . import commands
 from .location import version
+from .screen import CommandError
 
 __all__ = ["app", "main"]
 
@@ -58,7 +60,11 @@ for _module in pkgutil.iter_modules(commands.__path__):
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    try:
+        app()
+    except CommandError as error:
+        typer.echo(f"thinslice: {error}", err=True)
+        sys.exit(error.code)
 
 
 if __name__ == "__main__":

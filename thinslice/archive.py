@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from .location import BUNDLE, config_file
 from .quick import choose
 from .screen import LOG, Screen, fail
-from .settings import require_ids
+from .settings import require_device, require_ids
 
 __all__ = ["run_batch"]
 
@@ -33,7 +34,7 @@ def run_batch(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, v
         The batch's exit code.
     """
     if sys.platform == "win32":
-        fail("the batch must run on Linux or macOS, since Windows lacks what isolates its workers; use `thinslice IN OUT`")
+        fail("the batch must run on Linux or macOS: Windows lacks what isolates its workers; use `thinslice IN OUT`")
     if not source.is_dir():
         fail(f"a report and derived DICOM must have a folder of DICOM series to start from, got {source}")
     own = {name.removeprefix(INFERENCE): value for name, value in ids.items() if name.startswith(INFERENCE)}
@@ -46,11 +47,10 @@ def run_batch(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, v
         fail(f"OUT must be a folder that can be written to, got {error.strerror} for {output}; give another path")
 
 
-def _run(
-    source: Path, output: Path, own: dict[str, Any], others: dict[str, Any], exact: bool, screen: Screen
-) -> int:
+def _run(source: Path, output: Path, own: dict[str, Any], others: dict[str, Any], exact: bool, screen: Screen) -> int:
     from monai.bundle import ConfigWorkflow
 
+    require_device(own.get("device"), exact)
     require_ids(own, [config_file("inference.json")])
     require_ids(others, [config_file("batch_dicom.json")])
     way = {} if exact else choose(own, screen)
@@ -64,6 +64,7 @@ def _run(
         },
     )  # fmt: skip
     workflow.initialize()
+    logging.getLogger("BatchRunner").setLevel(logging.WARNING)  # its line per series is replaced by the one below
     with screen.bars():
         code = int(workflow.parser.get_parsed_content("batch").run())
     report = output / "report.json"
@@ -71,19 +72,19 @@ def _run(
         return code
     records = json.loads(report.read_text(encoding="utf-8"))["series"]
     for record in records:
-        screen.say(_line(record, output))
+        if not record["reason"]:  # of the others the batch has told why
+            screen.say(_line(record, output))
     screen.say(f"report: {output / 'report.html'}; log: {output / LOG}")
     return code
 
 
 def _line(record: Mapping[str, Any], output: Path) -> str:
     name = f"{record['series']} ({record['source']})"
-    if record["reason"]:
-        return f"{name}: {record['reason']}: {record['message']}"
     before, after = record["geometry_before"], record["geometry_after"]
     if not before or not after:
         return f"{name}: {record['status']}"
     axis = before["thick_axis"]
-    spacing = f"every {before['spacing_mm'][axis]:.3g} mm -> {record['n_slices_out']} every {after['spacing_mm'][axis]:.3g} mm"
+    old, new = (grid["spacing_mm"][axis] for grid in (before, after))
     done = f"{record['seconds']:.1f} s" if record["status"] == "ok" else str(record["status"])
-    return f"{name}: {record['n_slices_in']} slices {spacing}, {done}, {output / record['series']}"
+    slices = f"{record['n_slices_in']} slices every {old:.3g} mm -> {record['n_slices_out']} every {new:.3g} mm"
+    return f"{name}: {slices}, {done}, {output / record['series']}"

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from .location import BUNDLE, config_file
 from .quick import choose
 from .screen import LOG, Screen
-from .settings import require_ids
+from .settings import require_device, require_ids
 
 __all__ = ["run_scans"]
 
@@ -38,22 +39,23 @@ def run_scans(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, s
     from monai.bundle import ConfigWorkflow
     from scripts.inference.evaluator import case_error
 
-    started = time.perf_counter()
     files = [config_file(name) for name in CONFIGS]
     require_ids(ids, files)
-    way = {} if exact else choose(ids, screen)
+    require_device(ids.get("device"), exact)
     workflow = ConfigWorkflow(
         config_file=files,
         workflow_type="infer",
         logging_file=False,
         # absolute, so that no path begins with a sign that a config would take for an expression
         **{
-            **ids, **way, "bundle_root": str(BUNDLE), "dataset_dir": str(source.resolve()),
+            **ids, "bundle_root": str(BUNDLE), "dataset_dir": str(source.resolve()),
             "output_dir": str(output.resolve()),
         },
     )  # fmt: skip
-    workflow.initialize()
     cases = workflow.parser.get_parsed_content("cases")
+    way = {} if exact or not cases.items else choose(ids, screen)
+    workflow.parser.update({"cases": cases, **way})  # the scans are looked for once
+    workflow.initialize()
     evaluator = workflow.parser.get_parsed_content("evaluator")
     before: dict[str, Any] = {}
     evaluator.add_event_handler(
@@ -71,10 +73,12 @@ def run_scans(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, s
             failures.append((name, case_error(error)))
         else:
             screen.say(_line(name, before, after, time.perf_counter() - clock, output))
+            if outside := evaluator.state.output[0]["pred"].meta.get("outside_envelope"):
+                screen.warn(f"{name}: unlike the scans that the weights are good for: {'; '.join(map(str, outside))}")
         finally:
             evaluator.state.output = evaluator.state.batch = None
-    for name, error in failures:
-        screen.warn(f"{name}: {error}")
+    for name, reason in failures:
+        screen.warn(f"{name}: {reason}")
     if not cases.items and not failures:
         screen.warn(f"thinslice: {source}: nothing to process; {cases.hint}")
         return 4
@@ -82,8 +86,13 @@ def run_scans(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, s
     how = " ".join(str(way[key]) for key in ("engine", "autocast") if way.get(key)) or "exact"
     count = f"{done} scan{'s' if done != 1 else ''} done"
     refused = f", {len(failures)} not" if failures else ""
-    screen.say(f"{count}{refused} in {time.perf_counter() - started:.0f} s ({how}); log: {output / LOG}")
+    screen.say(f"{count}{refused} in {_process_seconds():.0f} s ({how}); log: {output / LOG}")
     return 3 if failures else 0
+
+
+def _process_seconds() -> float:
+    """How long this command has been running, the loading of its libraries included."""
+    return time.time() - psutil.Process().create_time()
 
 
 def _grid(image: Any) -> dict[str, Any]:

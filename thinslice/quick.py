@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ import numpy as np
 from .location import BUNDLE, config_file, version
 from .screen import Screen
 
-__all__ = ["choose", "measure", "remembered"]
+__all__ = ["best_device", "choose", "measure", "measurement"]
 
 SETTINGS = Path(__file__).with_name("quick.json")
 FORCED = ("engine", "autocast", "inferer")  # whoever sets one of these has chosen already
+MODEL = ("network_def", "network", "ckpt_path")  # ids that decide what is computed
 PACKAGES = ("torch", "monai", "numpy", "onnxruntime", "onnx", "openvino")
 
 
@@ -35,7 +36,7 @@ def choose(ids: Mapping[str, Any], screen: Screen) -> dict[str, Any]:
     """Ids of ``inference.json`` that make it quick: ``device``, ``engine``, ``autocast``.
 
     Args:
-        ids: what the user has set; a network or weights of the user's own are measured as such.
+        ids: what the user has set.
         screen: told that the measurement takes place, which happens once.
 
     Returns:
@@ -43,20 +44,35 @@ def choose(ids: Mapping[str, Any], screen: Screen) -> dict[str, Any]:
     """
     if any(name.split("::")[0] in FORCED for name in ids):
         return {}
-    device = str(ids.get("device") or _best_device())
-    own = {
-        name: value for name, value in ids.items() if name.startswith("network_def") or name in ("ckpt_path", "network")
-    }
-    file = remembered(device, own)
-    if not file.is_file():
-        screen.say("measuring once how this machine computes the network quickest ...")
-        write_measurement(file, measure(device, own))
-    best = json.loads(file.read_text(encoding="utf-8"))["best"]
-    return {"device": device, **best}
+    found = measurement(ids, screen)
+    return {"device": found["device"], **found["best"]}
 
 
-def remembered(device: str, ids: Mapping[str, Any]) -> Path:
-    """The file that holds the measurement of this machine, these versions and these weights."""
+def measurement(ids: Mapping[str, Any], screen: Screen) -> dict[str, Any]:
+    """What :func:`measure` finds, remembered between runs for each machine, set of versions and set of weights.
+
+    Args:
+        ids: what the user has set; a device, a network or weights of the user's own are measured as such.
+        screen: told that the measurement takes place.
+    """
+    device = str(ids.get("device") or best_device())
+    own = {name: value for name, value in ids.items() if name.split("::")[0] in MODEL}
+    file = _cache_file(device, own)
+    if file.is_file():
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    screen.say("measuring once how this machine computes the network quickest ...")
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # a made-up patient is of no interest in a log
+    try:
+        found = measure(device, own)
+    finally:
+        logging.disable(level)
+    _remember(file, found)
+    return found
+
+
+def _cache_file(device: str, ids: Mapping[str, Any]) -> Path:
+    """Where the measurement of this machine, these versions and these weights is remembered."""
     from platformdirs import user_cache_path
 
     facts = json.dumps([_machine(device), _versions(), _model(ids), SETTINGS.read_text(encoding="utf-8")])
@@ -73,7 +89,8 @@ def measure(device: str, ids: Mapping[str, Any]) -> dict[str, Any]:
     import torch
     from scripts.degradation import SliceProfileOperator
     from scripts.geometry import thick_slice_affine
-    from thinslice.phantom.patient import make_patient
+
+    from .phantom.patient import make_patient
 
     settings = json.loads(SETTINGS.read_text(encoding="utf-8"))
     factor = settings["thick_factor"]
@@ -99,20 +116,21 @@ def measure(device: str, ids: Mapping[str, Any]) -> dict[str, Any]:
     return {"best": {name: best[name] for name in ("engine", "autocast")}, "device": device, "ways": ways}
 
 
-def write_measurement(file: Path, measurement: Mapping[str, Any]) -> None:
-    """Remember it. Where the user's cache cannot be written to, the next run measures again."""
+def _remember(file: Path, measurement: Mapping[str, Any]) -> None:
+    """Write it whole or not at all. Where the user's cache cannot be written to, the next run measures again."""
     part = file.with_suffix(f".{os.getpid()}.part")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(json.dumps(measurement, indent=4) + "\n", encoding="utf-8")
-    os.replace(part, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(measurement, indent=4) + "\n", encoding="utf-8")
+        os.replace(part, file)
+    except OSError as error:
+        logging.getLogger(__name__).warning("the measurement cannot be remembered: %s", error.strerror)
 
 
 def _try(
     way: Mapping[str, Any], device: str, ids: Mapping[str, Any], scan: tuple[np.ndarray, np.ndarray], truth: np.ndarray
 ) -> dict[str, Any]:
     """Load and convert the network, compute once: seconds until it is ready, PSNR against the truth."""
-    if way["engine"] != "torch" and find_spec(way["engine"]) is None:
-        return {**way, "error": "not installed"}
     from scripts.inference.predictor import Predictor
 
     try:
@@ -124,6 +142,8 @@ def _try(
         clock = time.perf_counter()
         result = predict(*scan).numpy().astype(np.float64)
         seconds = time.perf_counter() - clock
+    except ModuleNotFoundError as error:
+        return {**way, "error": f"{error.name} is not installed"}
     except Exception as error:  # a way that does not run on this machine is not a fault
         return {**way, "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
     mse = float(np.mean((result - truth) ** 2))
@@ -135,7 +155,8 @@ def _tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _best_device() -> str:
+def best_device() -> str:
+    """A GPU if PyTorch can use one, else the CPU."""
     import torch
 
     if torch.cuda.is_available():

@@ -11,21 +11,26 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-import typer
-
-__all__ = ["LOG", "Screen", "fail"]
+__all__ = ["LOG", "CommandError", "Screen", "fail"]
 
 LOG = "log.txt"
 
 
+class CommandError(Exception):
+    """The command cannot go on; ``main`` prints the one line and ends the process with the code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def fail(message: str, code: int = 2) -> NoReturn:
-    """Print one line to standard error and end the command.
+    """End the command with one line on standard error.
 
     Raises:
-        typer.Exit: with the code.
+        CommandError: with the line and the exit code.
     """
-    typer.echo(f"thinslice: {message}", err=True)
-    raise typer.Exit(code)
+    raise CommandError(message, code)
 
 
 class Screen:
@@ -69,7 +74,7 @@ class Screen:
         sys.stdout.flush()
         sys.stderr.flush()
         kept = [os.dup(1), os.dup(2)]
-        streams = [open(number, "w", encoding=_encoding(), errors="replace", closefd=False) for number in kept]
+        streams = [open(number, "w", encoding=_encoding(), errors="replace", closefd=False) for number in kept]  # noqa: SIM115
         file = log.open("w", encoding="utf-8")
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -82,6 +87,11 @@ class Screen:
             root.setLevel(logging.INFO)
             logging.captureWarnings(True)
             yield cls(*streams)
+        except CommandError:
+            raise
+        except Exception as error:
+            logging.getLogger(__name__).exception("unexpected")
+            raise CommandError(f"{_cause(error)}; {log} has the details", 1) from error
         finally:
             logging.captureWarnings(False)
             root.setLevel(level)
@@ -95,12 +105,19 @@ class Screen:
             file.close()
 
 
+def _cause(error: BaseException) -> str:
+    """Type and first line of an exception, without MONAI's wrapping."""
+    while error.__cause__ is not None and str(error).startswith("Failed to instantiate"):
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
 def _encoding() -> str:
     return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
 def _no_header_values_in_the_log() -> None:
-    """pydicom quotes the header values that it warns of, and those may be a patient's."""
+    """Silence pydicom, which quotes the header values that it warns of: those may be a patient's."""
     import warnings
 
     warnings.filterwarnings("ignore", module="pydicom")

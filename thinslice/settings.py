@@ -8,7 +8,7 @@ from typing import Any
 
 from .screen import fail
 
-__all__ = ["parse_settings", "require_ids"]
+__all__ = ["parse_settings", "require_device", "require_ids"]
 
 JSON_WORDS = {"null": None, "true": True, "false": False}
 
@@ -34,3 +34,18 @@ def require_ids(ids: Mapping[str, Any], config_files: Sequence[str]) -> None:
     parser.read_config(list(config_files))
     if unknown := [name for name in ids if name not in parser]:
         fail(f"--set must name an id of the config, got {', '.join(unknown)}; the ids are listed in docs/configs.md")
+
+
+def require_device(device: object, exact: bool) -> None:
+    """End the command with one line if PyTorch cannot compute on a device; where it must be exact, forbid TF32."""
+    import torch
+
+    if exact:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if device is None:
+        return
+    try:
+        torch.zeros(1, device=str(device)).add_(1).item()
+    except Exception as error:  # torch raises anything from AssertionError to RuntimeError here
+        why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        fail(f"--device must be one that PyTorch can use here, got {device!r} ({why}); leave it out, or give cpu")

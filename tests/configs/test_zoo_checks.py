@@ -38,7 +38,9 @@ def test_metadata_has_what_the_schema_requires():
 
 
 def test_versions_are_the_pinned_ones():
-    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "requirements.txt").read_text(), re.M))
+    files = ("requirements.txt", "requirements-train.txt")
+    text = "\n".join((ROOT / name).read_text() for name in files)
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", text, re.M))
     stated = {
         "monai": METADATA["monai_version"],
         "torch": METADATA["pytorch_version"],
@@ -53,7 +55,7 @@ def test_versions_are_the_pinned_ones():
 
 
 def test_constraints_record_no_index_address():
-    for name in ("requirements.txt", "requirements-dev.txt", "constraints.txt"):
+    for name in ("constraints.txt", *(path.name for path in ROOT.glob("requirements*.txt"))):
         assert not re.search(r"://|--index|--find-links|-f ", (ROOT / name).read_text()), name
 
 

@@ -14,13 +14,17 @@ __all__ = ["command"]
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A folder tree that may hold anything; it is only read.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="A folder tree that may hold anything; it is only read.")
+    ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="A folder apart from it.")],
     workers: Annotated[int, typer.Option(help="Processes at a time.")] = 1,
     exact: Annotated[bool, typer.Option("--exact", help="Compute in float32 with PyTorch.")] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="ID=VALUE", help="Set any id of batch_dicom.json; of inference.json as inference::ID."),
+        typer.Option(
+            "--set", metavar="ID=VALUE", help="Set any id of batch_dicom.json; of inference.json as inference::ID."
+        ),
     ] = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what libraries say.")] = False,
 ) -> None:

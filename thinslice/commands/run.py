@@ -18,15 +18,17 @@ def command(
     scan: Annotated[
         Path, typer.Argument(metavar="IN", help="A NIfTI file, a DICOM series, or a folder with any of them.")
     ],
-    output: Annotated[
-        Path, typer.Argument(metavar="[OUT]", help="Folder for the results.", show_default=True)
-    ] = Path("thinslice_out"),
+    output: Annotated[Path, typer.Argument(metavar="[OUT]", help="Folder for the results.", show_default=True)] = Path(
+        "thinslice_out"
+    ),
     spacing: Annotated[
         str | None, typer.Option(help="Slice spacing of the result in mm, or 'isotropic'.", metavar="MM")
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Also write report.html, with pictures.")] = False,
     dicom: Annotated[bool, typer.Option("--dicom", help="Also write derived DICOM series.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda:0 or mps; the default is a GPU if there is one.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda:0 or mps; the default is a GPU if there is one.")
+    ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Compute in float32 with PyTorch, not the quickest way that is as good.")
     ] = False,

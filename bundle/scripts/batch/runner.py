@@ -208,7 +208,8 @@ class BatchRunner:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["monai.bundle", "monai.engines", "monai.inferers", "torch", "pydicom"])
         team = [_Worker(context, self.spec, stage / str(i)) for i in range(count)]
-        bar = tqdm(total=len(queue), desc="series", unit="series", disable=not self.progress or rank > 0)
+        hidden = None if self.progress and rank == 0 else True  # None: no bar where the output is not a terminal
+        bar = tqdm(total=len(queue), desc="series", unit="series", disable=hidden)
         try:
             with logging_redirect_tqdm():
                 while self.signal is None and (queue or any(worker.task for worker in team)):

@@ -44,7 +44,7 @@ class VolumeStore(Dataset):
         self.patients = [str(item["patient"]) for item in data]
         self.volumes: list[dict[str, Any]] = []
         held, spilled = 0, 0
-        for item in tqdm(data, desc="reading volumes", unit="volume", disable=not progress or not data):
+        for item in tqdm(data, desc="reading volumes", unit="volume", disable=None if progress and data else True):
             volume = transform(item)
             image: torch.Tensor = volume["image"]
             nbytes = image.numel() * image.element_size()

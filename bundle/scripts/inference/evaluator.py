@@ -77,7 +77,7 @@ class CaseEvaluator(SupervisedEvaluator):
         self.failures = list(self.cases.refused)
         items = self.cases.items
         for index, item in enumerate(
-            tqdm(items, desc="cases", unit="case", disable=not self.progress or len(items) < 2)
+            tqdm(items, desc="cases", unit="case", disable=None if self.progress and len(items) > 1 else True)
         ):
             started = time.perf_counter()
             try:

@@ -143,7 +143,9 @@ class ThroughPlaneInferer(Inferer):
         result = torch.zeros((1, 2 if self.spread else 1, *shape), dtype=torch.float32, device=volume.device)
         passes = [(side, flip) for side in (0, 1) for flip in ([(), (1,), (2,), (1, 2)] if self.flips else [()])]
         total = sum(volume.shape[side] for side, _ in passes)
-        with torch.no_grad(), tqdm(total=total, unit="slice", desc="super-resolving", disable=not self.progress) as bar:
+        hidden = None if self.progress else True  # None: no bar where the output is not a terminal
+        progress = tqdm(total=total, unit="slice", desc="super-resolving", disable=hidden, leave=False)
+        with torch.no_grad(), progress as bar:
             for count, (side, flip) in enumerate(passes, start=1):
                 # (slices, rows, thick): views, so both orientations read and write the same memory
                 images = volume.transpose(0, side).flip(flip)

@@ -44,7 +44,7 @@ class TrainingBar(ProgressBar):
     """tqdm bar with the loss; one step per iteration."""
 
     def __init__(self, desc: str) -> None:
-        super().__init__(desc=desc, persist=True, ncols=100)
+        super().__init__(desc=desc, persist=True, ncols=100, disable=None)
 
     def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
         """Register with a trainer."""
