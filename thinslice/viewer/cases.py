@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which pairs of scan and result there are to look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from .quality import Verdict, read_verdict
+from .stack import Stack, compare_grids
+
+__all__ = ["ViewerCase", "ViewerError", "cases_in_output", "find_viewer_cases", "nifti_stem"]
+
+RESULT, ACQUIRED = "_sr", "_acquired"
+MAPS = {
+    "_error": ("error", "predicted error (standard deviation)"),
+    "_disagreement": ("disagreement", "disagreement of the network with itself"),
+}
+SUFFIXES = (".nii.gz", ".nii")
+
+
+class ViewerError(Exception):
+    """There is nothing to look at, or the files do not belong together; the message is for the person."""
+
+
+@dataclass(frozen=True)
+class ViewerCase:
+    """One scan and its result.
+
+    Attributes:
+        name: as the output folder has it; nothing else that could name a patient leaves the machine.
+        acquired: NIfTI file of the scan.
+        result: NIfTI file of the thin slices.
+        map: NIfTI file of the error or disagreement map, on the result's grid.
+        quality: file of the self-check.
+        slice_thickness_mm: of an acquired slice, where a source states it.
+    """
+
+    name: str
+    acquired: Path
+    result: Path
+    map: Path | None = None
+    quality: Path | None = None
+    slice_thickness_mm: float | None = None
+
+    def stack(self) -> Stack:
+        """Where the acquired slices lie.
+
+        Raises:
+            ViewerError: if a file cannot be read or the two do not belong together.
+        """
+        (acquired, acquired_shape), (result, result_shape) = _header(self.acquired), _header(self.result)
+        try:
+            return compare_grids(acquired, acquired_shape, result, result_shape, self.slice_thickness_mm)
+        except ValueError as error:
+            raise ViewerError(f"{self.name}: {error}") from error
+
+    def verdict(self) -> Verdict | None:
+        """What the self-check says, ``None`` where none was made."""
+        return read_verdict(self.quality)
+
+    def map_words(self) -> dict[str, str] | None:
+        """``kind`` and ``label`` of the map."""
+        if self.map is None:
+            return None
+        kind, label = next(words for postfix, words in MAPS.items() if nifti_stem(self.map).endswith(postfix))
+        return {"kind": kind, "label": label}
+
+
+def nifti_stem(path: Path) -> str:
+    """File name without ``.nii`` or ``.nii.gz``."""
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def cases_in_output(output: Path) -> list[ViewerCase]:
+    """All results in an output folder that lie beside the scan they were made from, by name.
+
+    Only the folder itself and the folders directly in it are looked at, and no link that leads out of it is followed.
+    """
+    cases = []
+    for result in _results(output):
+        name = nifti_stem(result).removesuffix(RESULT)
+        acquired = _beside(result, name + ACQUIRED)
+        if acquired is not None:
+            cases.append(_case(name, acquired, result, _recorded_thickness(result.parent)))
+    return sorted(cases, key=lambda case: case.name)
+
+
+def find_viewer_cases(scan: Path, result: Path | None, scratch: Path) -> list[ViewerCase]:
+    """What ``thinslice view`` is asked to show.
+
+    Args:
+        scan: an output folder, or, with ``result``, a scan (NIfTI or DICOM) or a folder of scans.
+        result: a result or an output folder.
+        scratch: an empty folder for scans that are not NIfTI files yet.
+
+    Raises:
+        ViewerError: if there is nothing to show.
+    """
+    for path in (scan, result):
+        if path is not None and not path.exists():
+            raise ViewerError(f"{path} must exist; correct the path")
+    if result is None:
+        if not scan.is_dir():
+            raise ViewerError(f"{scan} is one file; give its result too: thinslice view SCAN RESULT")
+        cases = cases_in_output(scan)
+        if not cases and any(_results(scan)):
+            raise ViewerError(f"{scan} holds results but not the scans; give these too: thinslice view SCANS {scan}")
+    elif result.is_dir():
+        cases = list(_paired(scan, result, scratch))
+    else:
+        acquired, thickness = _as_nifti(scan, scratch)
+        cases = [_case(nifti_stem(result).removesuffix(RESULT), acquired, result, thickness)]
+    if not cases:
+        raise ViewerError(f"{result or scan} must hold results named <case>_sr.nii.gz, got none; run thinslice first")
+    return cases
+
+
+def _results(output: Path) -> Iterator[Path]:
+    root = output.resolve()
+    for pattern in (f"*{RESULT}.nii*", f"*/*{RESULT}.nii*"):
+        for path in sorted(output.glob(pattern)):
+            whole = path.name.endswith(SUFFIXES) and not path.name.startswith(".")
+            if whole and path.is_file() and path.resolve().is_relative_to(root):
+                yield path
+
+
+def _beside(result: Path, stem: str) -> Path | None:
+    root = result.parent.resolve()
+    for suffix in SUFFIXES:
+        path = result.parent / f"{stem}{suffix}"
+        if path.is_file() and path.resolve().is_relative_to(root):
+            return path
+    return None
+
+
+def _case(name: str, acquired: Path, result: Path, thickness: float | None) -> ViewerCase:
+    maps = (_beside(result, name + postfix) for postfix in MAPS)
+    quality = result.parent / f"{name}_quality.json"
+    return ViewerCase(
+        name=name,
+        acquired=acquired,
+        result=result,
+        map=next((path for path in maps if path is not None), None),
+        quality=quality if quality.is_file() else None,
+        slice_thickness_mm=thickness if thickness is not None else _sidecar_thickness(acquired),
+    )
+
+
+def _paired(scans: Path, output: Path, scratch: Path) -> Iterator[ViewerCase]:
+    """Results of an output folder with the scans of the same name."""
+    # the bundle's own rule says what a scan is called; it reads DICOM, so it takes seconds to import
+    from scripts.data.cases import find_cases
+
+    by_name = {str(item["case"]): item["image"] for item in find_cases(scans).items}
+    for result in _results(output):
+        name = nifti_stem(result).removesuffix(RESULT)
+        if name in by_name:
+            acquired, thickness = _as_nifti(by_name[name], scratch)
+            yield _case(name, acquired, result, thickness)
+
+
+def _as_nifti(source: object, scratch: Path) -> tuple[Path, float | None]:
+    """The scan as a NIfTI file, and its slice thickness where it is a DICOM series that states it."""
+    if isinstance(source, str | Path) and str(source).endswith(SUFFIXES):
+        return Path(source), None
+    from scripts.data.cases import read_case
+    from scripts.reasons import CaseError
+
+    try:
+        name, volume = read_case(source)
+    except CaseError as error:
+        raise ViewerError(f"the scan cannot be shown: {error}") from error
+    path = scratch / f"{name}{ACQUIRED}.nii"
+    nib.save(nib.Nifti1Image(volume.array, volume.affine_ras), path)
+    return path, volume.slice_thickness_mm
+
+
+def _header(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
+    try:
+        image: Any = nib.load(path)
+        shape = tuple(int(n) for n in image.shape)
+        affine = np.asarray(image.affine, dtype=np.float64)
+    except Exception as error:  # nibabel raises many kinds for a file that is none of its own
+        raise ViewerError(f"{path.name} must be a readable NIfTI file, got {type(error).__name__}") from error
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise ViewerError(f"{path.name} must be a 3D volume, got shape {shape}; give one volume")
+    return affine, shape
+
+
+def _recorded_thickness(folder: Path) -> float | None:
+    """From the batch's record of a series, where it states it."""
+    record = _json(folder / "record.json")
+    before = record.get("geometry_before")
+    return _positive((before if isinstance(before, dict) else {}).get("slice_thickness_mm"))
+
+
+def _sidecar_thickness(scan: Path) -> float | None:
+    """From the JSON file that dcm2niix and BIDS put beside an image."""
+    return _positive(_json(scan.parent / f"{nifti_stem(scan)}.json").get("SliceThickness"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _positive(value: object) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and value > 0 else None  # type: ignore[arg-type, operator]

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where things are: pure functions, no page and no graphics.
+"use strict";
+
+// A plane by the world axis that it cuts across, with the axes that run sideways and upwards on the screen. The right of the
+// patient and the front are on the left, the head and the front are up.
+const PLANES = [
+  { name: "Sagittal", normal: 0, across: 1, up: 2, sides: ["A", "P", "S", "I"] },
+  { name: "Coronal", normal: 1, across: 0, up: 2, sides: ["R", "L", "S", "I"] },
+  { name: "Axial", normal: 2, across: 0, up: 1, sides: ["R", "L", "A", "P"] },
+];
+
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+
+// 4 x 4 matrix, as nested rows, times a point.
+function transform(matrix, point) {
+  return [0, 1, 2].map((i) => matrix[i][0] * point[0] + matrix[i][1] * point[1] + matrix[i][2] * point[2] + matrix[i][3]);
+}
+
+// "R 12.3 · A 4.0 · S 30.1 mm" of a point in RAS mm.
+function placeInWords(world) {
+  const letters = [["L", "R"], ["P", "A"], ["I", "S"]];
+  return `${world.map((v, i) => `${letters[i][v >= 0 ? 1 : 0]} ${Math.abs(v).toFixed(1)}`).join(" · ")} mm`;
+}
+
+// Letter of the direction that a world vector points in most.
+function directionLetter(vector) {
+  const axis = [0, 1, 2].reduce((best, i) => (Math.abs(vector[i]) > Math.abs(vector[best]) ? i : best), 0);
+  return [["L", "R"], ["P", "A"], ["I", "S"]][axis][vector[axis] > 0 ? 1 : 0];
+}
+
+// Width of an acquired slab: as stated, else as far as to the next slice.
+function slabWidth(stack) {
+  return stack.slice_thickness_mm ?? stack.acquired_spacing_mm;
+}
+
+// In which acquired slice a thin coordinate lies: `slice` is the nearest one, `distance` from its centre in mm, `beyond` how
+// far outside its slab (0 within), `place` "slab", "gap" or "outside".
+function whereInStack(stack, thin) {
+  let slice = 0;
+  stack.centres.forEach((centre, k) => {
+    if (Math.abs(thin - centre) < Math.abs(thin - stack.centres[slice]) - 1e-6) slice = k;
+  });
+  const offset = thin - stack.centres[slice];
+  const distance = Math.abs(offset) * stack.result_spacing_mm;
+  const beyond = Math.max(0, distance - slabWidth(stack) / 2 - 1e-4);
+  if (beyond === 0) return { slice, distance, beyond, place: "slab" };
+  const towards = stack.centres.findIndex((centre, k) => Math.abs(k - slice) === 1 && (centre - thin) * offset > 0);
+  return { slice, distance, beyond, towards, place: towards < 0 ? "outside" : "gap" };
+}
+
+// The same in words; slices are counted from 1.
+function whereInWords(stack, thin) {
+  const found = whereInStack(stack, thin);
+  const of = `acquired slice ${found.slice + 1} of ${stack.centres.length}`;
+  const shift = `${found.distance.toFixed(2)} mm from its centre`;
+  if (found.place === "slab") return `in ${of}, ${shift}`;
+  if (found.place === "outside") return `outside the acquired slices, ${found.beyond.toFixed(2)} mm beyond slice ${found.slice + 1}`;
+  const pair = [found.slice, found.towards].sort((a, b) => a - b).map((k) => k + 1);
+  return `in the gap between acquired slices ${pair[0]} and ${pair[1]}, ${found.beyond.toFixed(2)} mm outside slice ${found.slice + 1}`;
+}
+
+// Thin slice whose centre is nearest to that of an acquired slice; the first of two at the same distance.
+function thinSliceOf(stack, k) {
+  return clamp(Math.ceil(stack.centres[k] - 0.5 - 1e-6), 0, stack.result_slices - 1);
+}
+
+// The tiles of a pane, in whole device pixels.
+function tilesOf(width, height, shown) {
+  return shown.map((plane, i) => {
+    const left = Math.round((i * width) / shown.length);
+    return { plane, x: left, y: 0, width: Math.round(((i + 1) * width) / shown.length) - left, height };
+  });
+}
+
+// Millimetres per device pixel, the same in all tiles, so that all of a volume of these lengths is seen at zoom 1.
+function millimetresPerPixel(tiles, lengths, zoom) {
+  const needed = tiles.map(({ plane, width, height }) =>
+    Math.max(lengths[PLANES[plane].across] / width, lengths[PLANES[plane].up] / height));
+  return (1.04 * Math.max(...needed)) / zoom;
+}
+
+// Distance that a scale bar should have: a round number of mm, at most so long.
+function roundLength(most) {
+  return [200, 100, 50, 20, 10, 5, 2, 1, 0.5, 0.2].find((length) => length <= most) ?? 0.1;
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// A pane shows one volume in one or more planes. NiiVue holds the volume and draws the pictures; what lies over them, and all
+// that mouse and keys do, is drawn and done by this page, so that two panes always agree.
+"use strict";
+
+const NIIVUE_SLICE_TYPE = [2, 1, 0]; // NiiVue's number of a plane, by the world axis that it cuts across
+const MAP_COLOURS = { R: [255, 255, 245, 200], G: [240, 190, 90, 20], B: [130, 40, 20, 60], A: [255, 255, 255, 255], I: [0, 85, 170, 255] };
+// The map is clear at zero and solid from this fraction of its top value on, so that small values leave the picture alone.
+const MAP_SOLID = 0.7;
+const mapCover = (fraction) => Math.min(1, (fraction / MAP_SOLID) ** 2); // NiiVue's own law for this kind of map
+
+class Pane {
+  constructor(section) {
+    this.section = section;
+    this.canvas = section.querySelector(".picture");
+    this.marks = section.querySelector(".marks");
+    this.niivue = new niivue.Niivue({
+      backColor: [0, 0, 0, 1], crosshairWidth: 0, dragAndDropEnabled: false, interactive: false, isColorbar: false,
+      isNearestInterpolation: true, isOrientationTextVisible: false, isRadiologicalConvention: true, isResizeCanvas: false,
+      isSliceMM: false, loadingText: "", logLevel: "error", sagittalNoseLeft: true, show3Dcrosshair: false, tileMargin: 0,
+    });
+    this.box = null; // what each plane shows: { low, high } in mm of the common frame; NiiVue also draws while it loads
+    this.offset = [0, 0, 0]; // of this volume's first corner in the common frame, mm
+    // NiiVue fits each volume into a tile by itself; two volumes of unlike extent would not lie on each other
+    this.niivue.calculateWidthHeight = (_plane, _scale, width, height) => [width, height];
+    this.niivue.screenFieldOfViewExtendedVox = (sliceType) => this.fieldOfView(PLANES[NIIVUE_SLICE_TYPE.indexOf(sliceType)]);
+  }
+
+  async attach() {
+    await this.niivue.attachToCanvas(this.canvas, false);
+    this.niivue.addColormap("map", MAP_COLOURS);
+    this.section.style.backgroundColor = ""; // NiiVue makes it black, which would hide what lies under a wipe
+  }
+
+  get volume() {
+    return this.niivue.volumes[0];
+  }
+
+  get map() {
+    return this.niivue.volumes[1];
+  }
+
+  clear() {
+    while (this.niivue.volumes.length) this.niivue.removeVolumeByIndex(this.niivue.volumes.length - 1);
+  }
+
+  async load(role, bytes) {
+    await this.niivue.loadFromArrayBuffer(bytes, `${role}.nii`);
+    const { volume } = this;
+    this.counts = volume.dimsRAS.slice(1, 4); // voxels along the axes nearest to right, front, head
+    this.spacing = volume.pixDimsRAS.slice(1, 4);
+    this.lengths = this.counts.map((n, i) => n * this.spacing[i]);
+    this.offset = [0, 0, 0];
+  }
+
+  // The common frame is that of the result: mm along its voxel axes from its first corner. Both volumes share these axes.
+  placeIn(frame) {
+    const corner = frame.toFraction(this.toWorld([0, 0, 0]));
+    this.offset = corner.map((f, i) => f * frame.lengths[i]);
+  }
+
+  toWorld(fraction) {
+    return Array.from(this.niivue.frac2mm(fraction, 0, true)).slice(0, 3);
+  }
+
+  toFraction(world) {
+    return Array.from(this.niivue.mm2frac(world, 0, true));
+  }
+
+  // Millimetres of the common frame of a world point.
+  toFrame(world) {
+    return this.toFraction(world).map((f, i) => f * this.lengths[i] + this.offset[i]);
+  }
+
+  voxelAt(world) {
+    return this.toFraction(world).map((f, i) => Math.floor(f * this.counts[i] + 1e-4));
+  }
+
+  contains(world) {
+    return this.voxelAt(world).every((v, i) => v >= 0 && v < this.counts[i]);
+  }
+
+  valueAt(world, volume = this.volume) {
+    return volume && this.contains(world) ? volume.getValue(...this.voxelAt(world)) : null;
+  }
+
+  fieldOfView(plane) {
+    const { low, high } = this.box?.[plane.normal] ?? { low: [0, 0], high: [1, 1] };
+    const start = this.volume.extentsMinOrtho;
+    const along = [plane.across, plane.up];
+    const limits = (edge) => [
+      ...along.map((axis, i) => start[axis] + edge[i] - this.offset[axis]),
+      (edge === low ? start : this.volume.extentsMaxOrtho)[plane.normal],
+    ];
+    const [mnMM, mxMM] = [limits(low), limits(high)];
+    const rotation = new Float32Array([1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]);
+    return { mnMM, mxMM, rotation, fovMM: mxMM.map((v, i) => v - mnMM[i]) };
+  }
+
+  resize(ratio) {
+    const { clientWidth, clientHeight } = this.section;
+    const [width, height] = [clientWidth, clientHeight].map((n) => Math.max(1, Math.round(n * ratio)));
+    for (const canvas of [this.canvas, this.marks]) {
+      if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    }
+  }
+
+  draw(tiles, box, world) {
+    if (!this.volume) return;
+    const { width, height } = this.canvas;
+    this.box = box;
+    this.niivue.scene.crosshairPos = this.toFraction(world).map((f) => clamp(f, 0, 1));
+    this.niivue.setCustomLayout(tiles.map((tile) => ({
+      sliceType: NIIVUE_SLICE_TYPE[tile.plane],
+      position: [tile.x / width, tile.y / height, tile.width / width, tile.height / height],
+    })));
+    this.niivue.drawScene();
+  }
+
+  setWindow([low, high]) {
+    if (!this.volume || (this.volume.cal_min === low && this.volume.cal_max === high)) return;
+    Object.assign(this.volume, { cal_min: low, cal_max: high });
+    this.niivue.refreshLayers(this.volume, 0);
+  }
+
+  setSmooth(smooth) {
+    this.niivue.setInterpolation(!smooth);
+  }
+
+  async loadMap(bytes) {
+    await this.niivue.loadFromArrayBuffer(bytes, "map.nii");
+    this.map.colormap = "map";
+    this.top = Math.max(quantile(this.map, 0.995), 1e-6);
+    const translucentBelow = 2; // NiiVue's COLORMAP_TYPE.ZERO_TO_MAX_TRANSLUCENT_BELOW_MIN
+    Object.assign(this.map, { cal_min: MAP_SOLID * this.top, cal_max: this.top, colormapType: translucentBelow });
+  }
+
+  setMapOpacity(opacity) {
+    if (this.map) this.niivue.setOpacity(1, opacity);
+  }
+}
+
+// Grey value below which this fraction of the voxels lies, from a sample of them, in scanner units.
+function quantile(volume, fraction) {
+  const { img, hdr } = volume;
+  const step = Math.max(1, Math.floor(img.length / 200000));
+  const sample = [];
+  for (let i = 0; i < img.length; i += step) sample.push(img[i]);
+  sample.sort((a, b) => a - b);
+  return sample[Math.round(fraction * (sample.length - 1))] * hdr.scl_slope + hdr.scl_inter;
+}
