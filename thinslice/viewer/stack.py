@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scripts.geometry import voxel_spacing_mm
+from nibabel.affines import voxel_sizes
 
 __all__ = ["Stack", "compare_grids"]
 
@@ -68,7 +68,7 @@ def compare_grids(
     """
     acquired_affine = np.asarray(acquired_affine, dtype=np.float64)
     result_affine = np.asarray(result_affine, dtype=np.float64)
-    acquired_spacing, result_spacing = voxel_spacing_mm(acquired_affine), voxel_spacing_mm(result_affine)
+    acquired_spacing, result_spacing = voxel_sizes(acquired_affine), voxel_sizes(result_affine)
     thick_axis = int(np.argmax(acquired_spacing / result_spacing))
     if np.allclose(acquired_spacing, result_spacing, rtol=1e-3):
         thick_axis = int(np.argmax(acquired_spacing))
