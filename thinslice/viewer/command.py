@@ -9,10 +9,12 @@ import webbrowser
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryDirectory
 
-from .cases import ViewerError, find_viewer_cases
-from .export import copy_to, export_case
+from scripts.files import whole
+
+from .cases import ViewerCase, ViewerError, find_viewer_cases
+from .export import export_case
 from .server import ViewerServer
 
 __all__ = ["add_arguments", "main", "run"]
@@ -64,14 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _export(arguments: argparse.Namespace, cases: Sequence) -> int:
+def _export(arguments: argparse.Namespace, cases: Sequence[ViewerCase]) -> int:
     if len(cases) != 1:
         names = ", ".join(case.name for case in cases[:5])
         raise ViewerError(f"an export must hold one series, got {len(cases)}; choose with --series: {names}, ...")
-    with TemporaryFile() as file:
+    with whole(arguments.export) as part, part.open("wb") as file:
         words = export_case(cases[0], file, arguments.export_limit_mb)
-        size = file.tell()
-        copy_to(arguments.export, file)
+    size = arguments.export.stat().st_size
     print(f"{arguments.export} ({size / 1e6:.1f} MB)", *words, sep="\n  ")
     return 0
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import gzip
 import io
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import nibabel as nib
@@ -22,7 +20,7 @@ from .cases import ViewerCase, ViewerError
 from .page import single_page
 from .stack import compare_grids
 
-__all__ = ["copy_to", "export_case"]
+__all__ = ["export_case"]
 
 GZIP_LEVEL = 6
 
@@ -169,15 +167,3 @@ def _file_pieces(image: nib.Nifti1Image, array: np.ndarray) -> Iterator[bytes]:
     header.write_to(stream)
     yield stream.getvalue()[:348] + bytes(4)
     yield np.asfortranarray(array).tobytes(order="F")
-
-
-def copy_to(path: Path, file: BinaryIO | Any) -> None:
-    """Write what ``file`` holds to ``path``, whole or not at all."""
-    part = path.with_name(f".part-{path.name}")
-    try:
-        with part.open("wb") as out:
-            file.seek(0)
-            shutil.copyfileobj(file, out)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
