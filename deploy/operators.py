@@ -158,7 +158,7 @@ class WriterOperator(Operator):
         self.output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=self.output) as folder:
             part = Path(folder) / case
-            write_series(part, array, np.asarray(affine, dtype=np.float64), source.files, self.provenance)
+            write_series(part, array, np.asarray(affine, dtype=np.float64), source, self.provenance)
             os.rename(part, self.output / case)
 
 

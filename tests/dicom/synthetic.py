@@ -12,6 +12,8 @@ returns is written: the dataset, ``None`` (no such slice), or a list of datasets
 from __future__ import annotations
 
 import io
+import math
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from pydicom.uid import (
     JPEG2000,
     UID,
     CTImageStorage,
+    EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -36,7 +39,17 @@ from pydicom.valuerep import format_number_as_ds
 
 from tests.conftest import make_affine, world_ramp
 
-__all__ = ["ENCODINGS", "LOSSLESS", "dataset_bytes", "drop", "ramp_series", "slice_dataset", "write_series"]
+__all__ = [
+    "ENCODINGS",
+    "LOSSLESS",
+    "as_mosaic",
+    "dataset_bytes",
+    "drop",
+    "ramp_series",
+    "slice_dataset",
+    "write_enhanced",
+    "write_series",
+]
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 DEFLATED = UID("1.2.840.10008.1.2.1.99")
@@ -267,3 +280,154 @@ def write_series(
 def drop(*slices: int) -> Edit:
     """Fault: these slices are missing."""
     return lambda k, ds: None if k in slices else ds
+
+
+# macro of a multi-frame object that an attribute of a frame belongs to
+MACRO_OF = {
+    "EffectiveEchoTime": "MREchoSequence",
+    "FrameType": "MRImageFrameTypeSequence",
+    "ComplexImageComponent": "MRImageFrameTypeSequence",
+    "VolumetricProperties": "MRImageFrameTypeSequence",
+    "DiffusionBValue": "MRDiffusionSequence",
+    "StackID": "FrameContentSequence",
+    "TemporalPositionIndex": "FrameContentSequence",
+    "FrameAcquisitionNumber": "FrameContentSequence",
+    "DimensionIndexValues": "FrameContentSequence",
+    "NominalCardiacTriggerDelayTime": "CardiacSynchronizationSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+}
+
+
+def _item(**facts: object) -> Dataset:
+    ds = Dataset()
+    for name, value in facts.items():
+        setattr(ds, name, value)
+    return ds
+
+
+def _frame_groups(ds: Dataset, facts: dict[str, object]) -> Dataset:
+    """Functional groups of one frame, from the dataset of the classic slice and what the frame says beyond it."""
+    macros: dict[str, Dataset] = {
+        "PlanePositionSequence": _item(ImagePositionPatient=ds.ImagePositionPatient),
+        "PlaneOrientationSequence": _item(ImageOrientationPatient=ds.ImageOrientationPatient),
+        "PixelMeasuresSequence": _item(PixelSpacing=ds.PixelSpacing, SliceThickness=ds.SliceThickness),
+        "MREchoSequence": _item(EffectiveEchoTime=float(ds.EchoTime)),
+        "MRTimingAndRelatedParametersSequence": _item(RepetitionTime=ds.RepetitionTime, FlipAngle=ds.FlipAngle),
+        "FrameContentSequence": _item(FrameAcquisitionNumber=1),
+        "PixelValueTransformationSequence": _item(RescaleIntercept="0", RescaleSlope="1", RescaleType="US"),
+        "MRImageFrameTypeSequence": _item(
+            FrameType=["ORIGINAL", "PRIMARY", "T2", "NONE"],
+            ComplexImageComponent="MAGNITUDE",
+            VolumetricProperties="VOLUME",
+        ),
+        "FrameVOILUTSequence": _item(WindowCenter="2000", WindowWidth="800"),
+    }
+    for name, value in facts.items():
+        if name == "gradient":
+            diffusion = macros.setdefault("MRDiffusionSequence", Dataset())
+            diffusion.DiffusionGradientDirectionSequence = [_item(DiffusionGradientOrientation=value)]
+        else:
+            setattr(macros.setdefault(MACRO_OF[name], Dataset()), name, value)
+    return _item(**{name: [item] for name, item in macros.items()})
+
+
+def write_enhanced(
+    path: Path,
+    volumes: Sequence[tuple[np.ndarray, np.ndarray, dict[str, object]]],
+    *,
+    order: Sequence[int] | None = None,
+    transfer_syntax: str = ExplicitVRLittleEndian,
+    edit: Callable[[Dataset], None] | None = None,
+    seed: str = "enhanced",
+    **facts: object,
+) -> Path:
+    """Write one Enhanced MR object.
+
+    Args:
+        path: file to write; folders are made.
+        volumes: stored values ``(I, J, K)``, affine, and what each frame of the volume says of itself: a value, or a
+            function of the slice's index.
+        order: of the frames; default volume by volume, slice by slice.
+        transfer_syntax: how frames are encoded.
+        edit: fault, called with the finished dataset.
+        seed: other seeds give other UIDs.
+        **facts: attributes of the file by keyword.
+    """
+    frames: list[tuple[np.ndarray, Dataset]] = []
+    for array, affine, own in volumes:
+        for k in range(array.shape[2]):
+            classic = slice_dataset(array, affine, k, seed=seed)
+            said = {name: value(k) if callable(value) else value for name, value in own.items()}
+            frames.append((array[:, :, k].T, _frame_groups(classic, said)))
+    frames = [frames[i] for i in order] if order is not None else frames
+    ds = slice_dataset(volumes[0][0], volumes[0][1], 0, seed=seed)
+    for keyword in (
+        "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "EchoTime", "EchoNumbers",
+        "RepetitionTime", "FlipAngle", "ScanningSequence", "SequenceVariant", "ScanOptions", "SpacingBetweenSlices",
+        "EchoTrainLength",
+    ):  # fmt: skip
+        delattr(ds, keyword)
+    ds.SOPClassUID = EnhancedMRImageStorage
+    ds.EchoPulseSequence, ds.InversionRecovery, ds.EchoPlanarPulseSequence = "SPIN", "NO", "NO"
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "MIXED", "NONE"]
+    ds.PerFrameFunctionalGroupsSequence = [groups for _, groups in frames]
+    ds.SharedFunctionalGroupsSequence = [_item(FrameAnatomySequence=[_item(FrameLaterality="U")])]
+    for name, value in facts.items():
+        setattr(ds, name, value)
+    stacked = np.concatenate([plane for plane, _ in frames])
+    set_pixels(
+        ds, stacked, ExplicitVRLittleEndian, bits_allocated=16, bits_stored=16, signed=bool(stacked.min() < 0)
+    )  # fmt: skip
+    ds.NumberOfFrames = len(frames)
+    if transfer_syntax != ExplicitVRLittleEndian:
+        plugin = "pydicom" if transfer_syntax == RLELossless else ""
+        ds.compress(transfer_syntax, encoding_plugin=plugin, generate_instance_uid=False)
+    if edit is not None:
+        edit(ds)
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(dataset_bytes(ds))
+    return path
+
+
+def as_mosaic(array: np.ndarray, affine_ras: np.ndarray, *, with_header: bool = True, **facts: object) -> Dataset:
+    """A Siemens mosaic: all slices of a volume tiled into one image, with the part of the CSA header that matters."""
+    columns, rows, count = array.shape
+    side = math.isqrt(count - 1) + 1
+    tiled = np.zeros((side * rows, side * columns), dtype=array.dtype)
+    for k in range(count):
+        tiled[k // side * rows : (k // side + 1) * rows, k % side * columns : (k % side + 1) * columns] = array[
+            :, :, k
+        ].T
+    ds = slice_dataset(array, affine_ras, 0, **facts)
+    lps = RAS_TO_LPS @ affine_ras
+    corner = lps[:3, 3] - lps[:3, 0] * (side - 1) * columns / 2 - lps[:3, 1] * (side - 1) * rows / 2
+    ds.ImagePositionPatient = numbers(corner)
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+    ds.Manufacturer = "SIEMENS"
+    if with_header:
+        normal = lps[:3, 2] / np.linalg.norm(lps[:3, 2])
+        ds.add_new(0x00190010, "LO", "SIEMENS MR HEADER")
+        ds.add_new(0x0019100A, "US", count)
+        ds.add_new(0x00290010, "LO", "SIEMENS CSA HEADER")
+        tags = {
+            "NumberOfImagesInMosaic": ("US", [str(count)]),
+            "SliceNormalVector": ("FD", [f"{n:.12f}" for n in normal]),
+        }
+        ds.add_new(0x00291010, "OB", _csa(tags))
+    ds.Rows, ds.Columns = tiled.shape
+    set_pixels(ds, tiled, ExplicitVRLittleEndian, bits_allocated=16, bits_stored=16, signed=False)
+    return ds
+
+
+def _csa(tags: dict[str, tuple[str, list[str]]]) -> bytes:
+    """A CSA2 header: https://nipy.org/nibabel/dicom/siemens_csa.html"""
+    out = b"SV10\4\3\2\1" + struct.pack("<II", len(tags), 77)
+    for name, (vr, items) in tags.items():
+        out += struct.pack("<64si4siii", name.encode(), len(items), vr.encode(), 4, len(items), 77)
+        for item in items:
+            text = item.encode() + b"\0"
+            out += struct.pack("<iiii", len(text), len(text), 77, len(text)) + text + b"\0" * (-len(text) % 4)
+    return out + b"\0" * (len(out) % 2)

@@ -14,11 +14,13 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
     generate_uid,
@@ -142,24 +144,21 @@ REFUSED = {
         everywhere(lambda k, ds: setattr(ds, "TemporalPositionIdentifier", 1 + (k > 5))),
         Reason.TIME_SERIES,
     ),
-    "9 diffusion directions under one number": (
-        lambda k, ds: [twin(ds, DiffusionBValue=b) for b in (0.0, 500.0, 1000.0)],
+    "9 measurements that differ in nothing that says which is which": (
+        lambda k, ds: [twin(ds, FlipAngle=str(10 * p), AcquisitionTime="") for p in (1, 2)],
         Reason.TIME_SERIES,
     ),
-    "9 times of acquisition that are no time points": (
-        lambda k, ds: [twin(ds, AcquisitionTime=f"10{p:02d}{k:02d}") for p in (11, 12)],
+    "9 b-value changes half way": (
+        everywhere(lambda k, ds: setattr(ds, "DiffusionBValue", 1000.0 * (k > 5))),
         Reason.TIME_SERIES,
     ),
     "9 image type changes half way": (
         everywhere(lambda k, ds: setattr(ds, "ImageType", ["ORIGINAL", "PRIMARY", "M", "ND" if k > 5 else "NORM"])),
         Reason.MIXED_ACQUISITION,
     ),
-    "10 one slice in another orientation": (
-        only(4, setter(ImageOrientationPatient=["1", "0", "0", "0", "0", "-1"])),
-        Reason.MIXED_ORIENTATION,
-    ),
-    "10 orientation turns by 0.2 degrees": (
-        everywhere(lambda k, ds: turn(ds, 0.0035 * (k > 5))),
+    "10 one slice turned by 3 degrees": (only(4, lambda ds: turn(ds, 0.05)), Reason.MIXED_ORIENTATION),
+    "10 every slice turned by another 0.2 degrees": (
+        everywhere(lambda k, ds: turn(ds, 0.0035 * k)),
         Reason.MIXED_ORIENTATION,
     ),
     "10 localizer by its own statement": (
@@ -172,7 +171,10 @@ REFUSED = {
     "12 one gap 1 mm longer": (everywhere(lambda k, ds: move(ds, 1.0 * (k > 5))), Reason.NONUNIFORM),
     "12 one slice 0.2 mm out of place": (only(5, lambda ds: move(ds, 0.2)), Reason.NONUNIFORM),
     "12 spacing grows by 0.5 % a step": (everywhere(lambda k, ds: move(ds, 0.015 * k * k)), Reason.NONUNIFORM),
-    "12 two slabs": (everywhere(lambda k, ds: move(ds, 20.0 * (k > 5))), Reason.NONUNIFORM),
+    "12 two slabs of images without numbers": (
+        everywhere(lambda k, ds: (move(ds, 20.0 * (k > 5)), setattr(ds, "InstanceNumber", None))),
+        Reason.NONUNIFORM,
+    ),
     "14 mixed pixel spacing": (only(5, setter(PixelSpacing=["1.6", "2.0"])), Reason.MIXED_GEOMETRY),
     "14 mixed slice thickness": (only(5, setter(SliceThickness="4")), Reason.MIXED_GEOMETRY),
     "15 no PixelSpacing": (everywhere(lambda k, ds: delattr(ds, "PixelSpacing")), Reason.NO_GEOMETRY),
@@ -205,8 +207,12 @@ REFUSED = {
         everywhere(lambda k, ds: setattr(ds, "ImageType", ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])),
         Reason.ENHANCED_UNSUPPORTED,
     ),
-    "25 derived": (
-        everywhere(lambda k, ds: setattr(ds, "ImageType", ["DERIVED", "SECONDARY", "OTHER"])),
+    "25 derived, and says how": (
+        everywhere(lambda k, ds: setter(ImageType=["DERIVED", "SECONDARY", "OTHER"], DerivationDescription="x")(ds)),
+        Reason.ALREADY_DERIVED,
+    ),
+    "25 reformatted": (
+        everywhere(lambda k, ds: setattr(ds, "ImageType", ["DERIVED", "SECONDARY", "MPR"])),
         Reason.ALREADY_DERIVED,
     ),
     "25 projection": (
@@ -274,6 +280,9 @@ ACCEPTED = {
                 [f"{float(v) + 1e-5 * (-1) ** (k + i):.9f}" for i, v in enumerate(ds.ImageOrientationPatient)],
             )
         ),
+    },
+    "15 pixel spacing of a wrong type": {
+        "edit": everywhere(lambda k, ds: ds.add(pydicom.DataElement("PixelSpacing", "UT", "1.5\\2.0"))),
     },
     "26 no manufacturer": {"Manufacturer": None},
     "33 hostile texts": {"SeriesDescription": "../../etc/'\";\n", "PatientName": "A" * 64, "ProtocolName": "a\\b"},
@@ -377,6 +386,7 @@ def with_level(ds, level, **facts):
         ("time", [{"AcquisitionNumber": i} for i in (1, 2, 10)]),
         ("time", [{"TriggerTime": f"{i}.5"} for i in (5, 60, 700)]),
         ("time", [{"AcquisitionTime": f"10111{i}"} for i in (1, 2, 3)]),
+        ("time", [{"AcquisitionTime": "", "InstanceNumber": 100 * i} for i in (1, 2)]),
         ("type", [{"ImageType": ["ORIGINAL", "PRIMARY", "M", kind]} for kind in ("IN_PHASE", "OPP_PHASE")]),
     ],
 )
@@ -384,7 +394,10 @@ def test_08_09_volumes_of_one_series_are_told_apart(tmp_path, name, facts):
     """Each volume holds one echo, time point or type, in the order of its number."""
 
     def edit(k, ds):
-        return [with_level(ds, 1000 * i, **one) for i, one in enumerate(facts)]
+        numbers = [
+            {**one, "InstanceNumber": one["InstanceNumber"] + k} if "InstanceNumber" in one else one for one in facts
+        ]
+        return [with_level(ds, 1000 * i, **one) for i, one in enumerate(numbers)]
 
     write_series(tmp_path / "in", ARRAY, AFFINE, edit=edit)
     found = found_in(tmp_path / "in")
@@ -394,6 +407,58 @@ def test_08_09_volumes_of_one_series_are_told_apart(tmp_path, name, facts):
     for i, volume in enumerate(got.values()):
         np.testing.assert_array_equal(volume.array, ARRAY + 1000 * i)
         np.testing.assert_allclose(volume.affine_ras, AFFINE, atol=1e-4)
+
+
+GE_B = 0x00431039
+SIEMENS = ("SIEMENS", 0x0019100C, "IS", 0x0019100E)
+UIH = ("UIH", 0x00651009, "FD", 0x00651037)
+
+
+@pytest.mark.parametrize("vendor", [None, SIEMENS, UIH], ids=["standard", "siemens", "united imaging"])
+@pytest.mark.parametrize("transfer_syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_09_diffusion_is_told_apart_by_weighting_and_direction(tmp_path, vendor, transfer_syntax):
+    """Standard and vendors' attributes; parts are named by b-value, directions numbered as they were acquired."""
+    weightings = [(0, None), (1000, (0.0, 1.0, 0.0)), (1000, (1.0, 0.0, 0.0)), (2000, (1.0, 0.0, 0.0))]
+
+    def edit(k, ds):
+        images = []
+        for i, (b_value, gradient) in enumerate(weightings):
+            one = with_level(ds, 1000 * i, InstanceNumber=100 * i + k + 1, Manufacturer=vendor[0] if vendor else "X")
+            if vendor is None:
+                one.DiffusionBValue = b_value
+                if gradient:
+                    one.DiffusionGradientOrientation = list(gradient)
+            else:
+                _, b_tag, b_vr, gradient_tag = vendor
+                one.add_new(b_tag & 0xFFFF0000 | 0x10, "LO", "A CREATOR")
+                one.add_new(b_tag, b_vr, b_value)
+                if gradient:
+                    one.add_new(gradient_tag, "FD", list(gradient))
+            images.append(one)
+        return images
+
+    write_series(tmp_path / "in", ARRAY, AFFINE, edit=edit, transfer_syntax=transfer_syntax)
+    found = found_in(tmp_path / "in")
+    assert not found.refused
+    got = volumes(found)
+    assert list(got) == ["b0", "b1000-direction1", "b1000-direction2", "b2000"]
+    for i, volume in enumerate(got.values()):
+        np.testing.assert_array_equal(volume.array, ARRAY + 1000 * i)
+
+
+def test_09_phases_whose_moments_differ_from_slice_to_slice(tmp_path):
+    """A heart: each slice has its own trigger times; their order at each position says which phase is which."""
+
+    def edit(k, ds):
+        times = [17.0 + 3 * k + (50 + k) * phase for phase in range(3)]
+        return [with_level(ds, 1000 * i, TriggerTime=f"{time:.1f}", AcquisitionTime="") for i, time in enumerate(times)]
+
+    write_series(tmp_path / "in", ARRAY, AFFINE, edit=edit)
+    found = found_in(tmp_path / "in")
+    got = volumes(found)
+    assert list(got) == ["time1", "time2", "time3"]
+    for i, volume in enumerate(got.values()):
+        np.testing.assert_array_equal(volume.array, ARRAY + 1000 * i)
 
 
 def test_08_an_echo_that_lacks_a_slice_is_refused_alone(tmp_path):
@@ -441,6 +506,55 @@ def test_10_localizer_in_three_orientations(tmp_path):
         array, affine = ramp_series(shape=(32, 32, 3), rotate=rotate)
         write_series(tmp_path / "in", array, affine, name=f"{i}_{{}}", edit=lambda k, ds, i=i: twin(ds, StudyID=f"{i}"))
     assert outcome(found_in(tmp_path / "in")) == [Reason.MIXED_ORIENTATION]
+
+
+def test_10_stacks_of_different_angle_are_parted(tmp_path):
+    """As through the discs of a spine: five stacks in one series, each a volume of its own."""
+    truths = [ramp_series(shape=(36, 32, 4), rotate=(4 * i, 0, 0), offset=3000) for i in range(5)]
+    for i, (array, affine) in enumerate(truths):
+        write_series(
+            tmp_path / "in", array, affine, name=f"{i}_{{}}",
+            edit=lambda k, ds, i=i: twin(ds, StudyID=f"{i}", InstanceNumber=4 * i + k + 1),
+        )  # fmt: skip
+    found = found_in(tmp_path / "in")
+    assert [series.key.partition("-")[2] for series in found.series] == [f"stack{i + 1}" for i in range(5)]
+    assert len({series.derived_number for series in found.series}) == 5
+    for series, (array, affine) in zip(found.series, truths, strict=True):
+        volume = read_series(series)
+        np.testing.assert_array_equal(volume.array, array)
+        np.testing.assert_allclose(volume.affine_ras, affine, atol=1e-4)
+
+
+def test_10_parallel_stacks_are_parted_by_place(tmp_path):
+    """Beside each other, and behind each other where the images are numbered without a gap."""
+    write_series(tmp_path / "beside", ARRAY, AFFINE, edit=everywhere(lambda k, ds: move(ds, 40 * (k > 5), "column")))
+    write_series(tmp_path / "behind", ARRAY, AFFINE, edit=everywhere(lambda k, ds: move(ds, 20 * (k > 5))))
+    for folder in ("beside", "behind"):
+        found = found_in(tmp_path / folder)
+        got = volumes(found)
+        assert not found.refused
+        np.testing.assert_array_equal(got["stack1"].array, ARRAY[:, :, :6])
+        np.testing.assert_array_equal(got["stack2"].array, ARRAY[:, :, 6:])
+        np.testing.assert_allclose(got["stack1"].affine_ras, AFFINE, atol=1e-4)
+
+
+@pytest.mark.parametrize("k", [0, 4, N - 1])
+def test_10_a_scout_among_the_slices_is_named_and_the_rest_done_where_it_is_whole(tmp_path, k):
+    def edit(i, ds):
+        scout = twin(ds, ImageOrientationPatient=["1", "0", "0", "0", "0", "-1"], InstanceNumber=0)
+        return [ds, scout] if i == k else ds
+
+    write_series(tmp_path / "in", ARRAY, AFFINE, edit=edit)
+    found = found_in(tmp_path / "in")
+    assert [(r.key.partition("-")[2], r.error.reason) for r in found.refused] == [("scout1", Reason.LOCALIZER)]
+    np.testing.assert_array_equal(read_series(found.series[0]).array, ARRAY)
+
+
+def test_10_a_slice_that_became_a_scout_leaves_a_gap(tmp_path):
+    write_series(
+        tmp_path / "in", ARRAY, AFFINE, edit=only(4, setter(ImageOrientationPatient=["1", "0", "0", "0", "0", "-1"]))
+    )
+    assert sorted(outcome(found_in(tmp_path / "in"))) == [Reason.GAP, Reason.LOCALIZER]
 
 
 def test_12_uneven_by_one_and_a_half_percent_is_a_warning(tmp_path):
@@ -501,6 +615,14 @@ def test_24_ct_is_found_when_ct_is_wanted(tmp_path):
     volume = read_series(discover(tmp_path / "in", "CT").series[0])
     np.testing.assert_array_equal(volume.array, ARRAY - 1024)
     assert not discover(tmp_path / "in", "MR").series
+
+
+def test_25_derived_from_nothing_that_is_named_is_a_warning(tmp_path):
+    """Filters, anonymisers and some scanners write DERIVED, SECONDARY into acquired images."""
+    write_series(tmp_path / "in", ARRAY, AFFINE, ImageType=["DERIVED", "SECONDARY", "OTHER"])
+    found = found_in(tmp_path / "in")
+    assert_exact(found)
+    assert [warning.reason for warning in found.series[0].warnings] == [Reason.ALREADY_DERIVED]
 
 
 def test_25_colour_is_no_mr(tmp_path):

@@ -397,8 +397,8 @@ def test_the_order_of_files_in_a_candidate_does_not_matter(tmp_path):
     """A candidate made by hand is put into order, and checked, again."""
     write_series(tmp_path, ARRAY, AFFINE)
     series = only_series(tmp_path)
-    mixed = dataclasses.replace(series, files=series.files[::-1], stamps=())
+    mixed = dataclasses.replace(series, slices=series.slices[::-1])
     np.testing.assert_array_equal(read_series(mixed).array, ARRAY)
     with pytest.raises(CaseError) as caught:
-        read_series(dataclasses.replace(series, files=series.files[:4] + series.files[5:], stamps=()))
+        read_series(dataclasses.replace(series, slices=series.slices[:4] + series.slices[5:]))
     assert caught.value.reason == Reason.GAP

@@ -14,14 +14,14 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from scripts.dicom.attributes import ACQUISITION, LOSSY, PATIENT_AND_STUDY
 from scripts.dicom.checking import check_series, series_affine_ras
-from scripts.dicom.discovery import discover
+from scripts.dicom.discovery import SeriesCandidate, discover
 from scripts.dicom.reading import read_series
 from scripts.dicom.uids import derived_uid
 from scripts.dicom.writing import Provenance, stored_values, write_series
 from scripts.geometry import super_resolution_affine
 
 from tests.conftest import ROOT
-from tests.dicom.synthetic import ramp_series
+from tests.dicom.synthetic import ramp_series, write_enhanced
 from tests.dicom.synthetic import write_series as write_source
 
 FACTOR = 4
@@ -46,13 +46,13 @@ def case(tmp_path):
             self.source = write_source(
                 tmp_path / "source", array, affine, **({"edit": edit} if edit else {}), **settings
             )
-            (series,) = discover(tmp_path / "source").series
-            volume = read_series(series)
+            (self.series,) = discover(tmp_path / "source").series
+            volume = read_series(self.series)
             self.affine = super_resolution_affine(volume.affine_ras, 2, FACTOR)
             self.array = np.repeat(volume.array, FACTOR, axis=2) + np.arange(FACTOR * volume.array.shape[2]) % 3
             if change is not None:
                 self.array = change(self.array)
-            self.written = write_series(tmp_path / "derived", self.array, self.affine, self.source, provenance())
+            self.written = write_series(tmp_path / "derived", self.array, self.affine, self.series, provenance())
             self.slices = [pydicom.dcmread(path) for path in self.written.files]
 
     return Case
@@ -121,6 +121,110 @@ def test_validators_find_no_error_where_an_old_scanner_leaves_things_out(case):
     assert "PatientAge" not in made.slices[0]
     assert len({ds.FrameOfReferenceUID for ds in made.slices}) == 1
     assert check_series(made.written.files, made.source, made.affine, made.array) == []
+
+
+def derive(series, folder):
+    """A derived series of four times as many slices, and what it must hold."""
+    volume = read_series(series)
+    affine = super_resolution_affine(volume.affine_ras, 2, FACTOR)
+    array = np.repeat(volume.array, FACTOR, axis=2)
+    if volume.padding is not None:
+        array[np.repeat(volume.padding, FACTOR, axis=2)] = volume.padding_value
+    return write_series(folder, array, affine, series, provenance()), array, affine
+
+
+def assert_valid(files, sources):
+    for path in (files[0], files[-1]):
+        found = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+        assert "Error" not in found.stdout + found.stderr, found.stderr
+    together = [*map(str, sources), *map(str, files)]
+    found = subprocess.run(["dcentvfy", *together], capture_output=True, text=True, check=False)
+    assert not (found.stdout + found.stderr).strip()
+
+
+@pytest.fixture
+def echoes(tmp_path):
+    """An Enhanced MR object of two echoes, and what is derived from each."""
+    array, affine = ramp_series()
+    parts = [(array + 1000 * i, affine, {"EffectiveEchoTime": time}) for i, time in enumerate((20.0, 80.0))]
+    order = np.arange(24).reshape(2, 12).T.ravel()
+    source = write_enhanced(tmp_path / "source" / "x.dcm", parts, order=order)
+    series = discover(tmp_path / "source").series
+    return source, [(one, *derive(one, tmp_path / one.key)) for one in series]
+
+
+@pytest.mark.system
+def test_validators_find_no_error_in_what_comes_from_an_enhanced_object(echoes):
+    source, derived = echoes
+    assert_valid([path for _, written, _, _ in derived for path in written.files], [source])
+    for _, written, _, _ in derived:
+        assert_valid(written.files, [source])
+
+
+def test_a_series_derived_from_frames_names_them(echoes):
+    source, derived = echoes
+    uid = str(pydicom.dcmread(source).SOPInstanceUID)
+    for i, (_, written, array, affine) in enumerate(derived):
+        assert check_series(written.files, [source], affine, array) == []
+        first = pydicom.dcmread(written.files[0])
+        (item,) = first.SourceImageSequence
+        assert item.ReferencedSOPInstanceUID == uid
+        assert item.ReferencedSOPClassUID == "1.2.840.10008.5.1.4.1.1.4.1"
+        assert list(item.ReferencedFrameNumber) == list(range(1 + i, 25, 2))
+        assert float(first.EchoTime) == (20, 80)[i]
+        assert first.ScanningSequence == "SE"
+        assert (first.WindowCenter, first.WindowWidth) == (2000, 800)
+        assert first.SeriesNumber == 501 + i
+        assert first.SeriesDescription == f"T2 TSE echo{i + 1} SR x4 AI"
+    uids = [{str(pydicom.dcmread(path).SOPInstanceUID) for path in written.files} for _, written, _, _ in derived]
+    assert uids[0].isdisjoint(uids[1])
+
+
+@pytest.mark.system
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["mr_enhanced_philips", "mr_enhanced_siemens_mf", "mr_mosaic_bold"])
+def test_validators_find_no_error_in_what_comes_from_real_multi_frame_files(shared_data, tmp_path, name):
+    """Alone: the sources themselves are not valid, being anonymised."""
+    series = discover(shared_data / "dicom" / name).series[0]
+    written, array, affine = derive(series, tmp_path / "derived")
+    assert check_series(written.files, series.files, affine, array) == []
+    assert_valid(written.files, [])
+
+
+def test_a_number_that_the_study_already_has_is_not_given_again(tmp_path):
+    array, affine = ramp_series()
+    write_source(tmp_path / "a", array, affine, seed="a", SeriesNumber=5, StudyInstanceUID="1.2.3")
+    write_source(tmp_path / "b", array, affine, seed="b", SeriesNumber=501, StudyInstanceUID="1.2.3")
+    write_source(tmp_path / "c", array, affine, seed="c", SeriesNumber=501, StudyInstanceUID="1.2.4")
+    numbers = {series.slices[0].path.parent.name: series.derived_number for series in discover(tmp_path).series}
+    assert numbers == {"a": 502, "b": 50101, "c": 50101}
+
+
+def test_padding_is_put_back_and_its_tag_kept(tmp_path):
+    array, affine = ramp_series()
+    array[:6] = -32768
+
+    def pad(_, ds):
+        ds.add_new("PixelPaddingValue", "SS", -32768)
+        return ds
+
+    write_source(tmp_path / "source", array, affine, edit=pad)
+    (series,) = discover(tmp_path / "source").series
+    written, _, _ = derive(series, tmp_path / "derived")
+    for path in written.files:
+        ds = pydicom.dcmread(path)
+        assert ds["PixelPaddingValue"].VR == "SS"
+        assert ds.PixelPaddingValue == -32768
+        assert (ds.pixel_array[:, :6] == -32768).all()
+        assert (ds.pixel_array[:, 6:] > 0).all()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_pixel_representation_is_that_of_the_source(tmp_path, signed):
+    write_source(tmp_path / "source", *ramp_series(), signed=signed)
+    (series,) = discover(tmp_path / "source").series
+    written, _, _ = derive(series, tmp_path / "derived")
+    assert pydicom.dcmread(written.files[0]).PixelRepresentation == int(signed)
 
 
 def test_what_a_reader_looks_for_is_there(case):
@@ -210,11 +314,11 @@ def test_a_rescale_per_slice_becomes_one_scale(case):
 
 def test_identifiers_follow_from_what_they_name(case, tmp_path):
     made = case()
-    again = write_series(tmp_path / "again", made.array, made.affine, made.source[::-1], provenance())
+    again = write_series(tmp_path / "again", made.array, made.affine, made.series, provenance())
     for a, b in zip(made.written.files, again.files, strict=True):
         assert a.read_bytes() == b.read_bytes()
     for change in ({"model_sha256": "00" * 32}, {"config_sha256": "00" * 32}, {"version": "9"}):
-        other = write_series(tmp_path / str(change), made.array, made.affine, made.source, provenance(**change))
+        other = write_series(tmp_path / str(change), made.array, made.affine, made.series, provenance(**change))
         uids = {str(pydicom.dcmread(path).SOPInstanceUID) for path in other.files}
         assert uids.isdisjoint(str(ds.SOPInstanceUID) for ds in made.slices)
     assert derived_uid("ab", "c") != derived_uid("a", "bc")
@@ -243,5 +347,5 @@ def test_lossy_stays_lossy(case):
 
 def test_nonsense_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="array must be a finite"):
-        write_series(tmp_path / "x", np.full((2, 2, 2), np.nan), np.eye(4), [], provenance())
+        write_series(tmp_path / "x", np.full((2, 2, 2), np.nan), np.eye(4), SeriesCandidate("x", ()), provenance())
     assert not (tmp_path / "x").exists()

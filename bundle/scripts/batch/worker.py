@@ -155,7 +155,7 @@ class Pipeline:
             derived_at=datetime.fromisoformat(str(record.derived_at)),
         )
         array = pred.as_tensor()[0].cpu().numpy()
-        return write_series(self.stage / "dicom", array, affine, series.files, provenance).clipped_voxels
+        return write_series(self.stage / "dicom", array, affine, series, provenance).clipped_voxels
 
 
 def serve(pipe: connection.Connection, spec: PipelineSpec, stage: Path) -> None:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
+
+from .frames import slice_datasets
 
 __all__ = ["check_series", "series_affine_ras"]
 
@@ -156,21 +157,34 @@ def _check_positions(slices: Sequence[Dataset], demand: Callable[[bool, str], No
     return series_affine_ras(ordered)
 
 
-def _check_source(slices: Sequence[Dataset], sources: Sequence[Dataset], demand: Callable[[bool, str], None]) -> None:
+def _check_source(slices: Sequence[Dataset], files: Sequence[Dataset], demand: Callable[[bool, str], None]) -> None:
+    first = files[0]
     for keyword in SHARED:
-        if keyword == "FrameOfReferenceUID" and not sources[0].get(keyword):
+        if keyword == "FrameOfReferenceUID" and not first.get(keyword):
             continue  # the writer has had to make one
-        demand(str(slices[0].get(keyword)) == str(sources[0].get(keyword)), f"{keyword} must be the source's")
-    known = {str(ds.SOPInstanceUID) for ds in sources}
+        same = str(slices[0].get(keyword) or "") == str(first.get(keyword) or "")
+        demand(same, f"{keyword} must be the source's")
+    known = {str(ds.SOPInstanceUID) for ds in files}
     demand(known.isdisjoint(str(ds.SOPInstanceUID) for ds in slices), "SOPInstanceUID must be new")
     demand(
-        all(str(ds.SeriesInstanceUID) != str(sources[0].SeriesInstanceUID) for ds in slices),
+        all(str(ds.SeriesInstanceUID) != str(first.SeriesInstanceUID) for ds in slices),
         "SeriesInstanceUID must be new",
     )
-    referred = Counter(
-        str(item.ReferencedSOPInstanceUID) for ds in slices for item in ds.get("SourceImageSequence", [])
+    demand(
+        all(ds.SeriesNumber != one.get("SeriesNumber") for ds in slices for one in files), "SeriesNumber must be new"
     )
-    demand(bool(referred) and set(referred) <= known, "SourceImageSequence must refer to slices of the source")
+    frames: dict[str, list[int]] = {}
+    for item in slices[0].get("SourceImageSequence", []):
+        numbers = item.get("ReferencedFrameNumber") or []
+        frames[str(item.ReferencedSOPInstanceUID)] = [numbers] if isinstance(numbers, int) else list(numbers)
+    demand(bool(frames) and set(frames) <= known, "SourceImageSequence must refer to slices of the source")
+    sources = [
+        one
+        for ds in files
+        if str(ds.SOPInstanceUID) in frames
+        for one, frame, _ in slice_datasets(ds)
+        if frame + 1 in (frames[str(ds.SOPInstanceUID)] or [frame + 1])
+    ]
     ends = [sorted(_place(ds) for ds in group) for group in (slices, sources)]
     if len(sources) > 1 and len(slices) > 1:
         extents = [(p[-1] - p[0]) * len(p) / (len(p) - 1) for p in ends]

@@ -10,18 +10,20 @@ from pathlib import Path
 from ..files import sha256
 from ..nifti import NIFTI_SUFFIXES
 from ..reasons import CaseError, Reason
-from .headers import Header, hashed, read_header
-from .kinds import IMAGE_CLASS, file_refusal, image_refusal, is_multi_frame
+from .headers import Header, hashed, read_headers
+from .kinds import IMAGE_CLASS, file_refusal, image_refusal, image_warnings
 from .split import (
     Part,
     check_covers_series,
     check_one_acquisition,
     check_one_patient,
+    split_by_diffusion,
     split_by_echo,
     split_by_time,
     split_by_type,
 )
-from .stack import check_plane_facts, stack_slices
+from .stack import check_plane, check_plane_facts, stack_slices
+from .stacks import find_stacks
 from .tree import Stamp, list_tree
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "discover",
     "is_nifti",
     "look_at",
+    "number_derived",
     "series_volumes",
     "sort_copies",
 ]
@@ -43,24 +46,37 @@ DAMAGED = (Reason.TRUNCATED, Reason.UNREADABLE, Reason.CHANGED)
 
 @dataclass(frozen=True)
 class SeriesCandidate:
-    """One volume's worth of slices.
+    """One volume's worth of slices, with everything that was read of their headers.
 
     Attributes:
         key: first 16 hex digits of the SHA-256 of the series UID, with a suffix where a series holds several volumes;
             the case's name.
-        files: one per slice, in order of position along the slice normal.
-        patient: hashed patient identity.
+        slices: in order of position along the slice normal; several may lie in one file.
         copies: further files that are byte for byte equal to one of ``files``.
-        stamps: size and time of modification of each of ``files`` when its header was read.
         warnings: what is tolerated, but a person may want to know.
+        derived_number: SeriesNumber for the derived series, which no other series of the study has.
     """
 
     key: str
-    files: tuple[Path, ...]
-    patient: str = ""
+    slices: tuple[Header, ...]
     copies: tuple[Path, ...] = ()
-    stamps: tuple[Stamp, ...] = ()
     warnings: tuple[CaseError, ...] = ()
+    derived_number: int = 1
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files that hold the slices, in the order of the slices, each once."""
+        return tuple(dict.fromkeys(header.path for header in self.slices))
+
+    @property
+    def stamps(self) -> tuple[Stamp, ...]:
+        """Size and time of modification of each of ``files`` when its header was read."""
+        return tuple({header.path: header.stamp for header in self.slices}.values())
+
+    @property
+    def patient(self) -> str:
+        """Hashed patient identity."""
+        return self.slices[0].patient
 
 
 @dataclass(frozen=True)
@@ -90,10 +106,12 @@ class Discovered:
     nifti: list[Path] = field(default_factory=list)
 
     def all_paths(self) -> list[Path]:
-        """Every path of the tree, as often as it is accounted for."""
-        paths = [path for series in self.series for path in (*series.files, *series.copies)]
-        paths += [path for series in self.refused for path in series.files]
-        return sorted([*paths, *(file.path for file in self.files), *self.nifti])
+        """Every path of the tree, as often as it is accounted for; the volumes of one series may share files."""
+        paths = {(series.key.partition("-")[0], path) for series in self.series for path in series.files}
+        paths |= {(series.key.partition("-")[0], path) for series in self.refused for path in series.files}
+        copies = {(series.key.partition("-")[0], path) for series in self.series for path in series.copies}
+        shared = [path for _, path in paths | copies]
+        return sorted([*shared, *(file.path for file in self.files), *self.nifti])
 
 
 def discover(
@@ -106,8 +124,8 @@ def discover(
 ) -> Discovered:
     """Look through a folder tree.
 
-    Inside one series only image type, echo and time point tell volumes apart; a difference in anything else that
-    matters refuses the series.
+    Inside one series only image type, stack, echo, diffusion weighting and time point tell volumes apart; a difference
+    in anything else that matters refuses the series.
 
     Args:
         root: the folder; everything below it belongs together, whatever its folders and names.
@@ -128,26 +146,30 @@ def discover(
         raise ValueError(f"modality must be one of {sorted(IMAGE_CLASS)}, got {modality!r}; correct the id")
     files, others = list_tree(Path(root), stable_seconds)
     found = Discovered(files=[LeftOutFile(path, error) for path, error in others])
-    headers: dict[str, list[Header]] = {}
+    series: dict[str, list[list[Header]]] = {}
     damaged: list[LeftOutFile] = []
     for path, (stamp, changed) in files.items():
         if is_nifti(path):
             found.nifti.append(path)
             continue
         looked = look_at(path, stamp, changed, modality)
-        if isinstance(looked, Header):
-            headers.setdefault(looked.series, []).append(looked)
-        else:
+        if isinstance(looked, LeftOutFile):
             (damaged if looked.error.reason in DAMAGED else found.files).append(looked)
-    members = {uid: sort_copies(each) for uid, each in headers.items()}
-    shared = _in_several_series(headers)
-    orphans, suspects = _whose(damaged, {uid: each.unique for uid, each in members.items()})
+        else:
+            series.setdefault(looked[0].series, []).append(looked)
+    members = {uid: sort_copies(each) for uid, each in series.items()}
+    shared = _in_several_series(series)
+    orphans, suspects = _whose(damaged, {uid: each.headers for uid, each in members.items()})
     found.files.extend(file for file in damaged if file.path not in orphans)
     for uid, each in members.items():
         own = [file for file in damaged if orphans.get(file.path) == uid]
-        outcomes = series_volumes(each, own, uid in suspects, shared, modality, strict, min_slices, max_voxels)
+        outcomes = series_volumes(each, own, uid in suspects, shared, strict, min_slices, max_voxels)
         found.series.extend(one for one in outcomes if isinstance(one, SeriesCandidate))
         found.refused.extend(one for one in outcomes if isinstance(one, RefusedSeries))
+    taken: dict[str, set[int]] = {}
+    for each in members.values():
+        taken.setdefault(each.headers[0].study, set()).add(each.headers[0].series_number or 0)
+    found.series[:] = number_derived(found.series, taken)
     found.series.sort(key=lambda one: one.key)
     found.refused.sort(key=lambda one: one.key)
     found.files.sort(key=lambda one: one.path)
@@ -159,7 +181,7 @@ def is_nifti(path: Path) -> bool:
     return path.name.endswith(NIFTI_SUFFIXES)
 
 
-def look_at(path: Path, stamp: Stamp, changed: CaseError | None, modality: str) -> Header | LeftOutFile:
+def look_at(path: Path, stamp: Stamp, changed: CaseError | None, modality: str) -> list[Header] | LeftOutFile:
     """Read one file of a tree.
 
     Args:
@@ -169,36 +191,43 @@ def look_at(path: Path, stamp: Stamp, changed: CaseError | None, modality: str) 
         modality: ``MR`` or ``CT``.
 
     Returns:
-        Its header, with the reason why the file cannot be used, if so; or, where it cannot be told which series the
-        file belongs to, why. A reason among :data:`DAMAGED` means that it may belong to a series all the same.
+        The headers of its slices, with the reason why the file cannot be used, if so; or, where it cannot be told
+        which series the file belongs to, why. A reason among :data:`DAMAGED` means that it may belong to a series all
+        the same.
     """
     try:
-        header = read_header(path)
+        headers = read_headers(path)
     except CaseError as error:
         return LeftOutFile(path, changed or error)
+    header = headers[0]
     if changed is None and header.stamp != stamp:
         changed = CaseError(Reason.CHANGED, "a file must stay as it is while it is read; run again later")
     if error_of_file := file_refusal(header, modality):
         return LeftOutFile(path, error_of_file)
-    error = changed or header.error
-    if not header.series and error is not None:
-        return LeftOutFile(path, error)
-    return replace(header, error=error)
+    fault = changed or header.error
+    if not header.series and fault is not None:
+        return LeftOutFile(path, fault)
+    return [replace(one, error=changed) for one in headers] if changed else headers
 
 
 @dataclass(frozen=True)
 class Members:
-    """The headers of one series UID.
+    """The files of one series UID.
 
     Attributes:
-        unique: without byte-for-byte copies.
+        unique: slices of each file, without byte-for-byte copies.
         copies: the copies of each of them.
         conflicts: instance UIDs that name different files.
     """
 
-    unique: list[Header]
+    unique: list[list[Header]]
     copies: dict[Path, list[Path]]
     conflicts: set[str]
+
+    @property
+    def headers(self) -> list[Header]:
+        """The slices of all files."""
+        return [header for headers in self.unique for header in headers]
 
 
 def series_volumes(
@@ -206,7 +235,6 @@ def series_volumes(
     own: Sequence[LeftOutFile],
     beside_damage: bool,
     shared: Collection[str],
-    modality: str,
     strict: bool,
     min_slices: int,
     max_voxels: int,
@@ -218,19 +246,18 @@ def series_volumes(
         own: damaged files that can belong to no other series.
         beside_damage: whether one of its slices may be among damaged files that nobody can place.
         shared: instance UIDs that files of other series bear as well.
-        modality: see :func:`discover`, as the other three.
-        strict: see there.
+        strict: see :func:`discover`, as the other two.
         min_slices: see there.
         max_voxels: see there.
     """
-    headers, copies = members.unique, members.copies
+    headers, copies = members.headers, members.copies
     key = hashed(headers[0].series)
-    extra = [*(copy for header in headers for copy in copies.get(header.path, ())), *(file.path for file in own)]
+    extra = [*(copy for path in _paths(headers) for copy in copies.get(path, ())), *(file.path for file in own)]
     try:
         if any(header.sop_instance in members.conflicts or header.sop_instance in shared for header in headers):
             message = "files of one SOPInstanceUID must be equal, got several that differ; keep one version"
             raise CaseError(Reason.UID_CONFLICT, message)
-        _check_series(headers, modality)
+        _check_series(headers)
         if own:
             raise CaseError(own[0].error.reason, f"{own[0].error.message} (it lies among the series' slices)")
         warnings = _count_warnings(headers, beside_damage)
@@ -239,7 +266,7 @@ def series_volumes(
     except CaseError as error:
         return [RefusedSeries(key, _paths(headers, extra), error)]
     outcomes: list[SeriesCandidate | RefusedSeries] = []
-    for outcome in _volumes(key, headers, modality, min_slices, max_voxels):
+    for outcome in _volumes(key, headers, min_slices, max_voxels):
         twins = tuple(copy for path in outcome.files for copy in copies.get(path, ()))
         if isinstance(outcome, RefusedSeries):
             outcomes.append(replace(outcome, files=tuple(sorted((*outcome.files, *twins)))))
@@ -248,14 +275,14 @@ def series_volumes(
     return outcomes
 
 
-def _in_several_series(series: Mapping[str, Sequence[Header]]) -> set[str]:
+def _in_several_series(series: Mapping[str, Sequence[Sequence[Header]]]) -> set[str]:
     """Instance UIDs that files of more than one series bear."""
     seen: dict[str, str] = {}
     return {
-        header.sop_instance
-        for uid, headers in series.items()
-        for header in headers
-        if header.sop_instance and seen.setdefault(header.sop_instance, uid) != uid
+        headers[0].sop_instance
+        for uid, files in series.items()
+        for headers in files
+        if headers[0].sop_instance and seen.setdefault(headers[0].sop_instance, uid) != uid
     }
 
 
@@ -283,23 +310,45 @@ def _whose(damaged: Sequence[LeftOutFile], series: dict[str, list[Header]]) -> t
 
 
 def _paths(headers: Iterable[Header], copies: Iterable[Path] = ()) -> tuple[Path, ...]:
-    return tuple(sorted([*(header.path for header in headers), *copies]))
+    return tuple(sorted({*(header.path for header in headers), *copies}))
 
 
-def sort_copies(headers: Sequence[Header]) -> Members:
+def number_derived(candidates: Sequence[SeriesCandidate], taken: Mapping[str, set[int]]) -> list[SeriesCandidate]:
+    """Give each derived series a number: 100 times the source's and 1, or the next that is free in its study.
+
+    Args:
+        candidates: volumes of any studies.
+        taken: the numbers that the series of each study have, by the hash of the study's UID.
+
+    Returns:
+        The candidates in the order of their keys.
+    """
+    used = {study: set(numbers) for study, numbers in taken.items()}
+    numbered = []
+    for candidate in sorted(candidates, key=lambda one: one.key):
+        first = candidate.slices[0]
+        number = (first.series_number or 0) % 10**6 * 100 + 1
+        while number in used.setdefault(first.study, set()):
+            number += 1
+        used[first.study].add(number)
+        numbered.append(replace(candidate, derived_number=number))
+    return numbered
+
+
+def sort_copies(files: Sequence[list[Header]]) -> Members:
     """Tell the files of one series from their byte-for-byte copies; reads only files whose instance UIDs are equal."""
-    by_instance: dict[str, list[Header]] = {}
-    for header in headers:
-        by_instance.setdefault(header.sop_instance or f"none: {header.path}", []).append(header)
+    by_instance: dict[str, list[list[Header]]] = {}
+    for headers in files:
+        by_instance.setdefault(headers[0].sop_instance or f"none: {headers[0].path}", []).append(headers)
     members = Members([], {}, set())
     for uid, same in by_instance.items():
-        digests: dict[str, Header] = {}
-        for header in same:
-            digest = _digest(header) if len(same) > 1 else ""
+        digests: dict[str, list[Header]] = {}
+        for headers in same:
+            digest = _digest(headers[0]) if len(same) > 1 else ""
             if digest in digests:
-                members.copies.setdefault(digests[digest].path, []).append(header.path)
+                members.copies.setdefault(digests[digest][0].path, []).append(headers[0].path)
             else:
-                digests[digest] = header
+                digests[digest] = headers
         members.unique.extend(digests.values())
         if len(digests) > 1:
             members.conflicts.add(uid)
@@ -314,7 +363,7 @@ def _digest(header: Header) -> str:
         return str(header.path)
 
 
-def _check_series(headers: Sequence[Header], modality: str) -> None:
+def _check_series(headers: Sequence[Header]) -> None:
     """What holds for a series as a whole.
 
     Raises:
@@ -324,16 +373,15 @@ def _check_series(headers: Sequence[Header], modality: str) -> None:
         raise changed[0]
     check_one_patient([header for header in headers if header.pixels is not None])  # the rest may be cut before that
     if errors := [header.error for header in headers if header.error is not None]:
-        what = f"{errors[0].message} ({len(errors)} of {len(headers)} files)"
+        what = f"{errors[0].message} ({len(errors)} of {len(headers)} images)"
         raise CaseError(errors[0].reason, what)
-    if any(is_multi_frame(header, modality) for header in headers):
-        message = "an image must hold one slice, got a multi-frame or mosaic image; convert it to one file per slice"
-        raise CaseError(Reason.ENHANCED_UNSUPPORTED, message)
 
 
 def _count_warnings(headers: Sequence[Header], beside_damage: bool) -> tuple[CaseError, ...]:
     """Hints that slices are missing where their positions cannot show it."""
     warnings = []
+    if any(header.multi_frame for header in headers):
+        return ()  # its number of frames is checked, and its numbers count files
     count = len(headers)
     stated = max((header.images_in_acquisition or 0 for header in headers), default=0)
     if stated > count:
@@ -350,7 +398,7 @@ def _count_warnings(headers: Sequence[Header], beside_damage: bool) -> tuple[Cas
 
 
 def _volumes(
-    key: str, headers: Sequence[Header], modality: str, min_slices: int, max_voxels: int
+    key: str, headers: Sequence[Header], min_slices: int, max_voxels: int
 ) -> list[SeriesCandidate | RefusedSeries]:
     """The volumes of a series, or why there are none."""
     outcomes: list[SeriesCandidate | RefusedSeries] = []
@@ -366,18 +414,53 @@ def _volumes(
             images.append(part)
     if not images:
         return outcomes
+    everything = [header for part in images for header in part.headers]
     try:
-        check_plane_facts([header for part in images for header in part.headers])
+        for header in everything:
+            check_plane(header)
+        stacks, scouts = find_stacks(everything, min_slices)
+        for stack in stacks:
+            check_plane_facts(stack)
     except CaseError as error:
         for part in images:
             refuse(part, error)
         return outcomes
+    for i, scout in enumerate(scouts):
+        message = "a slice that lies across the others is a scout and is left out; nothing to do"
+        refuse(Part(tuple(scout), f"-scout{i + 1}"), CaseError(Reason.LOCALIZER, message))
+    for i, stack in enumerate(stacks):
+        suffix = f"-stack{i + 1}" if len(stacks) > 1 else ""
+        members = set(map(id, stack))
+        for outcome in _volumes_of_stack(images, members, suffix, min_slices, max_voxels):
+            outcomes.append(replace(outcome, key=key + outcome.key))
+    return outcomes
+
+
+def _volumes_of_stack(
+    images: Sequence[Part], members: set[int], suffix: str, min_slices: int, max_voxels: int
+) -> list[SeriesCandidate | RefusedSeries]:
+    """The volumes of one stack; keys are suffixes.
+
+    Args:
+        images: parts of the series by image type.
+        members: ``id`` of the headers that belong to the stack.
+        suffix: of the stack.
+        min_slices: see :func:`discover`.
+        max_voxels: see :func:`discover`.
+    """
+    outcomes: list[SeriesCandidate | RefusedSeries] = []
+
+    def refuse(part: Part, error: CaseError) -> None:
+        outcomes.append(RefusedSeries(part.suffix, _paths(part.headers), error))
+
+    parts = [Part(tuple(h for h in image.headers if id(h) in members), image.suffix + suffix) for image in images]
     volumes = []
-    for part in (echo for image in images for echo in split_by_echo(image)):
-        try:
-            volumes.extend(split_by_time(part))
-        except CaseError as error:
-            refuse(part, error)
+    for echo in (echo for part in parts if part.headers for echo in split_by_echo(part)):
+        for weighting in split_by_diffusion(echo):
+            try:
+                volumes.extend(split_by_time(weighting))
+            except CaseError as error:
+                refuse(weighting, error)
     incomplete = check_covers_series(volumes)
     for part in volumes:
         try:
@@ -391,14 +474,7 @@ def _volumes(
         except CaseError as error:
             refuse(part, error)
             continue
-        ordered = [part.headers[i] for i in stack.order]
-        outcomes.append(
-            SeriesCandidate(
-                key + part.suffix,
-                tuple(header.path for header in ordered),
-                ordered[0].patient,
-                stamps=tuple(header.stamp for header in ordered),
-                warnings=stack.warnings,
-            )
-        )
+        ordered = tuple(part.headers[i] for i in stack.order)
+        warnings = (*stack.warnings, *image_warnings(ordered[0]))
+        outcomes.append(SeriesCandidate(part.suffix, ordered, warnings=warnings))
     return outcomes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The facts of one DICOM file that decide what becomes of it, read without touching its pixels.
+"""The facts of each slice that a DICOM file holds, read without touching its pixels.
 
 Nothing of a patient leaves this module in clear: identities are hashed, and no message quotes a value that is free
 text.
@@ -8,44 +8,27 @@ text.
 from __future__ import annotations
 
 import hashlib
-import io
-import logging
 import math
-import os
-import stat
-import struct
-import warnings
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
-import pydicom.config
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
-from pydicom.multival import MultiValue
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ImplicitVRLittleEndian,
-    MediaStorageDirectoryStorage,
-    UID_dictionary,
-)
+from pydicom.uid import UID, MediaStorageDirectoryStorage, UID_dictionary
 
 from ..reasons import CaseError, Reason
-from .tree import Stamp, stamp_of
+from .anatomy import BODY_PART_KEYWORDS, body_part
+from .diffusion import DIFFUSION_TAGS, diffusion_weighting
+from .frames import FRAME_KEYWORDS, FRAME_TAGS, Slice, slice_datasets
+from .parsing import PixelElement, open_dicom, quiet, scan_dataset, truncated
+from .tree import Stamp
+from .values import codes_of, finite_of, integer_of, numbers_of, text_of, vector_of, vendor_text
 
-__all__ = ["Header", "PixelElement", "hashed", "open_dicom", "quiet", "read_header", "uid_name"]
+__all__ = ["Header", "first_acquired", "hashed", "read_headers", "uid_name"]
 
-PYDICOM_LOG = logging.getLogger("pydicom")
-PIXEL_DATA = 0x7FE00010
-UNDEFINED_LENGTH = 0xFFFFFFFF
-ITEM, SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
-GE_IMAGE_KIND, GE_DIFFUSION, SIEMENS_DIFFUSION, SIEMENS_MOSAIC = 0x0043102F, 0x00431039, 0x0019100C, 0x0019100A
+GE_IMAGE_KIND = 0x0043102F
 GE_COMPONENTS = {"1": "PHASE", "2": "REAL", "3": "IMAGINARY"}
 
 # attributes of one volume's slices that must not differ: (keyword, relative tolerance; None for text)
@@ -54,21 +37,31 @@ ACQUISITION = (
     ("FlipAngle", 0.01),
     ("InversionTime", 0.01),
     ("MagneticFieldStrength", 0.01),
-    ("DiffusionBValue", 0.01),
     ("KVP", 0.01),
     ("ConvolutionKernel", None),
 )
 # attributes that may tell time points apart where several images share a position
-TIMES = ("AcquisitionNumber", "TriggerTime", "AcquisitionDateTime", "AcquisitionTime")
+TIMES = (
+    "AcquisitionNumber",
+    "TriggerTime",
+    "AcquisitionDateTime",
+    "AcquisitionTime",
+    "DimensionIndexValues",
+    "InstanceNumber",
+)
+LOSSY_COMPRESSION = "113040"
+SOURCES = ("DerivationCodeSequence", "DerivationDescription", "SourceImageSequence")
 IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "IssuerOfPatientID", "StudyInstanceUID")
-KEYWORDS = (
+KEYWORDS: tuple[str, ...] = (
     *IDENTITY,
     *TIMES,
     *(keyword for keyword, _ in ACQUISITION),
+    *BODY_PART_KEYWORDS,
+    *FRAME_KEYWORDS,
     "BitsAllocated",
     "BitsStored",
     "Columns",
-    "DerivationCodeSequence",
+    *SOURCES,
     "EchoNumbers",
     "EchoTime",
     "FrameOfReferenceUID",
@@ -96,32 +89,30 @@ KEYWORDS = (
     "SOPInstanceUID",
     "SamplesPerPixel",
     "SeriesInstanceUID",
+    "SeriesNumber",
     "SliceThickness",
     "SpecificCharacterSet",
+    "SpacingBetweenSlices",
     "TemporalPositionIdentifier",
 )
-VENDOR_TAGS = (0x00190010, SIEMENS_MOSAIC, SIEMENS_DIFFUSION, 0x00430010, GE_IMAGE_KIND, GE_DIFFUSION)
-WANTED_TAGS: list[Any] = [*(cast(int, tag_for_keyword(keyword)) for keyword in KEYWORDS), *VENDOR_TAGS]
-
-
-@dataclass(frozen=True)
-class PixelElement:
-    """Where the encoded pixels lie in the (inflated) file: offset and length in bytes, and how they are stored."""
-
-    offset: int
-    length: int
-    vr: str
-    encapsulated: bool
+PRIVATE_CREATORS = tuple(group << 16 | 0x10 for group in (0x0019, 0x0029, 0x0043, 0x0065, 0x2001, 0x2005))
+WANTED_TAGS: list[Any] = [
+    *dict.fromkeys(cast(int, tag_for_keyword(keyword)) for keyword in KEYWORDS),
+    *PRIVATE_CREATORS, *DIFFUSION_TAGS, *FRAME_TAGS, GE_IMAGE_KIND,
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Header:
-    """Facts of one file. A number that is absent, empty or not finite is None.
+    """Facts of one slice: of a file, of a frame, or of a tile in a mosaic. A number that is absent, empty or not
+    finite is None.
 
     Attributes:
         path: the file.
         stamp: its size and time of modification.
         error: why the file cannot be used although it belongs to a series, if so.
+        study: hash of the study's UID.
+        series_number: as the source states it.
         identity: hash of whose and which study it is.
         patient: hash of the patient's identifier, or of the study where there is none.
         orientation: direction cosines along a row, then along a column (LPS).
@@ -130,11 +121,17 @@ class Header:
         padding: stored value that means "not measured", and the other end of a range of them, as PixelData holds them.
         volume_facts: must be equal in all slices of a volume: name and value (text, or number or None).
         times: candidates that may tell time points apart, by keyword; empty string where absent.
-        diffusion: vendor's number that holds the b-value, in diffusion series only.
+        stack_id: which of several stacks of a multi-frame object it belongs to; empty where that is not stated.
+        b_value: diffusion weighting in s/mm2, where it is stated.
+        gradient: direction of the diffusion weighting, where it is stated and not 0.
+        volumetric: how values and places relate, by the statements of multi-frame objects, upper case.
+        body_part: word of :mod:`scripts.dicom.anatomy`; empty where nothing tells.
         units: units of a real-world value mapping, upper case.
         derivation: code values of how it was derived.
+        has_sources: whether it says what it was made from, or how (other than by lossy compression).
         component: vendor's statement that it holds phase, real or imaginary values.
-        tiles: how many slices are tiled into the one image.
+        frames: how many frames its PixelData holds, and ``frame`` the index of this one.
+        tile: ``(side, index)`` in a mosaic of ``side`` x ``side`` slices, counted along its rows.
     """
 
     path: Path
@@ -145,6 +142,8 @@ class Header:
     sop_instance: str
     series: str
     frame_of_reference: str
+    study: str
+    series_number: int | None
     identity: str
     patient: str
     modality: str
@@ -152,7 +151,6 @@ class Header:
     rows: int
     columns: int
     samples: int
-    frames: int
     bits_allocated: int
     bits_stored: int
     high_bit: int
@@ -170,15 +168,33 @@ class Header:
     echo_time: float | None
     temporal_position: str
     times: dict[str, str]
-    diffusion: str
+    stack_id: str
+    b_value: float | None
+    gradient: tuple[float, ...] | None
+    volumetric: tuple[str, ...]
+    body_part: str
     volume_facts: tuple[tuple[str, str | float | None], ...]
     instance_number: int | None
     images_in_acquisition: int | None
     units: tuple[str, ...]
     derivation: tuple[str, ...]
+    has_sources: bool
     component: str
-    tiles: int
+    frames: int
+    frame: int
+    tile: tuple[int, int] | None
     pixels: PixelElement | None
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Rows and columns of the stored image, which is larger than the slice in a mosaic."""
+        side = self.tile[0] if self.tile else 1
+        return side * self.rows, side * self.columns
+
+    @property
+    def multi_frame(self) -> bool:
+        """Whether the file holds other slices too."""
+        return self.frames > 1 or self.tile is not None
 
 
 def hashed(text: str) -> str:
@@ -186,105 +202,28 @@ def hashed(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
+def first_acquired(headers: Iterable[Header]) -> tuple:
+    """What puts groups of slices into the order of their acquisition, as far as their numbers tell."""
+    return min(
+        (math.inf if h.instance_number is None else h.instance_number, h.frame, h.position or ()) for h in headers
+    )
+
+
 def uid_name(uid: str) -> str:
     """Name of a registered UID; any other is text that anybody may have put there."""
     return UID_dictionary[uid][0] if uid in UID_dictionary else "an unknown UID"
 
 
-class BoundedFile:
-    """A file in which nothing lies beyond the end.
-
-    pydicom skips an element by seeking and reads a value by the length that the header claims; the first would pass
-    over a file that is cut short, the second would allocate gigabytes for a few bytes.
-    """
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file = file
-        self.size = size
-        self.overrun = False
-        self.tell = file.tell
-
-    def read(self, count: int = -1) -> bytes:
-        """At most ``count`` bytes, and never more than there are."""
-        left = max(self.size - self._file.tell(), 0)
-        return self._file.read(left if count < 0 else min(count, left))
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place inside the file, or to its end where the place would lie beyond."""
-        target = {os.SEEK_SET: 0, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self.size}[whence] + offset
-        self.overrun = self.overrun or target > self.size
-        return self._file.seek(min(target, self.size))
-
-
-def _truncated(how: str) -> CaseError:
-    return CaseError(Reason.TRUNCATED, f"a DICOM file must be complete, but it {how}; copy it again")
-
-
-@contextmanager
-def open_dicom(path: Path, max_inflated_bytes: int) -> Iterator[tuple[BoundedFile, UID, str, Stamp]]:
-    """Open a file at the first element of its dataset.
+def read_headers(path: Path, max_inflated_bytes: int = 2**27) -> list[Header]:
+    """Read the facts of every slice of one file.
 
     Args:
         path: a regular file.
-        max_inflated_bytes: the most that a deflated dataset may inflate to.
-
-    Yields:
-        The (inflated) file, its transfer syntax, its SOP class by its file meta information, and size and time of the
-        file on disk.
-
-    Raises:
-        CaseError: ``NOT_A_FILE``, ``NOT_AN_IMAGE``, ``TRUNCATED``, ``TOO_LARGE`` or ``UNREADABLE``.
-    """
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise CaseError(Reason.NOT_A_FILE, "an input must be a regular file; put the file itself there")
-        stamp = stamp_of(status)
-        bounded = BoundedFile(cast(BinaryIO, file), stamp[0])
-        start = bounded.read(132)
-        if start[128:] != b"DICM":
-            looks_like_one = start[:2] in (b"\x08\x00", b"\x02\x00")
-            raise CaseError(
-                Reason.UNREADABLE if looks_like_one else Reason.NOT_AN_IMAGE,
-                "a DICOM file must begin with 128 bytes and DICM, but this one does not; "
-                + ("write it again as a DICOM Part 10 file" if looks_like_one else "nothing to do"),
-            )
-        meta = read_dataset(cast(BinaryIO, bounded), False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-        syntax = UID(_text(meta, "TransferSyntaxUID"))
-        if not syntax:
-            raise _truncated("ends before it states its transfer syntax")
-        if syntax == DeflatedExplicitVRLittleEndian:
-            inflated = _inflate(bounded.read(max_inflated_bytes), max_inflated_bytes)
-            bounded = BoundedFile(io.BytesIO(inflated), len(inflated))
-        yield bounded, syntax, _text(meta, "MediaStorageSOPClassUID"), stamp
-
-
-def _inflate(data: bytes, most: int) -> bytes:
-    """A deflated dataset, unless it is a decompression bomb or cut short."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        inflated = inflater.decompress(data, most)
-    except zlib.error as error:
-        raise CaseError(
-            Reason.UNREADABLE, "a deflated DICOM file must inflate, but it is damaged; copy it again"
-        ) from (error)
-    if inflater.unconsumed_tail or (len(data) == most and not inflater.eof):
-        raise CaseError(Reason.TOO_LARGE, f"a deflated DICOM file must inflate to at most {most} bytes, got more")
-    if not inflater.eof:
-        raise _truncated("ends in the middle of deflated data")
-    return inflated
-
-
-def read_header(path: Path, max_inflated_bytes: int = 2**27) -> Header:
-    """Read the facts of one file.
-
-    Args:
-        path: a regular file.
-        max_inflated_bytes: see :func:`open_dicom`.
+        max_inflated_bytes: see :func:`scripts.dicom.parsing.open_dicom`.
 
     Returns:
-        The facts; ``error`` says why the file cannot be used, and ``series`` is empty where that cannot be told any
-        more.
+        One header per slice, at least one; ``error`` says why the file cannot be used, and ``series`` is empty where
+        that cannot be told any more.
 
     Raises:
         CaseError: ``NOT_AN_IMAGE`` for what is no DICOM image, and ``TRUNCATED``, ``UNREADABLE``, ``TOO_LARGE``,
@@ -292,8 +231,8 @@ def read_header(path: Path, max_inflated_bytes: int = 2**27) -> Header:
     """
     try:
         with quiet(), open_dicom(path, max_inflated_bytes) as (file, syntax, sop_class, stamp):
-            dataset, pixels, error = _scan(file, syntax)
-            return _facts(path, stamp, syntax, sop_class, dataset, pixels, error)
+            dataset, pixels, error = scan_dataset(file, syntax, WANTED_TAGS)
+            return _headers(path, stamp, syntax, sop_class, dataset, pixels, error)
     except CaseError:
         raise
     except FileNotFoundError as error:
@@ -304,68 +243,7 @@ def read_header(path: Path, max_inflated_bytes: int = 2**27) -> Header:
         raise CaseError(Reason.UNREADABLE, message) from None
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep pydicom from talking about values: its warnings and its log quote them."""
-    level = PYDICOM_LOG.level
-    PYDICOM_LOG.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        PYDICOM_LOG.setLevel(level)
-
-
-def _scan(file: BoundedFile, syntax: UID) -> tuple[Dataset, PixelElement | None, CaseError | None]:
-    """Elements we want up to the pixels, where the pixels are, and what is wrong with the file's length."""
-    found: list[tuple[int, str, int]] = []
-
-    def at_pixels(tag: int, vr: str | None, length: int) -> bool:
-        if tag == PIXEL_DATA:
-            found.append((file.tell(), vr or "OW", length))
-        return tag >= PIXEL_DATA
-
-    dataset = read_dataset(
-        cast(BinaryIO, file),
-        syntax == ImplicitVRLittleEndian,
-        syntax != ExplicitVRBigEndian,
-        stop_when=at_pixels,
-        specific_tags=WANTED_TAGS,
-    )
-    if file.overrun:
-        return dataset, None, _truncated("ends in its header")
-    if not found:
-        return dataset, None, None
-    offset, vr, length = found[0]
-    encapsulated = length == UNDEFINED_LENGTH
-    try:
-        if encapsulated:
-            length = _encapsulated_length(file, offset)
-        elif offset + length > file.size:
-            raise _truncated(f"ends {offset + length - file.size} bytes early")
-    except CaseError as error:
-        return dataset, None, error
-    return dataset, PixelElement(offset, length, vr, encapsulated), None
-
-
-def _encapsulated_length(file: BoundedFile, offset: int) -> int:
-    """Bytes from the first item to the end of the sequence delimiter, walking over the fragments."""
-    file.seek(offset)
-    fragments = 0
-    while len(head := file.read(8)) == 8:
-        group, element, length = struct.unpack("<HHL", head)
-        tag = group << 16 | element
-        if tag == SEQUENCE_END and fragments >= 2:  # the offset table is the first item
-            return file.tell() - offset
-        if tag != ITEM or length == UNDEFINED_LENGTH or file.tell() + length > file.size:
-            break
-        file.seek(length, os.SEEK_CUR)
-        fragments += 1
-    raise _truncated("ends before the last fragment of its pixels")
-
-
-def _facts(
+def _headers(
     path: Path,
     stamp: Stamp,
     syntax: UID,
@@ -373,65 +251,94 @@ def _facts(
     ds: Dataset,
     pixels: PixelElement | None,
     error: CaseError | None,
-) -> Header:
-    series = _text(ds, "SeriesInstanceUID")
-    sop_class = _text(ds, "SOPClassUID") or sop_class
+) -> list[Header]:
+    ds.SOPClassUID = sop_class = text_of(ds, "SOPClassUID") or sop_class
     if not sop_class or sop_class == MediaStorageDirectoryStorage:
         raise error or CaseError(Reason.NOT_AN_IMAGE, "an input must be an image, got a DICOMDIR or the like")
-    rows, columns = _integer(ds, "Rows"), _integer(ds, "Columns")
-    slope, intercept = _numbers(ds, "RescaleSlope") or (1.0,), _numbers(ds, "RescaleIntercept") or (0.0,)
-    patient = _text(ds, "PatientID")
-    header = Header(
+    slices: list[Slice] = [(ds, 0, None)]
+    frame_error = None
+    if error is None and pixels is not None:
+        try:
+            slices = slice_datasets(ds)
+        except CaseError as caught:
+            frame_error = caught
+    headers = [_facts(path, stamp, syntax, one, frame, tile, pixels) for one, frame, tile in slices]
+    return [
+        replace(h, error=error or _unusable(h, one[0]) or frame_error) for h, one in zip(headers, slices, strict=True)
+    ]
+
+
+def _facts(
+    path: Path,
+    stamp: Stamp,
+    syntax: UID,
+    ds: Dataset,
+    frame: int,
+    tile: tuple[int, int] | None,
+    pixels: PixelElement | None,
+) -> Header:
+    rows, columns = integer_of(ds, "Rows"), integer_of(ds, "Columns")
+    slope, intercept = numbers_of(ds, "RescaleSlope") or (1.0,), numbers_of(ds, "RescaleIntercept") or (0.0,)
+    patient = text_of(ds, "PatientID")
+    b_value, gradient = diffusion_weighting(ds)
+    return Header(
         path=path,
         stamp=stamp,
         error=None,
         transfer_syntax=str(syntax),
-        sop_class=sop_class,
-        sop_instance=_text(ds, "SOPInstanceUID"),
-        series=series,
-        frame_of_reference=_text(ds, "FrameOfReferenceUID"),
-        identity=hashed("\0".join(_text(ds, keyword) for keyword in IDENTITY)),
-        patient=hashed(patient or _text(ds, "StudyInstanceUID")),
-        modality=_text(ds, "Modality"),
-        image_type=tuple(value.strip().upper() for value in _text(ds, "ImageType").split("\\")),
+        sop_class=text_of(ds, "SOPClassUID"),
+        sop_instance=text_of(ds, "SOPInstanceUID"),
+        series=text_of(ds, "SeriesInstanceUID"),
+        frame_of_reference=text_of(ds, "FrameOfReferenceUID"),
+        study=hashed(text_of(ds, "StudyInstanceUID")),
+        series_number=integer_of(ds, "SeriesNumber") if finite_of(ds, "SeriesNumber") is not None else None,
+        identity=hashed("\0".join(text_of(ds, keyword) for keyword in IDENTITY)),
+        patient=hashed(patient or text_of(ds, "StudyInstanceUID")),
+        modality=text_of(ds, "Modality"),
+        image_type=tuple(value.strip().upper() for value in text_of(ds, "ImageType").split("\\")),
         rows=rows,
         columns=columns,
-        samples=_integer(ds, "SamplesPerPixel", 1),
-        frames=_integer(ds, "NumberOfFrames", 1),
-        bits_allocated=_integer(ds, "BitsAllocated"),
-        bits_stored=_integer(ds, "BitsStored"),
-        high_bit=_integer(ds, "HighBit", _integer(ds, "BitsStored") - 1),
-        signed=_integer(ds, "PixelRepresentation") == 1,
-        photometric=_text(ds, "PhotometricInterpretation").upper(),
+        samples=integer_of(ds, "SamplesPerPixel", 1),
+        bits_allocated=integer_of(ds, "BitsAllocated"),
+        bits_stored=integer_of(ds, "BitsStored"),
+        high_bit=integer_of(ds, "HighBit", integer_of(ds, "BitsStored") - 1),
+        signed=integer_of(ds, "PixelRepresentation") == 1,
+        photometric=text_of(ds, "PhotometricInterpretation").upper(),
         slope=slope[0],
         intercept=intercept[0],
-        lossy=_text(ds, "LossyImageCompression") == "01",
-        orientation=_vector(ds, "ImageOrientationPatient", 6),
-        position=_vector(ds, "ImagePositionPatient", 3),
-        spacing=_vector(ds, "PixelSpacing", 2),
+        lossy=text_of(ds, "LossyImageCompression") == "01",
+        orientation=vector_of(ds, "ImageOrientationPatient", 6),
+        position=vector_of(ds, "ImagePositionPatient", 3),
+        spacing=vector_of(ds, "PixelSpacing", 2),
         padding=_padding(ds),
-        slice_thickness=_finite(ds, "SliceThickness"),
-        echo_number=_text(ds, "EchoNumbers"),
-        echo_time=_finite(ds, "EchoTime"),
-        temporal_position=_text(ds, "TemporalPositionIdentifier"),
-        times={keyword: _text(ds, keyword) for keyword in TIMES},
-        diffusion=_vendor_text(ds, GE_DIFFUSION),
+        slice_thickness=finite_of(ds, "SliceThickness"),
+        echo_number=text_of(ds, "EchoNumbers"),
+        echo_time=finite_of(ds, "EchoTime"),
+        temporal_position=text_of(ds, "TemporalPositionIdentifier"),
+        times={keyword: text_of(ds, keyword) for keyword in TIMES},
+        stack_id=text_of(ds, "StackID"),
+        b_value=b_value,
+        gradient=gradient,
+        volumetric=tuple(text_of(ds, k).upper() for k in ("VolumetricProperties", "VolumeBasedCalculationTechnique")),
+        body_part=body_part(ds),
         volume_facts=_volume_facts(ds),
-        instance_number=_integer(ds, "InstanceNumber") if _finite(ds, "InstanceNumber") is not None else None,
-        images_in_acquisition=_integer(ds, "ImagesInAcquisition") or None,
-        units=_codes(ds, "RealWorldValueMappingSequence", "MeasurementUnitsCodeSequence"),
-        derivation=_codes(ds, "DerivationCodeSequence"),
-        component=GE_COMPONENTS.get(_vendor_text(ds, GE_IMAGE_KIND), ""),
-        tiles=int(_vendor_text(ds, SIEMENS_MOSAIC) or 1),
+        instance_number=integer_of(ds, "InstanceNumber") if finite_of(ds, "InstanceNumber") is not None else None,
+        images_in_acquisition=integer_of(ds, "ImagesInAcquisition") or None,
+        units=codes_of(ds, "RealWorldValueMappingSequence", "MeasurementUnitsCodeSequence"),
+        derivation=codes_of(ds, "DerivationCodeSequence"),
+        has_sources=any(ds.get(keyword) for keyword in SOURCES) and codes_of(ds, SOURCES[0]) != (LOSSY_COMPRESSION,),
+        component=_component(ds),
+        frames=integer_of(ds, "NumberOfFrames", 1),
+        frame=frame,
+        tile=tile,
         pixels=pixels,
     )
-    return replace(header, error=error or _unusable(header, ds))
 
 
 def _unusable(header: Header, ds: Dataset) -> CaseError | None:
     """Why the pixels of one file cannot be had exactly, as far as its header shows."""
     if header.pixels is None:
-        return _truncated("ends before its pixels")
+        return truncated("ends before its pixels")
     if not header.sop_instance or not header.series:
         return CaseError(Reason.UNREADABLE, "an image must have the UIDs of its series and of itself; export it again")
     if not (math.isfinite(header.slope) and math.isfinite(header.intercept)) or header.slope == 0:
@@ -448,77 +355,23 @@ def _padding(ds: Dataset) -> tuple[int, int] | None:
     Writers confuse the types US and SS of these two attributes, so a value outside the pixels' range is taken for the
     one of the same bits inside it.
     """
-    ends = [_finite(ds, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    ends = [finite_of(ds, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if ends[0] is None:
         return None
-    span = 1 << _integer(ds, "BitsAllocated", 16)
-    low = -(span // 2) if _integer(ds, "PixelRepresentation") == 1 else 0
+    span = 1 << integer_of(ds, "BitsAllocated", 16)
+    low = -(span // 2) if integer_of(ds, "PixelRepresentation") == 1 else 0
     value, limit = ((int(end) - low) % span + low for end in (ends[0], ends[0] if ends[1] is None else ends[1]))
     return value, limit
 
 
 def _volume_facts(ds: Dataset) -> tuple[tuple[str, str | float | None], ...]:
-    facts: list[tuple[str, str | float | None]] = [
-        (keyword, _text(ds, keyword) if tolerance is None else _finite(ds, keyword))
+    return tuple(
+        (keyword, text_of(ds, keyword) if tolerance is None else finite_of(ds, keyword))
         for keyword, tolerance in ACQUISITION
-    ]
-    return (*facts, ("b-value", _vendor_text(ds, SIEMENS_DIFFUSION)))
+    )
 
 
-def _text(ds: Dataset, keyword: str) -> str:
-    value = ds.get(keyword)
-    if value is None:
-        return ""
-    if isinstance(value, MultiValue):
-        return "\\".join(str(one).strip(" \0") for one in value)
-    return str(value).strip(" \0")
-
-
-def _numbers(ds: Dataset, keyword: str) -> tuple[float, ...] | None:
-    """None where there is nothing; NaN where there is no number."""
-    try:
-        value = ds.get(keyword)
-        if value is None or value == "" or value == []:
-            return None
-        return tuple(float(one) for one in (value if isinstance(value, MultiValue) else [value]))
-    except (ValueError, TypeError, ArithmeticError):
-        return (math.nan,)
-
-
-def _finite(ds: Dataset, keyword: str) -> float | None:
-    numbers = _numbers(ds, keyword)
-    return numbers[0] if numbers and math.isfinite(numbers[0]) else None
-
-
-def _integer(ds: Dataset, keyword: str, default: int = 0) -> int:
-    number = _finite(ds, keyword)
-    return default if number is None else int(number)
-
-
-def _vector(ds: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    numbers = _numbers(ds, keyword)
-    return numbers if numbers and len(numbers) == count and all(map(math.isfinite, numbers)) else None
-
-
-def _codes(ds: Dataset, *path: str) -> tuple[str, ...]:
-    """Code values of all items of a code sequence, which may lie in other sequences."""
-    items = [ds]
-    for keyword in path:
-        items = [inner for item in items for inner in item.get(keyword) or []]
-    return tuple(_text(item, "CodeValue").upper() for item in items)
-
-
-def _vendor_text(ds: Dataset, tag: int) -> str:
-    """First value of a private element as text, whether or not its type is known."""
-    if tag not in ds:
-        return ""
-    value = ds[tag].value
-    if isinstance(value, bytes):
-        # little-endian short where it is not printable: implicit files do not state the type
-        text = value.strip(b" \0")
-        value = (
-            text.decode("ascii") if text and text.isascii() and text[0] > 32 else int.from_bytes(value[:2], "little")
-        )
-    if isinstance(value, MultiValue | list | tuple):
-        value = value[0] if value else ""
-    return str(value).split("\\")[0].strip()
+def _component(ds: Dataset) -> str:
+    """Phase, real or imaginary, by the statement of the standard or of GE; empty for magnitude."""
+    stated = text_of(ds, "ComplexImageComponent").upper()
+    return stated if stated not in ("", "MAGNITUDE") else GE_COMPONENTS.get(vendor_text(ds, GE_IMAGE_KIND), "")

@@ -15,7 +15,7 @@ from pydicom.uid import (
 from ..reasons import CaseError, Reason
 from .headers import Header, uid_name
 
-__all__ = ["file_refusal", "image_refusal", "is_multi_frame"]
+__all__ = ["file_refusal", "image_refusal", "image_warnings"]
 
 IMAGE_CLASS = {"MR": MRImageStorage, "CT": CTImageStorage}
 ENHANCED_CLASSES = {
@@ -23,7 +23,10 @@ ENHANCED_CLASSES = {
     "CT": (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage),
 }
 SCOUT = {"LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM"}
-PROJECTION = {"PROJECTION IMAGE", "MIP", "MINIP", "MNIP"}
+PROJECTION = {"PROJECTION IMAGE", "MIP", "MINIP", "MNIP", "MAX_IP", "MIN_IP", "MAXIMUM", "MINIMUM", "VOLUME_RENDER"}
+REFORMAT = {"MPR", "MULTI_PLANAR", "CURVED_MPR", "CPR", "RESAMPLED", "REFORMATTED"}
+# what multi-frame objects say of places and values that are no longer those of the acquisition
+NOT_A_VOLUME = {"SAMPLED", "DISTORTED"}
 # whole values of ImageType, vendors' and the standard's
 MAPS = {
     *("ADC", "EADC", "EXP ADC", "FA", "COLFA", "DIFFUSION MAP", "TENSOR"),
@@ -36,12 +39,8 @@ COMPONENT_LETTERS = {"P", "R", "I"}  # as third or fourth value: phase, real, im
 NO_UNITS = {"", "1", "{}", "NO UNITS"}
 # context group 7203 and 7162: resampled in space, made by artificial intelligence
 OUR_DERIVATIONS = {"113085", "123110"}
-
-
-def is_multi_frame(header: Header, modality: str) -> bool:
-    """Whether one file holds several slices: Enhanced objects, classic ones with frames, mosaics."""
-    classes = ENHANCED_CLASSES[modality]
-    return header.sop_class in classes or header.frames > 1 or header.tiles > 1 or "MOSAIC" in header.image_type
+DERIVED = ("DERIVED", "SECONDARY")
+OUR_IMAGE_TYPE = ("DERIVED", "SECONDARY", "OTHER", "SR")
 
 
 def file_refusal(header: Header, modality: str) -> CaseError | None:
@@ -65,9 +64,12 @@ def image_refusal(header: Header) -> CaseError | None:
     if values & SCOUT:
         return CaseError(Reason.LOCALIZER, "a localizer is not processed; nothing to do")
     if (
-        values & PROJECTION
+        (values | set(header.volumetric)) & (PROJECTION | NOT_A_VOLUME)
+        or set(header.volumetric) & REFORMAT
         or set(header.derivation) & OUR_DERIVATIONS
-        or header.image_type[:2] == ("DERIVED", "SECONDARY")
+        or (values & REFORMAT and values & {"DERIVED"})
+        or (header.image_type[:2] == DERIVED and header.has_sources)
+        or header.image_type[:4] == OUR_IMAGE_TYPE
     ):
         return CaseError(
             Reason.ALREADY_DERIVED, "an input must be an acquired image, got one derived from others; take the source"
@@ -78,3 +80,11 @@ def image_refusal(header: Header) -> CaseError | None:
     if not set(header.units) <= NO_UNITS:
         return CaseError(Reason.QUANTITATIVE, "an input must not be a map with physical units; nothing to do")
     return None
+
+
+def image_warnings(header: Header) -> tuple[CaseError, ...]:
+    """What a person may want to know of a volume of this kind."""
+    if header.image_type[:2] != DERIVED:
+        return ()
+    message = "an input should be an acquired image; this one is called derived, but neither from what nor how"
+    return (CaseError(Reason.ALREADY_DERIVED, message),)

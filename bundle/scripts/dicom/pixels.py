@@ -20,8 +20,9 @@ from pydicom.uid import (
 )
 
 from ..reasons import CaseError, Reason
-from .headers import Header, PixelElement, uid_name
+from .headers import Header, uid_name
 from .jpeg_lossless import decode_jpeg_lossless
+from .parsing import PixelElement
 
 try:
     from pydicom.encaps import get_frame
@@ -29,7 +30,7 @@ try:
 except ImportError:  # pydicom 2, which MONAI Label 0.8.5 needs: uncompressed series only
     get_decoder = None  # type: ignore[assignment]
 
-__all__ = ["decode_pixels", "is_lossy", "is_padding", "padding_values", "scanner_units"]
+__all__ = ["crop_tile", "decode_pixels", "is_lossy", "is_padding", "padding_values", "scanner_units"]
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
 OURS = "jpeg_lossless"
@@ -39,14 +40,14 @@ LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.
 
 
 def decode_pixels(header: Header, data: bytes) -> np.ndarray:
-    """Decode one image.
+    """Decode one image: of a file, or one frame of it.
 
     Args:
         header: its facts.
-        data: the value of its PixelData element, encoded.
+        data: the value of its PixelData element, encoded, with all frames.
 
     Returns:
-        ``(Rows, Columns)`` int64 stored values: high bits removed, sign extended, MONOCHROME1 inverted.
+        ``header.image_shape`` int64 stored values: high bits removed, sign extended, MONOCHROME1 inverted.
 
     Raises:
         CaseError: ``TRUNCATED``, ``NO_DECODER`` or ``UNREADABLE``.
@@ -72,6 +73,15 @@ def decode_pixels(header: Header, data: bytes) -> np.ndarray:
         low_bits = 0
         _check_range(header, stored)
     return _significant(header, stored, low_bits)
+
+
+def crop_tile(header: Header, image: np.ndarray) -> np.ndarray:
+    """``(Rows, Columns)`` of one slice: its tile of a mosaic, else the image."""
+    if header.tile is None:
+        return image
+    side, index = header.tile
+    top, left = index // side * header.rows, index % side * header.columns
+    return image[top : top + header.rows, left : left + header.columns]
 
 
 def _significant(header: Header, stored: Any, low_bits: int) -> Any:
@@ -111,21 +121,24 @@ def is_lossy(header: Header) -> bool:
 
 def _native(header: Header, element: PixelElement, data: bytes, big_endian: bool) -> np.ndarray:
     size = header.bits_allocated // 8
-    expected = header.rows * header.columns * size
+    shape = header.image_shape
+    pixels = shape[0] * shape[1]
+    expected = pixels * size * header.frames
     if len(data) != expected + expected % 2:
         message = f"PixelData must have {expected} bytes, got {len(data)}; copy the file again"
         raise CaseError(Reason.TRUNCATED, message)
     if big_endian and size == 1 and element.vr == "OW":
         data = np.frombuffer(data, dtype="u2").byteswap().tobytes()
-    flat = np.frombuffer(data, dtype=f"{'>' if big_endian else '<'}u{size}", count=expected // size)
-    return flat.reshape(header.rows, header.columns).astype(np.int64)
+    dtype = f"{'>' if big_endian else '<'}u{size}"
+    flat = np.frombuffer(data, dtype=dtype, count=pixels, offset=header.frame * pixels * size)
+    return flat.reshape(shape).astype(np.int64)
 
 
 def _decode(header: Header, syntax: UID, data: bytes) -> np.ndarray:
     """Values of one encapsulated image."""
     plugin = _plugin(syntax, header.bits_stored)
     try:
-        frame = get_frame(data, 0, number_of_frames=1)
+        frame = get_frame(data, header.frame, number_of_frames=header.frames)
         bits = _check_codestream(header, syntax, frame)
         if plugin == OURS:
             array, _ = decode_jpeg_lossless(frame)
@@ -133,9 +146,9 @@ def _decode(header: Header, syntax: UID, data: bytes) -> np.ndarray:
                 array -= (array >= 1 << (bits - 1)) * (1 << bits)
         else:
             options: dict[str, Any] = {
-                "rows": header.rows,
-                "columns": header.columns,
-                "number_of_frames": 1,
+                "rows": header.image_shape[0],
+                "columns": header.image_shape[1],
+                "number_of_frames": header.frames,
                 "samples_per_pixel": 1,
                 "photometric_interpretation": header.photometric,
                 "bits_allocated": header.bits_allocated,
@@ -144,7 +157,9 @@ def _decode(header: Header, syntax: UID, data: bytes) -> np.ndarray:
                 "pixel_representation": int(header.signed),
                 "pixel_keyword": "PixelData",
             }
-            array, _ = get_decoder(syntax).as_array(data, index=0, raw=True, decoding_plugin=plugin, **options)
+            array, _ = get_decoder(syntax).as_array(
+                data, index=header.frame, raw=True, decoding_plugin=plugin, **options
+            )
     except CaseError:
         raise
     except NotImplementedError as error:
@@ -153,8 +168,8 @@ def _decode(header: Header, syntax: UID, data: bytes) -> np.ndarray:
     except Exception as error:  # decoders raise anything on damaged data
         what = f"{type(error).__name__} from {uid_name(syntax)}"
         raise CaseError(Reason.UNREADABLE, f"pixels must decode, got {what}; copy or export the series again") from None
-    if array.shape != (header.rows, header.columns):
-        message = f"pixels must decode to {header.rows} x {header.columns}, got {array.shape}; export the series again"
+    if array.shape != header.image_shape:
+        message = f"pixels must decode to {header.image_shape}, got {array.shape}; export the series again"
         raise CaseError(Reason.UNREADABLE, message)
     return array.astype(np.int64)
 
@@ -205,8 +220,8 @@ def _check_codestream(header: Header, syntax: UID, frame: bytes) -> int:
     if not end or padding.strip(b"\0\xff"):
         raise CaseError(Reason.TRUNCATED, "compressed pixels must end with their end marker; copy the file again")
     rows, columns, bits = _jpeg_2000_facts(frame) if frame[:4] == b"\xff\x4f\xff\x51" else _jpeg_facts(frame)
-    if (rows, columns) != (header.rows, header.columns):
-        message = f"compressed pixels must be {header.rows} x {header.columns}, got {rows} x {columns}; export again"
+    if (rows, columns) != header.image_shape:
+        message = f"compressed pixels must be {header.image_shape}, got {(rows, columns)}; export the series again"
         raise CaseError(Reason.UNREADABLE, message)
     return min(bits, header.bits_allocated)
 

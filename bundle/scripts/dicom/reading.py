@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
 import numpy as np
 
 from ..reasons import CaseError, Reason
 from ..volume import Volume
 from .discovery import SeriesCandidate
-from .headers import Header, open_dicom, quiet, read_header
-from .pixels import decode_pixels, is_lossy, is_padding, padding_values, scanner_units
-from .split import check_one_patient
-from .stack import check_plane_facts, stack_slices
+from .headers import Header
+from .parsing import open_dicom, quiet
+from .pixels import crop_tile, decode_pixels, is_lossy, is_padding, padding_values, scanner_units
+from .stack import stack_slices
 
 __all__ = ["read_series"]
 
@@ -23,30 +26,28 @@ def read_series(series: SeriesCandidate, max_inflated_bytes: int = 2**27) -> Vol
     """Read one volume of a series.
 
     Args:
-        series: from :func:`scripts.dicom.discovery.discover`.
+        series: from :func:`scripts.dicom.discovery.discover`; its headers are not read again.
         max_inflated_bytes: the most that a deflated file may inflate to.
 
     Returns:
         The volume: voxel axes along columns (left to right in the image), rows (top to bottom), slices; scanner units
         with the rescale of each slice. ``meta`` holds ``slice_spacing_mm``, ``slice_gap_mm`` (spacing minus thickness,
-        negative where slices overlap, None where the thickness is not stated), ``lossy`` and ``inverted``
-        (MONOCHROME1).
+        negative where slices overlap, None where the thickness is not stated), ``lossy``, ``inverted`` (MONOCHROME1)
+        and ``body_part`` (a word of :mod:`scripts.dicom.anatomy`, or empty).
 
     Raises:
         CaseError: ``CHANGED`` if a file is not what discovery saw, ``TRUNCATED``, ``NO_DECODER``, ``NONFINITE`` or
             ``UNREADABLE``.
     """
-    headers = [_read_again(series, i, max_inflated_bytes) for i in range(len(series.files))]
-    check_one_patient(headers)
-    check_plane_facts(headers)
+    headers = series.slices
     stack = stack_slices(headers, min_slices=2)
-    headers = [headers[i] for i in stack.order]
+    headers = tuple(headers[i] for i in stack.order)
     first = headers[0]
     array = np.empty((first.columns, first.rows, len(headers)), dtype=np.float32)
     padding = np.zeros(array.shape, dtype=bool)
     whole_numbers = all((header.slope, header.intercept) == (1, 0) for header in headers)
-    for k, header in enumerate(headers):
-        stored = _stored(header, max_inflated_bytes)
+    for k, stored in _stored(headers, max_inflated_bytes):
+        header = headers[k]
         values = scanner_units(header, stored)
         padding[:, :, k] = is_padding(header, stored).T
         if not np.isfinite(values).all() or np.abs(values).max() > np.finfo(np.float32).max:
@@ -72,6 +73,7 @@ def read_series(series: SeriesCandidate, max_inflated_bytes: int = 2**27) -> Vol
             "slice_gap_mm": None if thickness is None else spacing - thickness,
             "lossy": any(is_lossy(header) for header in headers),
             "inverted": any(header.photometric == "MONOCHROME1" for header in headers),
+            "body_part": first.body_part,
         },
     )
 
@@ -87,27 +89,29 @@ def _take_out(padding: np.ndarray, array: np.ndarray, first: Header) -> float | 
     return float(scanner_units(first, np.array(values[0])))
 
 
-def _read_again(series: SeriesCandidate, index: int, max_inflated_bytes: int) -> Header:
-    """Header of one slice, which must be what discovery saw."""
-    header = read_header(series.files[index], max_inflated_bytes)
-    if series.stamps and header.stamp != series.stamps[index]:
-        message = "a series must stay as it is while it is read, but a file has changed; run again later"
-        raise CaseError(Reason.CHANGED, message)
-    if header.error is not None:
-        raise header.error
-    return header
+def _stored(headers: Sequence[Header], max_inflated_bytes: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Index and stored values of each slice; every file is opened once, every image of it decoded once."""
+    by_file: dict[Path, dict[int, list[int]]] = {}
+    for k, header in enumerate(headers):
+        by_file.setdefault(header.path, {}).setdefault(header.frame, []).append(k)
+    for frames in by_file.values():
+        data = _pixel_data(headers[next(iter(frames.values()))[0]], max_inflated_bytes)
+        for slices in frames.values():
+            image = decode_pixels(headers[slices[0]], data)
+            for k in slices:
+                yield k, crop_tile(headers[k], image)
 
 
-def _stored(header: Header, max_inflated_bytes: int) -> np.ndarray:
-    """Stored values of one slice."""
-    assert header.pixels is not None  # read_header sets an error otherwise
+def _pixel_data(header: Header, max_inflated_bytes: int) -> bytes:
+    """Value of the PixelData element of a file that must still be what discovery saw."""
+    assert header.pixels is not None  # read_headers sets an error otherwise
     try:
         with quiet(), open_dicom(header.path, max_inflated_bytes) as (file, _, _, stamp):
             if stamp != header.stamp:
                 message = "a series must stay as it is while it is read, but a file has changed; run again later"
                 raise CaseError(Reason.CHANGED, message)
             file.seek(header.pixels.offset)
-            return decode_pixels(header, file.read(header.pixels.length))
+            return file.read(header.pixels.length)
     except FileNotFoundError as error:
         raise CaseError(Reason.CHANGED, "a series must stay where it is while it is read; run again") from error
     except OSError as error:

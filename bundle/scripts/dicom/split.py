@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One series, several volumes: echoes, time points and image types are told apart, nothing else is."""
+"""One series, several volumes: image types, echoes, diffusion weightings and time points are told apart.
+
+Stacks of different angle or place are told apart before, by :mod:`scripts.dicom.stacks`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..reasons import CaseError, Reason
-from .headers import ACQUISITION, Header
+from .headers import ACQUISITION, Header, first_acquired
 from .stack import SAME_POSITION_MM, slice_positions_mm
 
 __all__ = [
@@ -18,10 +21,14 @@ __all__ = [
     "check_covers_series",
     "check_one_acquisition",
     "check_one_patient",
+    "split_by_diffusion",
     "split_by_echo",
     "split_by_time",
     "split_by_type",
 ]
+
+
+MOMENTS = ("TriggerTime", "AcquisitionDateTime", "AcquisitionTime")
 
 
 @dataclass(frozen=True)
@@ -52,12 +59,46 @@ def split_by_echo(part: Part) -> list[Part]:
     return _split(part, "echo", lambda header: (_sortable(header.echo_number), cluster[header.echo_time]))
 
 
+def split_by_diffusion(part: Part) -> list[Part]:
+    """One part per b-value, named by it in s/mm2, and per direction of the gradient, in the order of acquisition."""
+    weightings: list[tuple[int | None, tuple[float, ...] | None]] = []
+    groups: list[list[Header]] = []
+    for header in part.headers:
+        b_value = None if header.b_value is None else round(header.b_value)
+        for weighting, group in zip(weightings, groups, strict=True):
+            if weighting[0] == b_value and _same_direction(weighting[1], header.gradient):
+                group.append(header)
+                break
+        else:
+            weightings.append((b_value, header.gradient))
+            groups.append([header])
+    if len(groups) == 1:
+        return [part]
+    parts = []
+    for b_value in sorted({weighting[0] for weighting in weightings}, key=lambda b: -1 if b is None else b):
+        same = [group for weighting, group in zip(weightings, groups, strict=True) if weighting[0] == b_value]
+        same.sort(key=first_acquired)
+        width = len(str(len(same)))
+        for i, group in enumerate(same):
+            direction = "" if len(same) == 1 else f"-direction{i + 1:0{width}d}"
+            stated = "none" if b_value is None else b_value
+            parts.append(Part(tuple(group), f"{part.suffix}-b{stated}{direction}"))
+    return parts
+
+
+def _same_direction(one: tuple[float, ...] | None, other: tuple[float, ...] | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return bool(np.abs(np.subtract(one, other)).max() <= 0.01)
+
+
 def split_by_time(part: Part) -> list[Part]:
-    """One part per time point.
+    """One part per time point or phase.
 
     TemporalPositionIdentifier always counts. Numbers and times of acquisition count only where several slices share a
     position, and only if they part the slices into volumes that hold every position once: scanners also change them
-    from slice to slice of one volume.
+    from slice to slice of one volume. Where each position has its own times (a heart in phases, interleaved slices),
+    their order at each position counts. Last, numbers of images that run through all positions again and again.
 
     Raises:
         CaseError: ``TIME_SERIES`` where the volumes of a series cannot be told apart, ``DUPLICATE_POSITION`` where
@@ -70,26 +111,64 @@ def split_by_time(part: Part) -> list[Part]:
     per_place = Counter(places)
     if max(per_place.values()) == 1:
         return [part]
-    for keyword in part.headers[0].times:
-        values = [header.times[keyword] for header in part.headers]
-        each_once = max(Counter(zip(values, places, strict=True)).values()) == 1
-        if each_once and len(set(values)) * len(per_place) == len(places):
-            return _split(part, "time", lambda header, keyword=keyword: _sortable(header.times[keyword]))  # type: ignore[misc]
+    even = len(set(per_place.values())) == 1
+    for keyword in part.headers[0].times if even else ():
+        for order in (_by_value, _by_rank, _by_run):
+            if (numbers := order(part.headers, places, keyword)) is not None:
+                number = dict(zip(map(id, part.headers), numbers, strict=True))
+                return _split(part, "time", lambda header, number=number: (number[id(header)],))  # type: ignore[misc]
     told_apart = {
-        (place, header.diffusion, *header.times.values(), *header.volume_facts)
+        (place, header.b_value, *header.times.values(), *header.volume_facts)
         for place, header in zip(places, part.headers, strict=True)
     }
-    differing = len(told_apart) > len(per_place)
-    if len(set(per_place.values())) == 1 and differing:
+    if even and len(told_apart) > len(per_place):
         raise CaseError(
             Reason.TIME_SERIES,
-            "several measurements in one series must be told apart by echo or time, but "
-            f"{max(per_place.values())} share each position (diffusion, perhaps); split the series",
+            "several measurements in one series must be told apart by echo, diffusion weighting or time, but "
+            f"{max(per_place.values())} share each position; split the series",
         )
     raise CaseError(
         Reason.DUPLICATE_POSITION,
         f"every position must hold one slice, got up to {max(per_place.values())}; remove the surplus",
     )
+
+
+def _by_value(headers: Sequence[Header], places: Sequence[int], keyword: str) -> list[int] | None:
+    """Number of the time point of each slice, where each value occurs once at every place."""
+    values = [_sortable(header.times[keyword]) for header in headers]
+    each_once = len(set(zip(values, places, strict=True))) == len(places)
+    if not each_once or len(set(values)) * len(set(places)) != len(places):
+        return None
+    number = {value: i for i, value in enumerate(sorted(set(values)))}
+    return [number[value] for value in values]
+
+
+def _by_rank(headers: Sequence[Header], places: Sequence[int], keyword: str) -> list[int] | None:
+    """The same for moments that differ from place to place: which it is among those of its own place."""
+    if keyword not in MOMENTS:
+        return None
+    values = [_sortable(header.times[keyword]) for header in headers]
+    if any(value[0] == np.inf for value in values) or len(set(zip(values, places, strict=True))) < len(places):
+        return None
+    at_place: dict[int, list] = {}
+    for value, place in zip(values, places, strict=True):
+        at_place.setdefault(place, []).append(value)
+    ranks = {place: {value: i for i, value in enumerate(sorted(found))} for place, found in at_place.items()}
+    return [ranks[place][value] for value, place in zip(values, places, strict=True)]
+
+
+def _by_run(headers: Sequence[Header], places: Sequence[int], keyword: str) -> list[int] | None:
+    """The same for numbers of images that run through all places in one order, again and again."""
+    values = [_sortable(header.times[keyword]) for header in headers]
+    if keyword != "InstanceNumber" or len(set(values)) < len(values) or max(values)[0] == np.inf:
+        return None
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    size = len(set(places))
+    runs = [[places[i] for i in order[start : start + size]] for start in range(0, len(order), size)]
+    if len(set(runs[0])) < size or any(run != runs[0] for run in runs):
+        return None
+    number = {i: at // size for at, i in enumerate(order)}
+    return [number[i] for i in range(len(values))]
 
 
 def _split(part: Part, name: str, key: Callable[[Header], tuple]) -> list[Part]:
@@ -183,7 +262,7 @@ def check_covers_series(parts: Sequence[Part]) -> dict[str, CaseError]:
         suffix = parts[0].suffix
         reason = (
             Reason.TIME_SERIES
-            if "-time" in suffix
+            if "-time" in suffix or "-b" in suffix
             else Reason.MULTI_ECHO
             if "-echo" in suffix
             else Reason.MIXED_ACQUISITION

@@ -15,7 +15,7 @@ import numpy as np
 from ..reasons import CaseError, Reason
 from .headers import Header
 
-__all__ = ["Stack", "check_plane_facts", "slice_positions_mm", "stack_slices"]
+__all__ = ["Stack", "check_plane", "check_plane_facts", "slice_positions_mm", "stack_slices"]
 
 SAME_POSITION_MM = 0.01
 
@@ -36,13 +36,13 @@ class Stack:
 
 
 def check_plane_facts(headers: Sequence[Header]) -> None:
-    """Demand that every slice states its geometry and that all planes are alike.
+    """Demand that every slice of a stack states its geometry and that all planes are alike.
 
     Raises:
         CaseError: ``NO_GEOMETRY``, ``MIXED_ORIENTATION`` or ``MIXED_GEOMETRY``.
     """
     for header in headers:
-        _check_one_plane(header)
+        check_plane(header)
     orientations = np.array([header.orientation for header in headers])
     spread = np.abs(orientations - orientations[0]).max()
     if spread > 1e-3:
@@ -65,7 +65,12 @@ def check_plane_facts(headers: Sequence[Header]) -> None:
         )
 
 
-def _check_one_plane(header: Header) -> None:
+def check_plane(header: Header) -> None:
+    """Demand that a slice states its geometry.
+
+    Raises:
+        CaseError: ``NO_GEOMETRY``.
+    """
     if header.rows < 1 or header.columns < 1:
         raise CaseError(
             Reason.NO_GEOMETRY, f"an image must have rows and columns, got {header.rows} x {header.columns}"

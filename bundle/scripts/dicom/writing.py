@@ -12,21 +12,40 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from pydicom.valuerep import format_number_as_ds
 
 from ..geometry import voxel_spacing_mm
+from ..reasons import CaseError, Reason
 from .attributes import ACQUISITION, LOSSY, PATIENT_AND_STUDY, REQUIRED_EMPTY, copy_constant
+from .discovery import SeriesCandidate
+from .frames import FRAME_KEYWORDS, FRAME_TAGS, slice_datasets
+from .headers import Header
+from .parsing import open_dicom, quiet, scan_dataset
+from .pixels import padding_values, scanner_units
 from .uids import derived_uid
 
 __all__ = ["Provenance", "Written", "stored_values", "write_series"]
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+MAX_INFLATED_BYTES = 2**27
+# what is read of the source: what may be taken over, and what the rest is made from
+MADE_FROM = (
+    "ImageOrientationPatient", "ImagePositionPatient", "ImageType", "Laterality", "PhotometricInterpretation",
+    "PixelRepresentation", "PixelSpacing", "RescaleIntercept", "RescaleSlope", "RescaleType", "Rows", "Columns",
+    "SOPClassUID", "SOPInstanceUID", "SeriesDescription", "SeriesInstanceUID", "SpacingBetweenSlices", "WindowCenter",
+    "WindowWidth",
+)  # fmt: skip
+WANTED_TAGS: list[Any] = [
+    *(tag_for_keyword(word) for word in (*PATIENT_AND_STUDY, *ACQUISITION, *LOSSY, *MADE_FROM, *FRAME_KEYWORDS)),
+    *FRAME_TAGS,
+]
 PIXEL_TOLERANCE_MM = 1e-5  # below it the in-plane grid is the source's own, and its strings are kept
 
 
@@ -67,34 +86,37 @@ class Written:
 
 
 def write_series(
-    folder: Path, array: np.ndarray, affine_ras: np.ndarray, source_files: Sequence[Path], provenance: Provenance
+    folder: Path, array: np.ndarray, affine_ras: np.ndarray, source: SeriesCandidate, provenance: Provenance
 ) -> Written:
     """Write one file per slice along the third axis.
 
     Args:
         folder: is created, must be empty; the caller renames it when everything is there.
-        array: ``(columns, rows, slices)`` in scanner units, on the K-times grid.
+        array: ``(columns, rows, slices)`` in scanner units, on the fine grid; padded voxels hold the source's padding.
         affine_ras: ``(4, 4)`` of the array.
-        source_files: of the source series, every slice.
+        source: what the volume was made from; headers of its files are read again for what is taken over.
         provenance: see there.
 
     Returns:
         What was written.
 
     Raises:
-        ValueError: if the array is not 3D and finite, or does not fit the source's slices.
+        ValueError: if the array is not 3D and finite.
+        CaseError: ``CHANGED`` if a source file is not what discovery saw.
     """
     if array.ndim != 3 or not np.isfinite(array).all():
         raise ValueError(f"array must be a finite (columns, rows, slices) volume, got shape {array.shape}")
-    sources = _sources(source_files)
+    sources = _sources(source.slices)
     values, clipped, rescale = stored_values(array, sources)
     folder.mkdir(parents=True, exist_ok=True)
-    facts = [*(str(ds.SOPInstanceUID) for ds in sources), provenance.software, provenance.version]
-    facts += [provenance.model_sha256, provenance.config_sha256, str(provenance.scale_factor)]
+    facts = [_instance(header) for header in source.slices]
+    facts += [provenance.software, provenance.version, provenance.model_sha256, provenance.config_sha256]
+    facts += [str(provenance.scale_factor), str(source.derived_number)]
     series_uid = derived_uid(*facts, "series")
-    common = _common(sources, provenance, series_uid)
+    common = _common(source, sources, provenance, series_uid)
     _grid(common, sources, affine_ras, values)
     common.update(rescale)
+    _padding(common, source.slices, values)
     lps = RAS_TO_LPS @ np.asarray(affine_ras, dtype=np.float64)
     normal = lps[:3, 2] / np.linalg.norm(lps[:3, 2])
     files = []
@@ -119,7 +141,7 @@ def stored_values(array: np.ndarray, sources: Sequence[Dataset]) -> tuple[np.nda
     """Whole numbers to store, and how they become scanner units again.
 
     A constant rescale of the source is kept; one that differs from slice to slice becomes none. Values are rounded;
-    16 bits are unsigned where nothing is negative, else signed; what does not fit is clipped and counted.
+    16 bits are signed where the source's are or a value is negative; what does not fit is clipped and counted.
 
     Args:
         array: scanner units.
@@ -135,21 +157,36 @@ def stored_values(array: np.ndarray, sources: Sequence[Dataset]) -> tuple[np.nda
         rescale.RescaleSlope, rescale.RescaleIntercept = _number(slope), _number(intercept)
         rescale.RescaleType = str(sources[0].get("RescaleType", "US"))
     rounded = np.rint((np.asarray(array, dtype=np.float64) - intercept) / slope)
-    dtype = np.dtype(np.int16 if rounded.min() < 0 else np.uint16)
+    signed = any(ds.get("PixelRepresentation") == 1 for ds in sources) and rounded.max() <= np.iinfo(np.int16).max
+    dtype = np.dtype(np.int16 if signed or rounded.min() < 0 else np.uint16)
     info = np.iinfo(dtype)
     clipped = int(np.count_nonzero((rounded < info.min) | (rounded > info.max)))
     return np.clip(rounded, info.min, info.max).astype(dtype), clipped, rescale
 
 
-def _sources(files: Sequence[Path]) -> list[Dataset]:
-    """Headers of the source, in order of position."""
-    headers = [dcmread(path, stop_before_pixels=True) for path in files]
-    row, column = np.reshape(np.asarray(headers[0].ImageOrientationPatient, dtype=float), (2, 3))
-    normal = np.cross(row, column)
-    return sorted(headers, key=lambda ds: float(np.asarray(ds.ImagePositionPatient, dtype=float) @ normal))
+def _sources(slices: Sequence[Header]) -> list[Dataset]:
+    """What the derived series may take over of each slice, in the words of a classic image."""
+    found: dict[tuple[Path, int], Dataset] = {}
+    for path in dict.fromkeys(header.path for header in slices):
+        try:
+            with quiet(), open_dicom(path, MAX_INFLATED_BYTES) as (file, syntax, sop_class, stamp):
+                dataset, _, _ = scan_dataset(file, syntax, WANTED_TAGS)
+                dataset.SOPClassUID = dataset.get("SOPClassUID") or sop_class
+                found |= {(path, frame): one for one, frame, _ in slice_datasets(dataset)}
+        except FileNotFoundError as error:
+            raise CaseError(Reason.CHANGED, "a series must stay where it is until it is done; run again") from error
+        if any(header.stamp != stamp for header in slices if header.path == path):
+            message = "a series must stay as it is until it is done, but a file has changed; run again later"
+            raise CaseError(Reason.CHANGED, message)
+    return [found[header.path, header.frame] for header in slices]
 
 
-def _common(sources: Sequence[Dataset], provenance: Provenance, series_uid: str) -> Dataset:
+def _instance(header: Header) -> str:
+    """What names a slice: its SOP instance, and the number of its frame where there are several."""
+    return header.sop_instance if header.frames == 1 else f"{header.sop_instance} frame {header.frame + 1}"
+
+
+def _common(source: SeriesCandidate, sources: Sequence[Dataset], provenance: Provenance, series_uid: str) -> Dataset:
     """What is equal on every slice, but the grid."""
     first = sources[0]
     moment = provenance.derived_at
@@ -174,9 +211,9 @@ def _common(sources: Sequence[Dataset], provenance: Provenance, series_uid: str)
     ds.Modality = "MR"
     ds.ImageType = ["DERIVED", "SECONDARY", "OTHER", "SR"]
     ds.SeriesInstanceUID = series_uid
-    ds.SeriesNumber = int(first.get("SeriesNumber") or 0) % 10**6 * 100 + 1
+    ds.SeriesNumber = source.derived_number
     description = str(first.get("SeriesDescription", "") or "MR")
-    suffix = f" SR x{provenance.scale_factor} AI"
+    suffix = f"{source.key[16:].replace('-', ' ')} SR x{provenance.scale_factor} AI"
     ds.SeriesDescription = description[: 64 - len(suffix)].rstrip() + suffix
     ds.SeriesDate = ds.ContentDate = ds.InstanceCreationDate = date
     ds.SeriesTime = ds.ContentTime = ds.InstanceCreationTime = time
@@ -188,10 +225,10 @@ def _common(sources: Sequence[Dataset], provenance: Provenance, series_uid: str)
     ds.DerivationCodeSequence = DicomSequence(
         [_code("113085", "DCM", "Spatial resampling"), _code("123110", "DCM", "Artificial Intelligence")]
     )
-    ds.SourceImageSequence = DicomSequence(_reference(source, purpose=True) for source in sources)
+    ds.SourceImageSequence = DicomSequence(_references(source.slices, purpose=True))
     series = Dataset()
     series.SeriesInstanceUID = str(first.SeriesInstanceUID)
-    series.ReferencedInstanceSequence = DicomSequence(_reference(source, purpose=False) for source in sources)
+    series.ReferencedInstanceSequence = DicomSequence(_references(source.slices, purpose=False))
     ds.ReferencedSeriesSequence = DicomSequence([series])
     ds.ContributingEquipmentSequence = DicomSequence([_equipment(provenance)])
     _look(ds, sources)
@@ -227,6 +264,17 @@ def _grid(ds: Dataset, sources: Sequence[Dataset], affine_ras: np.ndarray, value
     ds.PixelRepresentation = int(values.dtype.kind == "i")
 
 
+def _padding(ds: Dataset, slices: Sequence[Header], values: np.ndarray) -> None:
+    """State which value is padding, where the source has padded voxels."""
+    padding = padding_values(slices[0])
+    if padding is None:
+        return
+    in_scanner_units = scanner_units(slices[0], np.array(padding[0]))
+    stored = round((float(in_scanner_units) - float(ds.get("RescaleIntercept", 0))) / float(ds.get("RescaleSlope", 1)))
+    if (values == stored).any():
+        ds.add_new("PixelPaddingValue", "SS" if ds.PixelRepresentation else "US", stored)
+
+
 def _number(value: float) -> str:
     """Decimal string of at most 16 characters."""
     return format_number_as_ds(float(value))
@@ -238,14 +286,21 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     return ds
 
 
-def _reference(source: Dataset, purpose: bool) -> Dataset:
-    ds = Dataset()
-    ds.ReferencedSOPClassUID, ds.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
-    if purpose:
-        ds.PurposeOfReferenceCodeSequence = DicomSequence(
-            [_code("121322", "DCM", "Source image for image processing operation")]
-        )
-    return ds
+def _references(slices: Sequence[Header], purpose: bool) -> list[Dataset]:
+    """One item per file; with a purpose, also which frames of it."""
+    items = []
+    for path in dict.fromkeys(header.path for header in slices):
+        members = [header for header in slices if header.path == path]
+        ds = Dataset()
+        ds.ReferencedSOPClassUID, ds.ReferencedSOPInstanceUID = members[0].sop_class, members[0].sop_instance
+        if purpose:
+            if members[0].frames > 1:
+                ds.ReferencedFrameNumber = sorted(header.frame + 1 for header in members)
+            ds.PurposeOfReferenceCodeSequence = DicomSequence(
+                [_code("121322", "DCM", "Source image for image processing operation")]
+            )
+        items.append(ds)
+    return items
 
 
 def _equipment(provenance: Provenance) -> Dataset:

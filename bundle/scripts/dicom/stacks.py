@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One series, several stacks: slices of different angle (through the discs of a spine) or place, and lone scouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..reasons import CaseError, Reason
+from .headers import Header, first_acquired
+from .stack import SAME_POSITION_MM
+
+__all__ = ["find_stacks"]
+
+SAME_DIRECTION = 1e-3  # largest difference of direction cosines within one stack
+ACROSS_DEGREES = 45  # stacks further apart than this are the planes of a localizer
+SCOUT_DEGREES = 10  # lone slices further turned than this are scouts, others belong to a stack that is not whole
+SIDEWAYS_MM = 1  # stacks further apart than this across their normal are several
+JUMP = 2.5  # stacks further apart than so many steps along their normal are several
+
+
+def find_stacks(headers: Sequence[Header], min_slices: int) -> tuple[list[list[Header]], list[list[Header]]]:
+    """Group the slices of a series by stack.
+
+    Args:
+        headers: slices that state their geometry (see :func:`scripts.dicom.stack.check_plane`), of all echoes and
+            times.
+        min_slices: fewest slices of a stack.
+
+    Returns:
+        The stacks, in the order of their acquisition as far as numbers tell, and the scouts: groups of too few slices
+        that lie across a stack.
+
+    Raises:
+        CaseError: ``MIXED_ORIENTATION`` where slices are turned against each other and form no stacks, or form stacks
+            that cross each other as those of a localizer do.
+    """
+    turned = [group for same_id in _by_stack_id(headers) for group in _by_direction(same_id)]
+    large = [group for group in turned if _n_places(group) >= min_slices]
+    small = [group for group in turned if _n_places(group) < min_slices]
+    if len(turned) == 1:
+        large, small = turned, []
+    largest = max((_degrees(a[0], b[0]) for a in large for b in large), default=0.0)
+    if largest > ACROSS_DEGREES:
+        message = f"stacks of one series must not cross each other, got an angle of {largest:.0f} degrees, as in a"
+        raise CaseError(Reason.MIXED_ORIENTATION, f"{message} localizer; split the series if it is none")
+    across = [group for group in small if all(_degrees(group[0], other[0]) > SCOUT_DEGREES for other in large)]
+    if not large or (len(across) < len(small) and len(large) == 1):
+        spread = max(_difference(a[0], b[0]) for a in turned for b in turned)
+        message = f"slices of one series must be parallel, got direction cosines that differ by {spread:.4f}; split it"
+        raise CaseError(Reason.MIXED_ORIENTATION, message)
+    stacks = [stack for group in large for stack in _by_place(group, min_slices)]
+    stacks += [group for group in small if group not in across]
+    return sorted(stacks, key=first_acquired), sorted(across, key=first_acquired)
+
+
+def _normal(header: Header) -> np.ndarray:
+    row, column = np.reshape(np.asarray(header.orientation, dtype=np.float64), (2, 3))
+    normal = np.cross(row, column)
+    return normal / np.linalg.norm(normal)
+
+
+def _degrees(one: Header, other: Header) -> float:
+    """Angle between the planes of two slices."""
+    return float(np.degrees(np.arccos(min(1.0, abs(float(_normal(one) @ _normal(other)))))))
+
+
+def _difference(one: Header, other: Header) -> float:
+    """Largest difference of direction cosines."""
+    return float(np.abs(np.asarray(one.orientation) - np.asarray(other.orientation)).max())
+
+
+def _n_places(headers: Sequence[Header]) -> int:
+    along = np.sort([np.asarray(header.position) @ _normal(headers[0]) for header in headers])
+    return 1 + int((np.diff(along) >= SAME_POSITION_MM).sum())
+
+
+def _by_stack_id(headers: Sequence[Header]) -> list[list[Header]]:
+    groups: dict[str, list[Header]] = {}
+    for header in headers:
+        groups.setdefault(header.stack_id, []).append(header)
+    return list(groups.values())
+
+
+def _by_direction(headers: Sequence[Header]) -> list[list[Header]]:
+    groups: list[list[Header]] = []
+    for header in headers:
+        for group in groups:
+            if _difference(group[0], header) <= SAME_DIRECTION:
+                group.append(header)
+                break
+        else:
+            groups.append([header])
+    return groups
+
+
+def _by_place(headers: list[Header], min_slices: int) -> list[list[Header]]:
+    """Parallel stacks: beside each other, or behind each other with room between them.
+
+    A jump along the normal is a missing slice, unless the images are numbered without a gap.
+    """
+    normal = _normal(headers[0])
+    points = np.array([header.position for header in headers])
+    along = points @ normal
+    sideways: list[tuple[np.ndarray, list[int]]] = []
+    for i, offset in enumerate(points - np.outer(along, normal)):
+        for centre, members in sideways:
+            if np.linalg.norm(centre - offset) <= SIDEWAYS_MM:
+                members.append(i)
+                break
+        else:
+            sideways.append((offset, [i]))
+    groups = [[headers[i] for i in members] for _, members in sideways]
+    if len(groups) > 1 and min(map(_n_places, groups)) < min_slices:
+        return [headers]  # a slice out of line, or a sheared stack: refused by what is wrong with it
+    return [stack for group in groups for stack in _by_jump(group, normal, min_slices)]
+
+
+def _by_jump(headers: list[Header], normal: np.ndarray, min_slices: int) -> list[list[Header]]:
+    numbers = {header.instance_number for header in headers}
+    counted = {number for number in numbers if number is not None}
+    if None in numbers or len(counted) < len(headers) or max(counted) - min(counted) >= len(headers):
+        return [headers]
+    along = np.array([header.position for header in headers]) @ normal
+    order = np.argsort(along, kind="stable")
+    steps = np.diff(along[order])
+    apart = steps[steps >= SAME_POSITION_MM]
+    if not len(apart):
+        return [headers]
+    cuts = np.flatnonzero(steps > JUMP * np.median(apart)) + 1
+    groups = [[headers[int(i)] for i in run] for run in np.split(order, cuts)]
+    return groups if min(map(_n_places, groups)) >= min_slices else [headers]
