@@ -14,8 +14,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from phantom.patient import make_patient
+from thinslice.__main__ import app
 from thinslice.viewer.cases import cases_in_output
 from thinslice.viewer.server import ViewerServer
 
@@ -83,6 +85,11 @@ def odd_pair(tmp_path_factory) -> Path:
     turned = thin.as_reoriented(affine)
     write_pair(folder, "odd", np.asarray(turned.dataobj), turned.affine, axis=1, factor=2.5, start=0.75)
     return folder
+
+
+def view(*arguments):
+    """``thinslice view`` in this process."""
+    return CliRunner().invoke(app, ["view", *map(str, arguments)])
 
 
 @contextmanager

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import make_affine, smooth_volume
-from tests.viewer.conftest import write_pair
+from tests.viewer.conftest import view, write_pair
+from thinslice.screen import CommandError
 from thinslice.viewer.cases import ViewerError, cases_in_output
-from thinslice.viewer.command import main
 from thinslice.viewer.export import export_case
 
 PATIENT = "DOE^JANE"
@@ -106,13 +106,19 @@ def test_what_does_not_fit_is_refused(case):
         exported(case, 2.0)
 
 
-def test_the_command_writes_the_file_or_says_why(case, tmp_path, capsys):
-    folder = str(case.result.parent)
-    assert main([folder, "--export", str(tmp_path / "a.html")]) == 0
+def test_the_command_writes_the_file_or_says_why(case, tmp_path):
+    folder = case.result.parent
+    done = view(folder, "--export", tmp_path / "a.html")
+    assert done.exit_code == 0
+    assert "a.html (" in done.stdout
     assert (tmp_path / "a.html").stat().st_size < 25e6
-    assert "a.html" in capsys.readouterr().out
-    assert main([folder, "--export", str(tmp_path / "b.html"), "--export-limit-mb", "1"]) == 2
-    assert main([folder, "--series", "none", "--export", str(tmp_path / "b.html")]) == 2
-    assert not (tmp_path / "b.html").exists()
-    assert main([str(tmp_path / "missing")]) == 2
-    assert "must exist" in capsys.readouterr().err
+    for arguments, words in (
+        ((folder, "--export", tmp_path / "b.html", "--limit", 1), "raise the limit"),
+        ((folder, "--series", "none", "--export", tmp_path / "b.html"), "--series must be"),
+        ((tmp_path / "missing",), "must exist"),
+        ((folder, "--no-browser", "--port", 99999), "--port must be"),
+    ):
+        failed = view(*arguments)
+        assert isinstance(failed.exception, CommandError)
+        assert words in str(failed.exception)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [PATIENT, "a.html"]

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import SHARED
-from tests.viewer.conftest import serving, thick_slices, write_pair
+from tests.viewer.conftest import serving, thick_slices, view, write_pair
 from thinslice.viewer.cases import cases_in_output
-from thinslice.viewer.command import main
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
@@ -366,7 +365,7 @@ def test_a_batch_with_a_list_and_a_search(looker, phantom_pair, odd_pair, tmp_pa
 
 def test_the_export_opens_without_a_server(looker, folder, tmp_path):
     file = tmp_path / "case.html"
-    assert main([str(folder), "--export", str(file)]) == 0
+    assert view(folder, "--export", file).exit_code == 0
     acquired, result, stack = volumes(folder)
     looker.open(file.as_uri())
     assert [url for url in looker.requests if not url.startswith(("file:", "data:", "blob:"))] == []
