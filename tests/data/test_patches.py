@@ -25,7 +25,7 @@ def transform(noise=0.0):
 
 def mixed(seed=0, length=64, noise=0.1):
     volumes = {"ct": Volumes([1, 2], "ab"), "mr": Volumes([10, 20, 30], "cde")}
-    return MixedPatches(volumes, {"ct": transform(noise), "mr": transform(noise)}, {"ct": 1, "mr": 3}, length, seed)
+    return MixedPatches(volumes, {"ct": transform(noise), "mr": transform(noise)}, length, seed, {"ct": 1, "mr": 3})
 
 
 def test_item_depends_on_seed_and_index_alone():
@@ -64,12 +64,12 @@ def test_sources_are_drawn_by_weight():
 
 def test_source_of_weight_zero_may_be_empty():
     volumes = {"ct": Volumes([1], "a"), "mr": Volumes([], "")}
-    dataset = MixedPatches(volumes, {"ct": transform(), "mr": transform()}, {"ct": 1, "mr": 0}, 10, 0)
+    dataset = MixedPatches(volumes, {"ct": transform(), "mr": transform()}, 10, 0, {"ct": 1, "mr": 0})
     assert all(float(dataset[i]["image"].mean()) == 1 for i in range(10))
 
 
 def test_empty_source_is_refused_unless_nothing_is_asked_of_it():
-    arguments = ({"ct": Volumes([], "")}, {"ct": transform()}, {"ct": 1})
+    arguments = ({"ct": Volumes([], "")}, {"ct": transform()})
     assert len(MixedPatches(*arguments, 0, 0)) == 0
     with pytest.raises(ValueError, match="at least one training volume"):
         MixedPatches(*arguments, 5, 0)

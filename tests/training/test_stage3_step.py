@@ -75,13 +75,14 @@ class Setting:
             device=torch.device("cpu"),
             max_epochs=1,
             epoch_length=len(self.batches),
-            data_loader=self.batches,
+            train_data_loader=self.batches,
             network=self.network,
             citnet=self.citnet,
             discriminators=self.discriminators,
             optimizer=torch.optim.SGD(generators, RATE),
             discriminator_optimizer=torch.optim.SGD(self.discriminators.parameters(), RATE),
-            objective=self.objective,
+            loss_function=self.objective,
+            decollate=False,
             **options,
         )
 

@@ -72,19 +72,21 @@ class MixedPatches(_SeededPatches):
     Args:
         volumes: source name to a sequence of volumes (see :class:`scripts.data.volumes.VolumeStore`).
         transforms: source name to the random transform that makes ``image`` and ``label`` of a volume.
-        weights: source name to the share of patches drawn from it (any sum); a weight of 0 leaves the source out.
         length: number of items.
         seed: the one seed of the whole list.
+        weights: source name to the share of patches drawn from it (any sum); a weight of 0 leaves the source out.
+            ``None`` draws from all alike.
     """
 
     def __init__(
         self,
         volumes: Mapping[str, Sequence],
         transforms: Mapping[str, Callable],
-        weights: Mapping[str, float],
         length: int,
         seed: int,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
+        weights = dict.fromkeys(volumes, 1.0) if weights is None else weights
         names = [name for name in volumes if weights[name] > 0]
         if not names:
             raise ValueError(f"weights must have a positive one, got {dict(weights)}; raise one")

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-__all__ = ["VolumeStore"]
+__all__ = ["StageVolumes", "VolumeStore"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,41 @@ class VolumeStore(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return dict(self.volumes[index])
+
+
+class StageVolumes:
+    """Reads the volumes of a stage, one kind at a time: stage 1 never opens an MR scan to train on.
+
+    Args:
+        datalist: see :func:`scripts.data.split.make_datalist`.
+        preprocessing: ``ct`` and ``mr`` to the transform of :class:`VolumeStore`.
+        memory_gb: bound for the CT and MR volumes together that a stage trains on, half of it for each.
+        spill_dir: folder for what does not fit.
+    """
+
+    def __init__(
+        self,
+        datalist: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+        preprocessing: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]],
+        memory_gb: float,
+        spill_dir: str,
+    ) -> None:
+        self.datalist = datalist
+        self.preprocessing = preprocessing
+        self.memory_gb = memory_gb
+        self.spill_dir = Path(spill_dir)
+
+    def training(self, modality: str) -> VolumeStore:
+        """The ``ct`` or ``mr`` volumes to train on."""
+        return self._read(modality, "training", modality)
+
+    def validation(self, modality: str) -> VolumeStore:
+        """The ``ct`` or ``mr`` volumes that are held out."""
+        return self._read(modality, "validation", "validation")
+
+    def _read(self, modality: str, part: str, folder: str) -> VolumeStore:
+        items = self.datalist[modality][part]
+        return VolumeStore(items, self.preprocessing[modality], self.memory_gb / 2, str(self.spill_dir / folder))
 
 
 def _spill(image: torch.Tensor, path: Path) -> torch.Tensor:

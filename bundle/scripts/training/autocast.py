@@ -16,14 +16,18 @@ class AutocastInferer(Inferer):
     """Forward under autocast, result in float32.
 
     Args:
-        dtype: ``bfloat16`` (needs no gradient scaling), or ``None`` for full precision.
+        dtype: ``bfloat16``, ``float16``, or ``None`` for full precision.
+        gradients_scaled: whether the trainer scales its gradients, without which those of ``float16`` would vanish.
         channels_last: give the input in the memory format that oneDNN and cuDNN like best.
     """
 
-    def __init__(self, dtype: str | None = None, channels_last: bool = True) -> None:
+    def __init__(
+        self, dtype: str | None = None, channels_last: bool = True, gradients_scaled: bool = False
+    ) -> None:
         super().__init__()
-        if dtype not in (None, "bfloat16"):
-            raise ValueError(f"autocast must be null or 'bfloat16', got {dtype!r}; correct the id")
+        allowed = (None, "bfloat16", "float16") if gradients_scaled else (None, "bfloat16")
+        if dtype not in allowed:
+            raise ValueError(f"autocast must be one of {allowed} in this stage, got {dtype!r}; correct the id")
         self.dtype = getattr(torch, dtype) if dtype else None
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 

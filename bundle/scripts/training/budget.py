@@ -32,7 +32,7 @@ def rate_factor(spent: float, warm_up: float = 0.05) -> float:
 
 
 class ProcessorBudget:
-    """End a stage, as done, when its budget is spent; until then the learning rates follow :func:`rate_factor`.
+    """End a stage, as done, at the first optimiser step after its budget is spent; until then the learning rates follow :func:`rate_factor`.
 
     The clock runs from the first iteration: reading the volumes is not training. At least one iteration is done. The
     work of other processes is not seen, so ``num_workers`` must be 0 for an honest budget.
@@ -58,7 +58,7 @@ class ProcessorBudget:
         self.rates: list[float] = []
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
+        """Register with a trainer that has ``accumulation_steps``."""
         engine.add_event_handler(Events.ITERATION_STARTED, self._set_rates)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._end_if_spent)
 
@@ -70,7 +70,7 @@ class ProcessorBudget:
             group["lr"] = rate * rate_factor(self._spent())
 
     def _end_if_spent(self, engine: Any) -> None:
-        if self._spent() >= 1:
+        if self._spent() >= 1 and engine.state.iteration % engine.accumulation_steps == 0:
             self.batches.iterations = engine.state.iteration
             engine.terminate()
 

@@ -18,7 +18,12 @@ from ..files import whole
 from .batches import IterationBatches
 from .weights import save_weights
 
-__all__ = ["StageCheckpoint", "load_newest"]
+__all__ = ["StageCheckpoint", "load_newest", "whole_steps"]
+
+
+def whole_steps(interval: int, accumulation_steps: int) -> int:
+    """``interval`` iterations rounded up to the end of an accumulation, where the optimiser steps."""
+    return -(-interval // accumulation_steps) * accumulation_steps
 
 
 def load_newest(folder: str, stage: str, state: Mapping[str, Any]) -> Path:
@@ -59,54 +64,54 @@ class StageCheckpoint:
 
     SIGTERM and SIGINT end the run after the current iteration with a checkpoint, and the process with 128 + signal. Of
     several processes all end after the same iteration, whichever of them got the signal. A checkpoint holds no
-    gradients, so none is written in the middle of an accumulation: it waits for the optimiser's step.
+    gradients, so none is written in the middle of an accumulation: it waits for the optimiser's step, which the
+    trainer's ``accumulation_steps`` tells.
 
     Args:
         state: name to anything with ``state_dict`` and ``load_state_dict``.
-        folder: where ``<stage>_<iteration>.pt`` go.
+        output_dir: gets ``checkpoints/<stage>_<iteration>.pt`` and, at the end, ``<stage>.pt``.
         stage: name of the stage, for example ``stage1``.
-        interval: iterations between checkpoints.
+        interval: iterations between checkpoints, rounded up to whole accumulations.
         keep: how many of the newest to keep.
         batches: the sampler, told where to start.
-        final_network: its bare state dict is written to ``final_path`` when the last iteration is done.
-        final_path: for example ``OUT/stage1.pt``.
+        final_network: its bare state dict is ``<stage>.pt``.
         resume: go on from the newest checkpoint, if there is one.
-        write: only this process writes (rank 0); all processes read.
-        accumulation_steps: iterations per optimiser step; ``interval`` is rounded up to a multiple of it.
+        rank: of this process; the first one (0) writes, all read.
+
+    Raises:
+        ValueError: when training starts, if the stage would end in the middle of an accumulation, or before the
+            iteration where the checkpoint stands.
     """
 
     def __init__(
         self,
         state: Mapping[str, Any],
-        folder: str,
+        output_dir: str,
         stage: str,
         interval: int,
         batches: IterationBatches,
         final_network: nn.Module,
-        final_path: str,
         keep: int = 2,
         resume: bool = True,
-        write: bool = True,
-        accumulation_steps: int = 1,
+        rank: int = 0,
     ) -> None:
         self.state = dict(state)
-        self.folder = Path(folder)
+        self.folder = Path(output_dir) / "checkpoints"
         self.stage = stage
-        self.accumulation_steps = accumulation_steps
-        self.interval = -(-interval // accumulation_steps) * accumulation_steps
+        self.interval = interval
         self.batches = batches
         self.final_network = final_network
-        self.final_path = final_path
+        self.final_path = Path(output_dir) / f"{stage}.pt"
         self.keep = keep
         self.resume = resume
-        self.write = write
+        self.write = rank == 0
         self.stop_signal = 0
         self.logger = logging.getLogger(type(self).__name__)
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer whose one epoch is the whole stage."""
+        """Register with a trainer whose one epoch is the whole stage, and which has ``accumulation_steps``."""
         engine.add_event_handler(Events.STARTED, self._started)
-        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self.save)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._save_if_due)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop_if_asked)
         engine.add_event_handler(Events.COMPLETED, self._completed)
 
@@ -120,12 +125,21 @@ class StageCheckpoint:
         for old in _checkpoints(self.folder, self.stage)[: -self.keep]:
             old.unlink()
 
+    def _save_if_due(self, engine: Any) -> None:
+        if engine.state.iteration % whole_steps(self.interval, engine.accumulation_steps) == 0:
+            self.save(engine)
+
     def _all(self, engine: Engine) -> dict[str, Any]:
         # MONAI's Trainer resets its own scaler at every start, so the joint trainer keeps one of another name
         scaler = getattr(engine, "gradient_scaler", None) or getattr(engine, "scaler", None)
         return self.state if scaler is None else {**self.state, "scaler": scaler}
 
     def _started(self, engine: Any) -> None:
+        if self.batches.iterations % engine.accumulation_steps:
+            raise ValueError(
+                f"stage_iterations must be a multiple of accumulation_steps, got {self.batches.iterations} and "
+                f"{engine.accumulation_steps}; change one of them"
+            )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._remember)
         found = _checkpoints(self.folder, self.stage)
@@ -149,8 +163,8 @@ class StageCheckpoint:
     def _remember(self, number: int, _frame: object) -> None:
         self.stop_signal = number
 
-    def _stop_if_asked(self, engine: Engine) -> None:
-        if engine.state.iteration % self.accumulation_steps:
+    def _stop_if_asked(self, engine: Any) -> None:
+        if engine.state.iteration % engine.accumulation_steps:
             return
         asked = self._signal_of_any_process(engine)
         if asked:

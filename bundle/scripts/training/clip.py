@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
@@ -14,6 +16,8 @@ __all__ = ["GradientClipping"]
 class GradientClipping:
     """Scale the gradient to at most ``max_norm`` (L2 over all parameters) before each optimiser step.
 
+    Iterations that only accumulate are left alone: their gradient is a part of one, and may still be scaled.
+
     Args:
         network: whose gradients.
         max_norm: bound; infinity clips nothing.
@@ -24,9 +28,10 @@ class GradientClipping:
         self.max_norm = max_norm
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer that fires :class:`IterationEvents`."""
+        """Register with a trainer that fires :class:`IterationEvents` and has ``accumulation_steps``."""
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
-        """Clip once."""
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+    def __call__(self, engine: Any) -> None:
+        """Clip, if the optimiser steps in this iteration."""
+        if engine.state.iteration % engine.accumulation_steps == 0:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)

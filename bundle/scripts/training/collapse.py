@@ -45,15 +45,13 @@ class ThickSliceProbe:
         volumes: thick-slice MR volumes.
         transform: random through-plane patch; seeded here, so the set is always the same.
         count: number of patches.
-        device: where the network lives.
     """
 
-    def __init__(
-        self, network: nn.Module, volumes: Sequence, transform: Callable, count: int, device: str | torch.device
-    ) -> None:
+    def __init__(self, network: nn.Module, volumes: Sequence, transform: Callable, count: int) -> None:
         self.network = network
-        patches = MixedPatches({"mr": volumes}, {"mr": transform}, {"mr": 1.0}, length=count, seed=0)
-        self.images = torch.stack([patches[i]["image"] for i in range(count)]).to(device)
+        patches = MixedPatches({"mr": volumes}, {"mr": transform}, length=count, seed=0)
+        self.images = torch.stack([patches[i]["image"] for i in range(count)])
+        self.images = self.images.to(next(network.parameters()).device)
 
     @torch.no_grad()
     def __call__(self) -> torch.Tensor:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,7 +12,9 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import AdversarialIterationEvents
 from torch import nn
 
-__all__ = ["TermGradientNorms", "TotalGradientNorms", "gradient_norm"]
+from .checkpoint import whole_steps
+
+__all__ = ["GradientNorms", "gradient_norm"]
 
 
 def gradient_norm(term: torch.Tensor, parameters: Iterable[nn.Parameter]) -> float:
@@ -27,69 +29,50 @@ def gradient_norm(term: torch.Tensor, parameters: Iterable[nn.Parameter]) -> flo
     return float(torch.stack(norms).norm()) if norms else 0.0
 
 
-class TermGradientNorms:
-    """Log the gradient norm of every weighted term of the loss at one network's parameters.
+class GradientNorms:
+    """Log what moves the networks of a :class:`scripts.training.stage3.JointTrainer`.
 
-    Each look costs about one backward per term, so not every iteration has one.
+    ``gradient_norm/<term>`` is the norm of one weighted term's gradient at SRNet; each look costs about one backward
+    pass per term. ``total_gradient_norm/<network>`` is that of the whole gradient, as the optimiser is about to see it.
 
     Args:
-        network: whose parameters.
-        interval: iterations between looks.
-        writer: TensorBoard writer; the tags are ``gradient_norm/<term>``.
+        interval: iterations between looks; only iterations in which the optimisers step are looked at.
+        writer: TensorBoard writer, or ``None`` to log nothing.
     """
 
-    def __init__(self, network: nn.Module, interval: int, writer: Any) -> None:
-        self.network = network
+    def __init__(self, interval: int, writer: Any | None) -> None:
         self.interval = interval
         self.writer = writer
 
-    def attach(self, engine: Engine) -> None:
-        """Register with a trainer that fires ``LOSS_COMPLETED`` with ``output["weighted"]`` alive."""
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+    def attach(self, engine: Any) -> None:
+        """Register with the trainer, after whatever clips its gradients."""
+        if self.writer is None:
+            return
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._terms)
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._generators)
+        engine.add_event_handler(AdversarialIterationEvents.DISCRIMINATOR_BACKWARD_COMPLETED, self._discriminators)
 
-    def __call__(self, engine: Any) -> None:
-        """Look, where it is time."""
-        if engine.state.iteration % self.interval:
+    def _due(self, engine: Any) -> bool:
+        return engine.state.iteration % whole_steps(self.interval, engine.accumulation_steps) == 0
+
+    def _terms(self, engine: Any) -> None:
+        if not self._due(engine):
             return
         for name, term in engine.state.output["weighted"].items():
-            norm = gradient_norm(term, self.network.parameters())
-            self.writer.add_scalar(f"gradient_norm/{name}", norm, engine.state.iteration)
+            self._log(engine, f"gradient_norm/{name}", gradient_norm(term, engine.network.parameters()))
 
+    def _generators(self, engine: Any) -> None:
+        self._totals(engine, {"srnet": engine.network, "citnet": engine.citnet}, 1.0)
 
-class TotalGradientNorms:
-    """Log the norm of the whole gradient of some networks, as their optimiser is about to see it.
+    def _discriminators(self, engine: Any) -> None:
+        self._totals(engine, {"discriminators": engine.discriminators}, engine.gradient_scaler.get_scale())
 
-    Args:
-        networks: name to network, looked at after the generators' backward pass.
-        discriminators: name to network, looked at after the discriminators' own.
-        interval: iterations between looks.
-        writer: TensorBoard writer; the tags are ``total_gradient_norm/<name>``.
-    """
-
-    def __init__(
-        self, networks: Mapping[str, nn.Module], discriminators: Mapping[str, nn.Module], interval: int, writer: Any
-    ) -> None:
-        self.networks = dict(networks)
-        self.discriminators = dict(discriminators)
-        self.interval = interval
-        self.writer = writer
-
-    def attach(self, engine: Engine) -> None:
-        """Register with a trainer that fires both kinds of events."""
-        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._log, self.networks, 1.0)
-        engine.add_event_handler(AdversarialIterationEvents.DISCRIMINATOR_BACKWARD_COMPLETED, self._log_discriminators)
-
-    def _log_discriminators(self, engine: Any) -> None:
-        self._log(
-            engine,
-            self.discriminators,
-            engine.gradient_scaler.get_scale() if engine.gradient_scaler.is_enabled() else 1.0,
-        )
-
-    def _log(self, engine: Any, networks: Mapping[str, nn.Module], scale: float) -> None:
-        if engine.state.iteration % self.interval:
+    def _totals(self, engine: Any, networks: dict[str, nn.Module], scale: float) -> None:
+        if not self._due(engine):
             return
         for name, network in networks.items():
             norms = [p.grad.norm() for p in network.parameters() if p.grad is not None]
-            total = float(torch.stack(norms).norm()) / scale if norms else 0.0
-            self.writer.add_scalar(f"total_gradient_norm/{name}", total, engine.state.iteration)
+            self._log(engine, f"total_gradient_norm/{name}", float(torch.stack(norms).norm()) / scale if norms else 0.0)
+
+    def _log(self, engine: Any, tag: str, value: float) -> None:
+        self.writer.add_scalar(tag, value, engine.state.iteration)  # type: ignore[union-attr]

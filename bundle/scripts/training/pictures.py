@@ -44,9 +44,8 @@ class TranslationPictures:
         citnet: CITNet.
         dataset: unpaired patches; the first ``count`` are drawn.
         count: rows of the picture.
-        device: where the networks live.
-        interval: iterations between pictures during training; 0 draws none.
-        writer: TensorBoard writer.
+        interval: iterations between pictures during training.
+        writer: TensorBoard writer, or ``None`` to draw nothing during training.
     """
 
     def __init__(
@@ -55,26 +54,27 @@ class TranslationPictures:
         citnet: nn.Module,
         dataset: Sequence[dict[str, torch.Tensor]],
         count: int,
-        device: str | torch.device,
         interval: int,
-        writer: Any,
+        writer: Any | None,
     ) -> None:
         self.network = network
         self.citnet = citnet
         items = [dataset[index] for index in range(min(count, len(dataset)))]
         keys = ("mr_image", "ct_label", "mr_attribute", "ct_attribute")
+        device = next(network.parameters()).device
         self.batch = {key: torch.stack([item[key] for item in items]).to(device) for key in keys}
         self.interval = interval
         self.writer = writer
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        if self.interval:
+        if self.writer is not None:
             engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self)
 
     def __call__(self, engine: Any) -> None:
         """Write one picture into TensorBoard."""
-        self.writer.add_image("translation/mr_self_cycle_ct__ct_self_cycle_mr", self.draw(), engine.state.iteration)
+        tag = "translation/mr_self_cycle_ct__ct_self_cycle_mr"
+        self.writer.add_image(tag, self.draw(), engine.state.iteration)  # type: ignore[union-attr]
 
     @torch.no_grad()
     def draw(self) -> torch.Tensor:

@@ -21,15 +21,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from monai.engines import Trainer
+from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
-from monai.inferers import Inferer, SimpleInferer
 from monai.utils.enums import CommonKeys as Keys
 from torch import nn
 
 from ..degradation import SliceProfileOperator
 
-__all__ = ["InPlanePairs", "PseudoPairs", "SelfSupervisedTrainer"]
+__all__ = ["InPlanePairs", "PseudoPairs", "SelfSupervisedTrainer", "make_pairs"]
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -49,26 +48,24 @@ class PseudoPairs:
         reading: ``current``, ``through``, ``frozen`` or ``ema`` (see the module).
         operator: D.
         network: the network being trained, copied for ``frozen`` before training starts.
-        ema_network: the running average, for ``ema``.
+        average: the running average, for ``ema``.
 
     Raises:
-        ValueError: for an unknown reading, or ``ema`` without its network.
+        ValueError: for an unknown reading.
     """
 
     READINGS = ("current", "through", "frozen", "ema")
 
     def __init__(
-        self, reading: str, operator: SliceProfileOperator, network: nn.Module, ema_network: nn.Module | None = None
+        self, reading: str, operator: SliceProfileOperator, network: nn.Module, average: nn.Module
     ) -> None:
         if reading not in self.READINGS:
             raise ValueError(f"stage2_reading must be one of {self.READINGS}, got {reading!r}; correct the id")
-        if reading == "ema" and ema_network is None:
-            raise ValueError("stage2_reading 'ema' must have a running average, got none; set ema_decay > 0")
         self.reading = reading
         self.operator = operator
         self.teacher = {
             "frozen": copy.deepcopy(network).eval() if reading == "frozen" else None,
-            "ema": ema_network,
+            "ema": average,
         }.get(reading)
 
     def __call__(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Pair:
@@ -81,41 +78,40 @@ class PseudoPairs:
         return self.operator.degrade(target), target
 
 
-class SelfSupervisedTrainer(Trainer):
+def make_pairs(
+    variant: str, reading: str, operator: SliceProfileOperator, network: nn.Module, average: nn.Module
+) -> InPlanePairs | PseudoPairs:
+    """What makes the pairs of a variant of stage 2, ``inplane`` or ``paper``; see :class:`PseudoPairs` for the rest.
+
+    Raises:
+        ValueError: for an unknown variant, or an unknown reading of the paper's.
+    """
+    if variant not in ("inplane", "paper"):
+        raise ValueError(f"stage2_variant must be 'inplane' or 'paper', got {variant!r}; correct the id")
+    return InPlanePairs() if variant == "inplane" else PseudoPairs(reading, operator, network, average)
+
+
+class SelfSupervisedTrainer(SupervisedTrainer):
     """Supervision from pairs that a :class:`PseudoPairs` or :class:`InPlanePairs` makes, plus CT pairs as an anchor.
 
-    Loss: ``L1(F(mr pair)) + anchor_weight * L1(F(ct pair))``; both go through the network in one batch.
+    Loss: ``L1(F(mr pair)) + anchor_weight * L1(F(ct pair))``; both go through the network in one batch. Batches hold
+    ``mr_image``, ``ct_image`` and ``ct_label``, and ``mr_label`` where the data make the pair.
 
     Args:
-        network: SRNet, on its device.
-        optimizer: over its parameters.
-        loss_function: compares ``(pred, target)``.
         pairs: makes ``(image, target)`` of ``(network, batch)``.
-        inferer: runs the network (see :class:`scripts.training.autocast.AutocastInferer`).
         anchor_weight: weight of the CT term; 0 leaves CT out.
-        accumulation_steps: iterations per optimiser step.
-        workflow: everything else :class:`monai.engines.Workflow` takes.
+        supervised: everything else :class:`monai.engines.SupervisedTrainer` takes.
     """
 
     def __init__(
         self,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         pairs: Callable[[nn.Module, dict[str, torch.Tensor]], Pair],
-        inferer: Inferer | None = None,
         anchor_weight: float = 0.0,
-        accumulation_steps: int = 1,
-        **workflow: Any,
+        **supervised: Any,
     ) -> None:
-        super().__init__(decollate=False, **workflow)
-        self.network = network
-        self.optimizer = optimizer
-        self.loss_function = loss_function
+        super().__init__(**supervised)
         self.pairs = pairs
-        self.inferer = SimpleInferer() if inferer is None else inferer
         self.anchor_weight = anchor_weight
-        self.accumulation_steps = accumulation_steps
 
     def _iteration(self, engine: SelfSupervisedTrainer, batchdata: dict[str, torch.Tensor]) -> dict[str, Any]:
         batch = {

@@ -11,7 +11,7 @@ import contextlib
 from typing import Any
 
 import torch
-from monai.engines import Trainer
+from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import AdversarialIterationEvents
 from monai.utils.enums import CommonKeys as Keys
@@ -27,7 +27,7 @@ Batch = dict[str, torch.Tensor]
 Logits = list[torch.Tensor]
 
 
-class JointTrainer(Trainer):
+class JointTrainer(SupervisedTrainer):
     """Alternate one step of D_X and D_Y with one step of encoders, generators and SRNet.
 
     Batches hold ``mr_image`` (x_L), ``ct_label`` (y_H), ``ct_image`` (D(y_H)), ``mr_attribute`` and ``ct_attribute``
@@ -39,16 +39,14 @@ class JointTrainer(Trainer):
     n-th iteration, discriminators first, with the mean gradient of n iterations.
 
     Args:
-        network: SRNet.
         citnet: CITNet.
         discriminators: D_X and D_Y.
-        optimizer: over the parameters of CITNet and SRNet.
-        discriminator_optimizer: over those of the discriminators.
-        objective: Eq. 7; its adversarial part is the discriminators' loss too.
+        discriminator_optimizer: over the parameters of the discriminators.
+        loss_function: Eq. 7; its adversarial part is the discriminators' loss too.
         warmup_iterations: SRNet is frozen for the first so many.
         autocast: ``bfloat16``, ``float16`` or ``None`` for full precision.
-        accumulation_steps: iterations per optimiser step.
-        workflow: everything else :class:`monai.engines.Workflow` takes.
+        supervised: everything else :class:`monai.engines.SupervisedTrainer` takes: ``network`` is SRNet, ``optimizer``
+            is over the parameters of CITNet and SRNet.
 
     Attributes:
         gradient_scaler: of both losses; does something with ``float16`` only. To be saved in checkpoints.
@@ -57,35 +55,27 @@ class JointTrainer(Trainer):
         ValueError: for an unknown precision or a count that is too small.
     """
 
+    loss_function: DisentanglementLoss
+
     def __init__(
         self,
-        network: nn.Module,
         citnet: nn.Module,
         discriminators: nn.Module,
-        optimizer: torch.optim.Optimizer,
         discriminator_optimizer: torch.optim.Optimizer,
-        objective: DisentanglementLoss,
+        loss_function: DisentanglementLoss,
         warmup_iterations: int = 0,
         autocast: str | None = None,
-        accumulation_steps: int = 1,
-        **workflow: Any,
+        **supervised: Any,
     ) -> None:
-        super().__init__(decollate=False, event_names=[AdversarialIterationEvents], **workflow)
+        super().__init__(loss_function=loss_function, event_names=[AdversarialIterationEvents], **supervised)
         if autocast not in (None, "bfloat16", "float16"):
             raise ValueError(f"autocast must be null, 'bfloat16' or 'float16', got {autocast!r}; correct the id")
-        if warmup_iterations < 0 or accumulation_steps < 1:
-            raise ValueError(
-                "warmup_iterations must be >= 0 and accumulation_steps >= 1, got "
-                f"{warmup_iterations} and {accumulation_steps}"
-            )
-        self.network = network
+        if warmup_iterations < 0:
+            raise ValueError(f"warmup_iterations must be >= 0, got {warmup_iterations}; correct the id")
         self.citnet = citnet
         self.discriminators = discriminators
-        self.optimizer = optimizer
         self.discriminator_optimizer = discriminator_optimizer
-        self.objective = objective
         self.warmup_iterations = warmup_iterations
-        self.accumulation_steps = accumulation_steps
         self.precision = getattr(torch, autocast) if autocast else None
         self.gradient_scaler = torch.amp.GradScaler(self.state.device.type, enabled=autocast == "float16")
 
@@ -121,7 +111,7 @@ class JointTrainer(Trainer):
     def _super_resolve(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """x~_H = F(x_L), and F(D(y_H)) where its anchor is on: one batch."""
         learns = self.state.iteration > self.warmup_iterations
-        anchored = learns and self.objective.weights["ct_l1"] > 0
+        anchored = learns and self.loss_function.weights["ct_l1"] > 0
         thick = torch.cat([batch["mr_image"], batch["ct_image"]]) if anchored else batch["mr_image"]
         with torch.set_grad_enabled(learns), self._autocast():
             thin = self.network(thick.contiguous(memory_format=torch.channels_last)).float()
@@ -134,7 +124,7 @@ class JointTrainer(Trainer):
             judged_mr, judged_ct = self.discriminators(
                 torch.cat([mr, made.ct_to_mr]).detach(), torch.cat([ct, made.mr_to_ct]).detach()
             )
-        adversarial = self.objective.adversarial
+        adversarial = self.loss_function.adversarial
         (real_mr, fake_mr), (real_ct, fake_ct) = _halves(judged_mr), _halves(judged_ct)
         loss = adversarial.discriminator(real_mr, fake_mr) + adversarial.discriminator(real_ct, fake_ct)
         self.state.output |= {
@@ -166,7 +156,7 @@ class JointTrainer(Trainer):
             fake_mr, fake_ct = judges(made.ct_to_mr, made.mr_to_ct)
         judges.requires_grad_(True)
         with self._autocast():  # for phi; the losses themselves see float32
-            objective = self.objective(
+            objective = self.loss_function(
                 made,
                 mr,
                 batch["ct_label"],

@@ -41,10 +41,10 @@ class StopOnNaN:
 
 
 class TrainingBar(ProgressBar):
-    """tqdm bar with the loss; one step per iteration."""
+    """tqdm bar with the loss; one step per iteration, in the first process of several."""
 
-    def __init__(self, desc: str) -> None:
-        super().__init__(desc=desc, persist=True, ncols=100, disable=None)
+    def __init__(self, desc: str, rank: int = 0) -> None:
+        super().__init__(desc=desc, persist=True, ncols=100, disable=True if rank else None)
 
     def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
         """Register with a trainer."""
@@ -67,12 +67,12 @@ class ValidationPictures:
     """Write validation patches as one picture: thick slices, cubic, network, truth, side by side.
 
     Args:
-        writer: TensorBoard writer.
+        writer: TensorBoard writer, or ``None`` to write nothing.
         scale_factor: K.
         count: how many patches, from the start of the validation set.
     """
 
-    def __init__(self, writer: Any, scale_factor: int, count: int) -> None:
+    def __init__(self, writer: Any | None, scale_factor: int, count: int) -> None:
         self.writer = writer
         self.scale_factor = scale_factor
         self.count = count
@@ -80,6 +80,8 @@ class ValidationPictures:
 
     def attach(self, engine: Engine) -> None:
         """Register with a validator."""
+        if self.writer is None:
+            return
         engine.add_event_handler(Events.STARTED, lambda _: self.rows.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.COMPLETED, self._write)
@@ -95,6 +97,6 @@ class ValidationPictures:
     def _write(self, engine: Engine) -> None:
         if self.rows:
             picture = torch.cat(self.rows, dim=-2)
-            self.writer.add_image(
+            self.writer.add_image(  # type: ignore[union-attr]
                 "validation/thick_cubic_network_truth", (picture + 1).div(2).clamp(0, 1), engine.state.epoch
             )

@@ -43,13 +43,15 @@ def load_weights(network: nn.Module, path: str | None, wanted_by: str = "this wo
     return network
 
 
-def require_weights(path: str, wanted_by: str) -> None:
+def require_weights(path: str | None, wanted_by: str) -> None:
     """End the process, in one line, where a stage cannot start because the one before it has not been run.
+
+    A stage that starts from nothing has no ``path``.
 
     Raises:
         SystemExit: with that line, if there is no such file.
     """
-    if not Path(path).is_file():
+    if path is not None and not Path(path).is_file():
         raise SystemExit(_missing(path, wanted_by))
 
 
