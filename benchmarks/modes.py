@@ -101,9 +101,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--network", help="override file, for example network_reproduction.json")
     a = parser.parse_args()
-    ids = {}
-    if a.network:
-        ids["network_def"] = ConfigParser.load_config_file(str(BUNDLE / "configs" / a.network))["network_def"]
+    ids = ConfigParser.load_config_file(str(BUNDLE / "configs" / a.network)) if a.network else {}
+    ids.pop("_desc_", None)
     report = measure(a.device, a.modes, a.repeats, **ids)
     print(facts()["gpu"] if a.device != "cpu" else f"{facts()['threads']} threads")
     rows = [

@@ -37,16 +37,16 @@ def seconds(
     parser = ConfigParser()
     parser.read_config([str(BUNDLE / "configs" / name) for name in ("common.json", "train_stage3.json")])
     settings = {
-        "device": device, "citnet_def::width": width, "discriminators_def::width": width, "stage3_variant": "anchored",
+        "device": device, "citnet_def::width": width, "discriminators_def::width": width,
         "lambda_percep": 0 if backbone == "none" else 1, "perceptual_backbone": backbone, "warmup_iterations": 0,
-        "single_network": "$@network_def.to(@device, memory_format=torch.channels_last)", "stage_iterations": 10, **ids,
+        "network": "$@network_def.to(@device, memory_format=torch.channels_last)", "stage_iterations": 10, **ids,
     }  # fmt: skip
     if backbone != "none":
         settings["perceptual_weights"] = random_weights(backbone, folder)
     parser.update(settings)
     factor = parser.get_parsed_content("scale_factor")
     network, citnet, discriminators = (
-        parser.get_parsed_content(name) for name in ("single_network", "single_citnet", "single_discriminators")
+        parser.get_parsed_content(name) for name in ("network", "citnet", "discriminators")
     )
 
     attributes = parser.get("citnet_def")["attribute_channels"]
@@ -58,10 +58,10 @@ def seconds(
     }  # fmt: skip
     marks: list[tuple[float, float]] = []
     engine = JointTrainer(
-        device=torch.device(device), max_epochs=1, epoch_length=repeats + 1, data_loader=[data] * (repeats + 1),
+        device=torch.device(device), max_epochs=1, epoch_length=repeats + 1, train_data_loader=[data] * (repeats + 1),
         network=network, citnet=citnet, discriminators=discriminators, optimizer=parser.get_parsed_content("optimizer"),
         discriminator_optimizer=parser.get_parsed_content("discriminator_optimizer"),
-        objective=parser.get_parsed_content("objective"), autocast=parser.get_parsed_content("autocast"),
+        loss_function=parser.get_parsed_content("objective"), autocast=parser.get_parsed_content("autocast"),
     )  # fmt: skip
 
     engine.add_event_handler(

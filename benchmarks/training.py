@@ -112,7 +112,7 @@ def network_step(parser: ConfigParser) -> tuple[RDN, torch.Tensor, Callable[[], 
     device = parser.get_parsed_content("device")
     network = parser.get_parsed_content("network_def").to(device, memory_format=torch.channels_last)
     size = [parser.get_parsed_content(key) for key in ("batch_size", "patch_rows", "patch_slices")]
-    inferer = parser.get_parsed_content("autocast_inferer")
+    inferer = parser.get_parsed_content("train::inferer")
     image = torch.rand(size[0], 1, *size[1:], device=device) * 2 - 1
     return network, image, lambda: inferer(image, network).abs().mean()
 

@@ -31,7 +31,7 @@ FOLDER = Path(__file__).parent
 
 
 def read_table_config(protocol: str, ids: dict[str, object]) -> ConfigParser:
-    """``common.json``, ``evaluate.json``, ``table1.json``, the protocol, and overrides.
+    """``common.json``, ``inference.json``, ``evaluate.json``, ``table1.json``, the protocol, and overrides.
 
     Args:
         protocol: name of a file in ``studies/protocols``, or the path of another.
@@ -45,7 +45,7 @@ def read_table_config(protocol: str, ids: dict[str, object]) -> ConfigParser:
         known = ", ".join(sorted(p.stem for p in (FOLDER / "protocols").glob("*.json")))
         raise FileNotFoundError(f"PROTOCOL must be one of {known}, or a JSON file, got {protocol}; correct it")
     parser = ConfigParser()
-    configs = [BUNDLE / "configs" / name for name in ("common.json", "evaluate.json")]
+    configs = [BUNDLE / "configs" / name for name in ("common.json", "inference.json", "evaluate.json")]
     parser.read_config([str(p) for p in (*configs, FOLDER / "table1.json", path)])
     parser.update({"bundle_root": str(BUNDLE), **ids})
     return parser

@@ -25,7 +25,8 @@ def train_ours(shares: Sequence[float], output: Path, budget_s: float, ids: dict
         shares: of the budget, one per stage.
         output: for this row alone; a stage that is there is not trained again.
         budget_s: processor seconds.
-        ids: overrides; ``stage2_variant`` and ``stage3_variant`` go to their own stage.
+        ids: overrides; ``stage2_variant`` goes to its own stage, ``stage3_variant`` ``paper`` takes
+            ``stage3_paper.json``.
 
     Returns:
         The weights' file.
@@ -37,6 +38,8 @@ def train_ours(shares: Sequence[float], output: Path, budget_s: float, ids: dict
         configs = ["common.json", f"train_stage{stage}.json", str(FOLDER / "ours.json")]
         if stage == 3 and not torch.cuda.is_available():
             configs.append(str(FOLDER / "ours_stage3.json"))
-        wanted = {k: v for k, v in ids.items() if not k.startswith("stage") or k.startswith(f"stage{stage}_")}
+        if stage == 3 and ids.get("stage3_variant") == "paper":
+            configs.append("stage3_paper.json")
+        wanted = {k: v for k, v in ids.items() if not k.startswith("stage") or (k == "stage2_variant" and stage == 2)}
         run_bundle(configs, "training", output_dir=output, budget_s=budget_s * share, **wanted)
     return weights

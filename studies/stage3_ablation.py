@@ -55,8 +55,9 @@ def train(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
         if not (output / "stage3.pt").exists():
             output.mkdir(exist_ok=True)
             shutil.copyfile(folder / "stage2.pt", output / "stage2.pt")
-            configs = ["common.json", "train_stage3.json", str(SIZES)]
-            ids = {"stage3_variant": variant, "stage_iterations": arguments.iterations[2], **watch}
+            paper = ["stage3_paper.json"] if variant == "paper" else []
+            configs = ["common.json", "train_stage3.json", *paper, str(SIZES)]
+            ids = {"stage_iterations": arguments.iterations[2], **watch}
             run_bundle(configs, "training", output_dir=output, **ids, **common)
 
 
@@ -67,7 +68,7 @@ def score(folder: Path, volumes: Path) -> dict[str, dict[str, float]]:
         weights = folder / (f"{name}.pt" if name.startswith("stage") else f"{name}/stage3.pt")
         output = folder / "scores" / name
         if not (output / "metrics.csv").exists():
-            configs = ["common.json", "evaluate.json", str(SIZES)]
+            configs = ["inference.json", "evaluate.json", str(SIZES)]
             run_bundle(configs, "evaluating", dataset_dir=volumes, output_dir=output, ckpt_path=weights)
         with (output / "metrics.csv").open(newline="") as file:
             lines = list(csv.DictReader(file))

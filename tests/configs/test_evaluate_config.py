@@ -21,7 +21,7 @@ from torchvision.models import alexnet
 from tests.configs.test_inference_config import SIZE
 from tests.conftest import BUNDLE, make_affine, run_bundle, run_workflow, save_nifti, smooth_volume
 
-CONFIGS = ("common.json", "evaluate.json")
+CONFIGS = ("inference.json", "evaluate.json")
 
 
 @pytest.fixture(autouse=True)
@@ -261,6 +261,26 @@ def test_lpips_from_a_file_and_a_case_that_is_too_small(tmp_path, evaluate, caps
     mean = metrics["summary"]["ours"]["lpips"]["mean"]
     assert mean == pytest.approx(metrics["cases"]["big"]["ours"]["lpips"])
     assert metrics["lpips_reason"] in capsys.readouterr().out
+
+
+def test_engines_are_scored_like_the_network(tmp_path, evaluate):
+    save_nifti(tmp_path / "in" / "h.nii.gz", smooth_volume((24, 24, 24)), make_affine([1, 1, 1]))
+    found = {}
+    for engine in ("torch", "torchscript"):
+        evaluate(engine=engine, pictures=False)
+        metrics = read(tmp_path / "out")
+        assert metrics["facts"]["engine"] == engine
+        found[engine] = metrics["cases"]["h"]["ours"]["psnr"]
+    assert found["torchscript"] == pytest.approx(found["torch"], abs=1e-4)
+
+
+def test_the_old_list_of_configs_ends_with_the_right_one(tmp_path):
+    configs = "','".join(str(BUNDLE / "configs" / name) for name in ("common.json", "evaluate.json"))
+    done = run_bundle("evaluating", "--config_file", f"['{configs}']", "--bundle_root", BUNDLE, cwd=tmp_path)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("evaluate.json must")]
+    assert "['bundle/configs/inference.json','bundle/configs/evaluate.json']" in line
+    assert "Traceback" not in done.stderr
 
 
 def test_weights_that_are_not_there_end_the_run_in_one_line(tmp_path):

@@ -201,7 +201,7 @@ def test_from_another_directory_as_a_user_types_it(tmp_path, weights):
 
 
 def test_network_definition_is_the_one_of_training():
-    """MONAI Label reads inference.json alone, so the definition stands twice; it must not drift."""
+    """MONAI Label reads inference.json alone, so what training shares with it stands twice; it must not drift."""
     inference, common = (json.loads((BUNDLE / "configs" / f"{n}.json").read_text()) for n in ("inference", "common"))
-    for key in ("network_def", "scale_factor", "min_anisotropy", "mr_percentiles"):
+    for key in ("network_def", "scale_factor", "min_anisotropy", "mr_percentiles", "load", "orient", "scale_mr"):
         assert inference[key] == common[key]

@@ -75,7 +75,7 @@ def test_every_reading_of_the_papers_stage_2_trains(stage, reading):
 
 
 def test_stage_2_refuses_to_start_without_stage_1(stage, tmp_path):
-    with pytest.raises(SystemExit, match="stage 2 needs weights at") as caught:
+    with pytest.raises(SystemExit, match="stage2 needs weights at") as caught:
         stage(2, 2)
     assert str(tmp_path / "out" / "stage1.pt") in str(caught.value)
 

@@ -21,9 +21,7 @@ class AutocastInferer(Inferer):
         channels_last: give the input in the memory format that oneDNN and cuDNN like best.
     """
 
-    def __init__(
-        self, dtype: str | None = None, channels_last: bool = True, gradients_scaled: bool = False
-    ) -> None:
+    def __init__(self, dtype: str | None = None, channels_last: bool = True, gradients_scaled: bool = False) -> None:
         super().__init__()
         allowed = (None, "bfloat16", "float16") if gradients_scaled else (None, "bfloat16")
         if dtype not in allowed:

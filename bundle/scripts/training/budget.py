@@ -32,7 +32,9 @@ def rate_factor(spent: float, warm_up: float = 0.05) -> float:
 
 
 class ProcessorBudget:
-    """End a stage, as done, at the first optimiser step after its budget is spent; until then the learning rates follow :func:`rate_factor`.
+    """End a stage, as done, at the first optimiser step after its budget is spent.
+
+    Until then the learning rates follow :func:`rate_factor`.
 
     The clock runs from the first iteration: reading the volumes is not training. At least one iteration is done. The
     work of other processes is not seen, so ``num_workers`` must be 0 for an honest budget.

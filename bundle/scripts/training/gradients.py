@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import AdversarialIterationEvents
 from torch import nn

@@ -56,9 +56,7 @@ class PseudoPairs:
 
     READINGS = ("current", "through", "frozen", "ema")
 
-    def __init__(
-        self, reading: str, operator: SliceProfileOperator, network: nn.Module, average: nn.Module
-    ) -> None:
+    def __init__(self, reading: str, operator: SliceProfileOperator, network: nn.Module, average: nn.Module) -> None:
         if reading not in self.READINGS:
             raise ValueError(f"stage2_reading must be one of {self.READINGS}, got {reading!r}; correct the id")
         self.reading = reading
