@@ -17,8 +17,8 @@ import torch
 from scripts.inference.inferer import ThroughPlaneInferer
 
 from benchmarks.inference import agreement, half_air, inferer_settings, plain_loop
-from benchmarks.machine import facts, in_turns, inference_parser, overrides, parser_of, save_report, table
-from tools.run_bundle import BUNDLE
+from benchmarks.machine import facts, in_turns, inference_parser, parser_of, save_report, table
+from tools.run_bundle import BUNDLE, accept_overrides
 
 PRECISIONS = {  # name: (autocast, TF32)
     "float32": (None, False),
@@ -72,9 +72,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ckpt-path", type=Path, default=BUNDLE / "models" / "model.pt")
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="overridden ids: batch_pixels=65536")
+    accept_overrides(parser)
     a = parser.parse_args()
-    report = measure(a.rows, a.slices, a.repeats, a.seed, a.ckpt_path, a.device, **overrides(a.set))
+    report = measure(a.rows, a.slices, a.repeats, a.seed, a.ckpt_path, a.device, **dict(a.set))
     print(f"{a.rows} x {a.rows} x {a.slices}, {facts()['gpu'] or 'CPU'}")
     rows = [
         [

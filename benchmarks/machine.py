@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -30,7 +29,6 @@ __all__ = [
     "fit_power",
     "in_turns",
     "inference_parser",
-    "overrides",
     "parser_of",
     "run_process",
     "save_report",
@@ -125,17 +123,6 @@ def inference_parser(**ids: object) -> ConfigParser:
     parser.read_config(BUNDLE / "configs" / "inference.json")
     parser.update({"bundle_root": str(BUNDLE), "device": "cpu", "progress": False, **ids})
     return parser
-
-
-def overrides(words: Sequence[str]) -> dict[str, object]:
-    """``ID=VALUE`` words as ids; a value that is JSON is read as such, any other is text."""
-    ids: dict[str, object] = {}
-    for key, value in (word.split("=", 1) for word in words):
-        try:
-            ids[key] = json.loads(value)
-        except json.JSONDecodeError:
-            ids[key] = value
-    return ids
 
 
 def save_weights(path: Path, **ids: object) -> Path:

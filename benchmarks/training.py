@@ -21,9 +21,9 @@ from monai.bundle import ConfigParser
 from scripts.networks.rdn import RDN
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.machine import overrides, parser_of, save_report, save_weights, table
+from benchmarks.machine import parser_of, save_report, save_weights, table
 from benchmarks.memory import thick_scan
-from tools.run_bundle import BUNDLE
+from tools.run_bundle import BUNDLE, accept_overrides
 
 SKIPPED = 3
 KINDS = {  # of PyTorch's operators, by name
@@ -154,9 +154,9 @@ def main() -> None:
     """Command line."""
     parser = parser_of(__doc__)
     parser.add_argument("--iterations", type=int, default=15)
-    parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="overridden ids: device=cuda:0 ...")
+    accept_overrides(parser)
     a = parser.parse_args()
-    report = measure(a.iterations, **overrides(a.set))
+    report = measure(a.iterations, **dict(a.set))
     rows = [
         [stage, f"{r['seconds_per_iteration']:.2f}", f"{100 * r['waiting_share']:.2f} %"]
         for stage, r in report["waiting"].items()

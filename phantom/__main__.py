@@ -8,9 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import torch
-from scripts.degradation import SliceProfileOperator
-from scripts.geometry import thick_slice_affine
+from scripts.transforms.degrade import thicken
 from tqdm import tqdm
 
 from .patient import make_patient
@@ -28,15 +26,14 @@ def main() -> None:
     parser.add_argument("--scale-factor", type=int, default=4, help="thin slices per thick one")
     arguments = parser.parse_args()
     shape, spacing = SIZES[arguments.size]
-    operator = SliceProfileOperator(arguments.scale_factor)
     seeds = range(arguments.seed, arguments.seed + arguments.patients)
     for seed in tqdm(seeds, desc="patients", unit="patient", disable=None):
         patient = make_patient(seed, shape, spacing, contrast=("t1", "t2")[seed % 2], angles_degrees=(6.0, -4.0, 3.0))
-        thick = operator.degrade(torch.from_numpy(patient.mr)).numpy()
+        thick, thick_affine = thicken(patient.mr, patient.affine_ras, scale_factor=arguments.scale_factor, thick_axis=2)
         images = {
             "ct": (np.rint(patient.ct), patient.affine_ras),
             "mr_hr": (np.rint(patient.mr), patient.affine_ras),
-            "mr": (np.rint(thick), thick_slice_affine(patient.affine_ras, 2, arguments.scale_factor)),
+            "mr": (np.rint(thick), thick_affine),
         }
         for name, (array, affine) in images.items():
             folder = arguments.output / name

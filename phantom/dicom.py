@@ -9,10 +9,9 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from pydicom.valuerep import format_number_as_ds
+from scripts.geometry import swap_lps_ras
 
 __all__ = ["write_series"]
-
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def write_series(
@@ -56,7 +55,7 @@ def _number(value: float) -> str:
 
 
 def _header(affine_ras: np.ndarray, k: int, modality: str, seed: int, description: str) -> Dataset:
-    lps = RAS_TO_LPS @ affine_ras
+    lps = swap_lps_ras(affine_ras)
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     who = ["phantom", str(seed)]
     series = [*who, modality, description]

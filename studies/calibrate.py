@@ -21,7 +21,7 @@ from scripts.files import write_json
 from scripts.transforms.degrade import DegradeVolume
 from scripts.transforms.load import LoadImageVolumed
 
-from tools.run_bundle import run_bundle
+from tools.run_bundle import accept_overrides, run_bundle
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
@@ -52,7 +52,7 @@ def calibration(spread: np.ndarray, error: np.ndarray, bins: int) -> dict[str, o
     }
 
 
-def measure(dataset_dir: Path, axis: str, scale_factor: int, bins: int, ids: dict[str, str]) -> dict[str, object]:
+def measure(dataset_dir: Path, axis: str, scale_factor: int, bins: int, ids: dict[str, object]) -> dict[str, object]:
     """Degrade, run, compare every volume of a folder; unit: percent of the truth's range."""
     results: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -101,9 +101,9 @@ def main() -> None:
     parser.add_argument("--axis", default="axial")
     parser.add_argument("--scale-factor", type=int, default=4)
     parser.add_argument("--bins", type=int, default=20)
-    parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="further overridden ids")
+    accept_overrides(parser)
     arguments = parser.parse_args()
-    ids = dict(item.split("=", 1) for item in arguments.set)
+    ids = dict(arguments.set)
     results = measure(arguments.data, arguments.axis, arguments.scale_factor, arguments.bins, ids)
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output / "calibration.json", results)

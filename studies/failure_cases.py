@@ -17,17 +17,18 @@ import matplotlib
 import nibabel as nib
 import numpy as np
 import torch
-from scripts.degradation import SliceProfileOperator
 from scripts.evaluation.metrics import psnr
 from scripts.files import write_json
-from scripts.geometry import thick_slice_affine
 from scripts.networks.rdn import upsample_cubic
 from scripts.nifti import read_nifti
+from scripts.transforms.degrade import thicken
 
-from tools.run_bundle import run_bundle
+from tools.run_bundle import accept_overrides, run_bundle
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
+
+PROFILE = "gaussian"  # how the scans are made, and the bundle is told so
 
 
 def checkerboard(shape: tuple[int, int, int]) -> np.ndarray:
@@ -80,21 +81,21 @@ def interpolated(thick: np.ndarray) -> np.ndarray:
     return high[0].permute(1, 2, 0).numpy()
 
 
-def measure(path: Path, axis: int, scale_factor: int, seed: int, ids: dict[str, str]) -> tuple[list[dict], dict]:
+def measure(path: Path, axis: int, scale_factor: int, seed: int, ids: dict[str, object]) -> tuple[list[dict], dict]:
     """Run all cases; returns the rows and the pictures."""
     source = read_nifti(path)
     volume = np.moveaxis(source.array, axis, 2)
     length = volume.shape[2] // scale_factor * scale_factor
     volume = np.ascontiguousarray(volume[..., :length])
     affine = source.affine_ras[:, [*[a for a in range(3) if a != axis], axis, 3]]
-    operator = SliceProfileOperator(scale_factor, "gaussian")
-    ids = {"slice_profile": operator.profile, **ids}
+    ids = {"slice_profile": PROFILE, **ids}
     rows, pictures = [], {}
     with tempfile.TemporaryDirectory() as folder:
         made = {}
         for number, (name, (truth, spoil)) in enumerate(cases(volume, seed).items()):
-            thick = spoil(operator.degrade(torch.from_numpy(np.float32(truth))).numpy()).astype(np.float32)
-            image = nib.Nifti1Image(thick, thick_slice_affine(affine, 2, scale_factor))
+            thick, thick_affine = thicken(truth, affine, scale_factor=scale_factor, thick_axis=2, profile=PROFILE)
+            thick = spoil(thick).astype(np.float32)
+            image = nib.Nifti1Image(thick, thick_affine)
             target = Path(folder) / "in" / f"case{number}.nii.gz"
             target.parent.mkdir(exist_ok=True)
             nib.save(image, target)
@@ -140,9 +141,9 @@ def main() -> None:
     parser.add_argument("--axis", type=int, default=2, help="voxel axis that is made thick")
     parser.add_argument("--scale-factor", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="further overridden ids")
+    accept_overrides(parser)
     arguments = parser.parse_args()
-    ids = dict(item.split("=", 1) for item in arguments.set)
+    ids = dict(arguments.set)
     rows, pictures = measure(arguments.volume, arguments.axis, arguments.scale_factor, arguments.seed, ids)
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output / "failure_cases.json", rows)

@@ -27,7 +27,7 @@ from scripts.transforms.intensity import ScaleMRd
 from scripts.transforms.load import LoadImageVolumed
 from scripts.transforms.orient import OrientThickAxisLastd
 
-from tools.run_bundle import BUNDLE, run_bundle
+from tools.run_bundle import BUNDLE, accept_overrides, run_bundle
 
 INFERENCE = BUNDLE / "configs" / "inference.json"
 
@@ -38,9 +38,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="thick-slice MR scans")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--scale-factor", type=int, default=4)
-    parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="further overridden ids")
+    accept_overrides(parser)
     arguments = parser.parse_args()
-    factor, ids = arguments.scale_factor, dict(item.split("=", 1) for item in arguments.set)
+    factor, ids = arguments.scale_factor, dict(arguments.set)
     profile = str(ids.get("slice_profile", json.loads(INFERENCE.read_text())["slice_profile"]))
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -21,6 +21,7 @@ from scripts.files import write_json
 from scripts.geometry import find_thick_axis, thick_slice_affine
 from scripts.training.budget import processor_seconds
 from scripts.training.weights import load_weights
+from scripts.transforms.degrade import thicken
 from torch import nn
 from tqdm import tqdm
 
@@ -71,6 +72,10 @@ def thick_training_scans(mr: Path, output: Path, operator: SliceProfileOperator)
     Raises:
         ValueError: if ``mr`` holds no NIfTI volume.
     """
+    degrade = {
+        "scale_factor": operator.scale_factor, "thick_axis": 2, "profile": operator.profile,
+        "thickness_to_spacing": operator.fwhm / operator.scale_factor,
+    }  # fmt: skip
     done = output.with_name(output.name + ".done")  # beside the folder, which is read as data
     if not done.exists():
         output.mkdir(parents=True, exist_ok=True)
@@ -81,10 +86,7 @@ def thick_training_scans(mr: Path, output: Path, operator: SliceProfileOperator)
             try:
                 find_thick_axis(image.affine)
             except ValueError:
-                volume = np.asarray(image.dataobj, np.float32)
-                volume = volume[..., : volume.shape[2] // operator.scale_factor * operator.scale_factor]
-                thick = operator.degrade(torch.from_numpy(volume.copy())).numpy()
-                image = nib.Nifti1Image(thick, thick_slice_affine(image.affine, 2, operator.scale_factor))
+                image = nib.Nifti1Image(*thicken(np.asarray(image.dataobj), image.affine, **degrade))
             nib.save(image, output / f"{item['case']}.nii.gz")
         if not list(output.glob("*.nii.gz")):
             raise ValueError(f"MR must hold volumes to learn from, got none in {mr}; correct the path")

@@ -23,7 +23,7 @@ from scripts.networks.rdn import RDN
 
 from tools.curves import read_curves
 from tools.make_model import RECIPE, prepare, train_stage
-from tools.run_bundle import BUNDLE, ROOT
+from tools.run_bundle import BUNDLE, ROOT, accept_overrides
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, nargs=2, default=(300, 1200), help="of stage 1 and 2")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="further overridden ids")
+    accept_overrides(parser)
     arguments = parser.parse_args()
     output = arguments.output.resolve()
     scale_factor = json.loads((BUNDLE / "configs" / "common.json").read_text())["scale_factor"]
@@ -72,7 +72,7 @@ def main() -> None:
     networks = {
         name: RDN(scale_factor, **size).to(memory_format=torch.channels_last).eval() for name, size in sizes.items()
     }
-    ids = dict(item.split("=", 1) for item in arguments.set)
+    ids = dict(arguments.set)
     rows = {}
     for name, size in sizes.items():
         for stage, count in enumerate(arguments.iterations, start=1):

@@ -27,7 +27,7 @@ from scripts.geometry import voxel_spacing_mm
 from studies.cases import CaseSet
 from studies.rows import Inputs, Rows
 from studies.statistics import compare_paired
-from tools.run_bundle import BUNDLE
+from tools.run_bundle import BUNDLE, accept_overrides
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
@@ -50,7 +50,7 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lpips-weights", help="torchvision's AlexNet state dict, else torch hub's cache")
-    parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="overridden ids of the JSON files")
+    accept_overrides(parser)
     return parser
 
 
@@ -74,7 +74,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Inputs, str]:
     if not arguments.budget > 0:
         raise ValueError(f"BUDGET must be > 0 processor seconds, got {arguments.budget:g}; raise it")
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    overrides = {key: _value(value) for key, _, value in (item.partition("=") for item in arguments.set)}
+    overrides = dict(arguments.set)
     ids: dict[str, Any] = {"device": str(device), "seed": arguments.seed, **overrides}
     sets = [CaseSet(folder, protocol, ids) for folder, protocol in zip(arguments.hr, protocols, strict=True)]
     if len({s.operator() for s in sets}) > 1:
@@ -88,7 +88,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Inputs, str]:
         "hr_train": arguments.hr_train is not None,
         "budget_s": arguments.budget,
         "seed": arguments.seed,
-        "set": sorted(arguments.set),
+        "set": overrides,
     }
     # what was not there in the first place may be given later: its rows have not been run
     path = arguments.output / "settings.json"
@@ -116,14 +116,6 @@ def prepare(arguments: argparse.Namespace) -> tuple[Inputs, str]:
 
 def _common_ids() -> dict[str, Any]:
     return json.loads((BUNDLE / "configs" / "common.json").read_text())
-
-
-def _value(text: str) -> Any:
-    """JSON where it is JSON, else the text itself."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _absolute(path: Path | None) -> Path | None:

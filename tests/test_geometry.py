@@ -8,6 +8,7 @@ from scripts.geometry import (
     find_thick_axis,
     hr_slice_coordinate,
     super_resolution_affine,
+    swap_lps_ras,
     thick_slice_affine,
     voxel_spacing_mm,
 )
@@ -115,3 +116,10 @@ def test_orientation_does_not_depend_on_storage(orientation):
             found = Orientation.of(stored_affine, permutation.index(2))
             assert torch.equal(found.apply(stored), reference)
             assert torch.equal(found.undo(found.apply(stored)), stored)
+
+
+def test_lps_and_ras_differ_in_the_first_two_world_axes():
+    affine = make_affine([1.0, 2.0, 3.0], rotate=(4, 5, 6), origin=(-40.0, 25.0, 13.0))
+    x, y, z, _ = affine @ [1, 2, 3, 1]
+    np.testing.assert_allclose(swap_lps_ras(affine) @ [1, 2, 3, 1], [-x, -y, z, 1])
+    np.testing.assert_array_equal(swap_lps_ras(swap_lps_ras(affine)), affine)

@@ -14,11 +14,11 @@ import nibabel as nib
 import numpy as np
 import torch
 from scripts.data.cases import find_cases, read_case
-from scripts.degradation import SliceProfileOperator
 from scripts.evaluation.metrics import score_volume
-from scripts.geometry import Orientation, find_thick_axis, super_resolution_affine, thick_slice_affine, voxel_spacing_mm
+from scripts.geometry import Orientation, find_thick_axis, super_resolution_affine, voxel_spacing_mm
 from scripts.networks.rdn import upsample_cubic
 from scripts.reasons import CaseError
+from scripts.transforms.degrade import thicken
 
 from phantom.dicom import write_series
 from phantom.patient import make_patient
@@ -34,9 +34,11 @@ PHANTOM_PROFILE = "gaussian"  # how the made-up patient is scanned, and the bund
 def phantom_scan(folder: Path, shape: tuple[int, int, int], seed: int) -> np.ndarray:
     """Write the made-up patient as a tilted 4 mm DICOM series; returns the thin truth, same slab."""
     patient = make_patient(seed, shape, angles_degrees=(12.0, -7.0, 5.0))
-    thick = SliceProfileOperator(SCALE_FACTOR, PHANTOM_PROFILE).degrade(torch.from_numpy(patient.mr)).numpy()
+    thick, affine = thicken(
+        patient.mr, patient.affine_ras, scale_factor=SCALE_FACTOR, thick_axis=2, profile=PHANTOM_PROFILE
+    )
     # columns run to the patient's left and rows to the back in DICOM; any other choice is as good
-    write_series(folder, thick, thick_slice_affine(patient.affine_ras, 2, SCALE_FACTOR), seed=seed)
+    write_series(folder, thick, affine, seed=seed)
     return patient.mr
 
 

@@ -16,12 +16,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import torch
-from scripts.degradation import SliceProfileOperator
-from scripts.files import write_json
-from scripts.geometry import thick_slice_affine
+from scripts.files import whole, write_json
+from scripts.transforms.degrade import thicken
 
-from tools.run_bundle import BUNDLE, ROOT, run_bundle
+from tools.run_bundle import BUNDLE, ROOT, accept_overrides, run_bundle
 
 RECIPE = ROOT / "tools" / "recipe.json"
 VALIDATION = ("oms12", "rider0117")  # held out for selection: one person with three contrasts, one CT
@@ -73,11 +71,9 @@ def place(source: Path, folder: Path, is_hr_mr: bool, scale_factor: int) -> list
         image = nib.load(source)
         volume = np.asarray(image.dataobj, dtype=np.float32)
         for axis, target in enumerate(targets):
-            moved = np.moveaxis(volume, axis, -1)
-            moved = moved[..., : moved.shape[-1] // scale_factor * scale_factor]
-            thick = SliceProfileOperator(scale_factor).degrade(torch.from_numpy(moved.copy())).numpy()
-            affine = thick_slice_affine(image.affine, axis, scale_factor)
-            nib.save(nib.Nifti1Image(np.moveaxis(thick, -1, axis), affine), target)
+            thick, affine = thicken(volume, image.affine, scale_factor=scale_factor, thick_axis=axis)
+            with whole(target) as part:
+                nib.save(nib.Nifti1Image(thick, affine), part)
     return targets
 
 
@@ -111,13 +107,13 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, nargs=2, default=(1500, 6800), help="of stage 1 and 2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="override file for the configs")
-    parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="further overridden ids")
+    accept_overrides(parser)
     parser.add_argument("--install", action="store_true", help="copy the result to bundle/models/model.pt")
     arguments = parser.parse_args()
     output = arguments.output.resolve()
     scale_factor = json.loads((BUNDLE / "configs" / "common.json").read_text())["scale_factor"]
     datalist = prepare(arguments.data, output, scale_factor)
-    ids = dict(item.split("=", 1) for item in arguments.set)
+    ids = dict(arguments.set)
     for stage, iterations in enumerate(arguments.iterations, start=1):
         train_stage(stage, iterations, output, datalist, output, arguments.recipe, arguments.seed, **ids)
     if arguments.install:

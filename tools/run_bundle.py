@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["BUNDLE", "ROOT", "bundle_command", "run_bundle"]
+from fire.parser import DefaultParseValue
+
+__all__ = ["BUNDLE", "ROOT", "accept_overrides", "bundle_command", "override", "run_bundle"]
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
@@ -39,3 +42,20 @@ def run_bundle(configs: list[str], run_id: str = "run", bundle: Path = BUNDLE, *
     code = subprocess.run(bundle_command(configs, run_id, bundle, **ids), check=False).returncode
     if code:
         raise SystemExit(code)
+
+
+def override(word: str) -> tuple[str, object]:
+    """``ID=VALUE`` as id and value, which is read as MONAI's own command line reads it: a Python literal, else text.
+
+    Raises:
+        argparse.ArgumentTypeError: for a word without ``=``.
+    """
+    key, sign, value = word.partition("=")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"an overridden id must be ID=VALUE, got {word}; write for example device=cpu")
+    return key, DefaultParseValue(value)
+
+
+def accept_overrides(parser: argparse.ArgumentParser) -> None:
+    """Give a command line ``--set ID=VALUE ...``; the result goes through ``dict``."""
+    parser.add_argument("--set", nargs="*", default=[], type=override, metavar="ID=VALUE", help="overridden config ids")

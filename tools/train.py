@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from tools.curves import draw_curves, read_curves
-from tools.run_bundle import bundle_command, run_bundle
+from tools.run_bundle import accept_overrides, bundle_command, run_bundle
 
 STAGE_3_LENGTH = 8  # the paper: stages end at T, 2 T, 10 T
 
@@ -21,10 +21,10 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, required=True, metavar="T", help="stage 3 has 8 T")
     parser.add_argument("--stages", type=int, nargs="*", default=(1, 2, 3), choices=(1, 2, 3))
     parser.add_argument("--configs", nargs="*", default=[], help="override files, for example smoke.json")
-    parser.add_argument("--set", nargs="*", default=[], metavar="ID=VALUE", help="further overridden ids")
+    accept_overrides(parser)
     arguments = parser.parse_args()
     output = arguments.output.resolve()
-    ids = dict(item.split("=", 1) for item in arguments.set)
+    ids = dict(arguments.set)
     for stage in arguments.stages:
         configs = ["common.json", f"train_stage{stage}.json", *arguments.configs]
         settings = {

@@ -28,7 +28,7 @@ from urllib.request import Request, urlopen
 import pydicom
 from scripts.files import write_json
 
-from .run_bundle import BUNDLE, bundle_command
+from .run_bundle import BUNDLE, bundle_command, override
 
 __all__ = ["Orthanc", "watch"]
 
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--pause-seconds", type=float, default=10, help="between rounds that found nothing")
     parser.add_argument("--limit", type=int, default=500, help="Orthanc changes per round")
     arguments, rest = parser.parse_known_args()
-    ids = dict(one.removeprefix("--").split("=", 1) for one in rest)
+    ids = dict(override(word.removeprefix("--")) for word in rest)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     watch(Orthanc(arguments.url), arguments.work, arguments.seconds, arguments.pause_seconds, arguments.limit, **ids)
 

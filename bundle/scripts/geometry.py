@@ -30,6 +30,7 @@ __all__ = [
     "find_thick_axis",
     "hr_slice_coordinate",
     "super_resolution_affine",
+    "swap_lps_ras",
     "thick_slice_affine",
     "voxel_spacing_mm",
 ]
@@ -40,6 +41,18 @@ ANATOMICAL_PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 def hr_slice_coordinate(lr_coordinate: np.ndarray | float, scale_factor: int) -> np.ndarray | float:
     """HR coordinate of a point given by its LR coordinate along the thick axis: ``c = k * K + (K - 1) / 2``."""
     return lr_coordinate * scale_factor + (scale_factor - 1) / 2
+
+
+def swap_lps_ras(affine: np.ndarray) -> np.ndarray:
+    """A DICOM (LPS) affine as NIfTI's RAS+, or the other way round: the first two world axes change sign.
+
+    Args:
+        affine: ``(4, 4)`` voxel-to-world matrix in mm.
+
+    Returns:
+        A new ``(4, 4)`` float64 array.
+    """
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, dtype=np.float64)
 
 
 def voxel_spacing_mm(affine: np.ndarray) -> np.ndarray:

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
 import torch
 from scripts.degradation import SliceProfileOperator
-from scripts.transforms.degrade import RandDegrade, RandDegraded
+from scripts.transforms.degrade import RandDegrade, RandDegraded, thicken
+
+from tests.conftest import make_affine
 
 
 def test_pair_is_a_profile_applied_to_the_target():
@@ -37,3 +41,19 @@ def test_profiles_and_widths_are_drawn_as_asked():
         hits += bool(torch.allclose(result["image"], decimated))
         assert torch.equal(result["label"], hr)
     assert 120 < hits < 180  # 3/4 of 200
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_box_profile_is_the_mean_of_the_slices_and_sits_in_their_middle(axis):
+    shape = [3, 4, 5]
+    shape[axis] = 9  # one slice is left over
+    volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    affine = make_affine([1.0, 1.5, 0.8], rotate=(5, -3, 8))
+    thick, thick_affine = thicken(volume, affine, scale_factor=4, thick_axis=axis, profile="box")
+    slices = np.moveaxis(volume, axis, 0)
+    expected = np.moveaxis(np.stack([slices[:4].mean(0), slices[4:8].mean(0)]), 0, axis)
+    np.testing.assert_allclose(thick, expected, atol=1e-6)
+    for slice_index, middle in ((0, 1.5), (1, 5.5)):
+        point, fine = np.zeros(4), np.zeros(4)
+        point[[axis, 3]], fine[[axis, 3]] = (slice_index, 1), (middle, 1)
+        np.testing.assert_allclose(thick_affine @ point, affine @ fine, atol=1e-9)

@@ -10,11 +10,11 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 
+from ..geometry import swap_lps_ras
 from .frames import slice_datasets
 
 __all__ = ["check_series", "series_affine_ras"]
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SHARED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "FrameOfReferenceUID")
 CONSTANT = (
     *SHARED, "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "Rows", "Columns", "PixelSpacing",
@@ -98,7 +98,7 @@ def series_affine_ras(slices: Sequence[Dataset]) -> np.ndarray:
     affine[:3, 1] = column * float(ordered[0].PixelSpacing[0])
     affine[:3, 2] = (last - first) / (len(ordered) - 1)
     affine[:3, 3] = first
-    return LPS_TO_RAS @ affine
+    return swap_lps_ras(affine)
 
 
 def _normal(ds: Dataset) -> np.ndarray:

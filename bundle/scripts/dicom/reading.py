@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..geometry import swap_lps_ras
 from ..reasons import CaseError, Reason
 from ..volume import Volume
 from .discovery import SeriesCandidate
@@ -18,7 +19,6 @@ from .stack import stack_slices
 
 __all__ = ["read_series"]
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_EXACT = 2**24  # float32 holds every integer up to here
 
 
@@ -63,7 +63,7 @@ def read_series(series: SeriesCandidate, max_inflated_bytes: int = 2**27) -> Vol
     signed = any(header.signed for header in headers)
     return Volume(
         array,
-        LPS_TO_RAS @ stack.affine_lps,
+        swap_lps_ras(stack.affine_lps),
         np.dtype(f"{'' if signed else 'u'}int{widest.bits_allocated}") if whole_numbers else np.dtype(np.float32),
         slice_thickness_mm=thickness,
         padding=None if padding_value is None else padding,

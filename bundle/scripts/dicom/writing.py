@@ -21,7 +21,7 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from pydicom.valuerep import format_number_as_ds
 
-from ..geometry import voxel_spacing_mm
+from ..geometry import swap_lps_ras, voxel_spacing_mm
 from ..reasons import CaseError, Reason
 from .attributes import ACQUISITION, LOSSY, PATIENT_AND_STUDY, REQUIRED_EMPTY, copy_constant
 from .discovery import SeriesCandidate
@@ -33,7 +33,6 @@ from .uids import derived_uid
 
 __all__ = ["Provenance", "Written", "stored_values", "write_series"]
 
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_INFLATED_BYTES = 2**27
 # what is read of the source: what may be taken over, and what the rest is made from
 MADE_FROM = (
@@ -117,7 +116,7 @@ def write_series(
     _grid(common, sources, affine_ras, values)
     common.update(rescale)
     _padding(common, source.slices, values)
-    lps = RAS_TO_LPS @ np.asarray(affine_ras, dtype=np.float64)
+    lps = swap_lps_ras(affine_ras)
     normal = lps[:3, 2] / np.linalg.norm(lps[:3, 2])
     files = []
     for k in range(array.shape[2]):
@@ -246,7 +245,7 @@ def _look(ds: Dataset, sources: Sequence[Dataset]) -> None:
 
 def _grid(ds: Dataset, sources: Sequence[Dataset], affine_ras: np.ndarray, values: np.ndarray) -> None:
     """Everything about where and how many, but the position of each slice."""
-    lps = RAS_TO_LPS @ np.asarray(affine_ras, dtype=np.float64)
+    lps = swap_lps_ras(affine_ras)
     spacing = voxel_spacing_mm(affine_ras)
     cosines = (lps[:3, :3] / spacing).T[:2].ravel()
     own = np.asarray(sources[0].ImageOrientationPatient, dtype=float)

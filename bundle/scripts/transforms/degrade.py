@@ -15,7 +15,7 @@ from monai.transforms import MapTransform, Randomizable, Transform
 from ..degradation import SliceProfileOperator
 from ..geometry import find_thick_axis, thick_slice_affine, voxel_spacing_mm
 
-__all__ = ["DegradeVolume", "DegradeVolumed", "RandDegrade", "RandDegraded"]
+__all__ = ["DegradeVolume", "DegradeVolumed", "RandDegrade", "RandDegraded", "thicken"]
 
 
 class RandDegrade(Randomizable, Transform):
@@ -146,3 +146,20 @@ class DegradeVolumed(MapTransform):
         for key in self.key_iterator(result):
             result[key], result[self.label_key] = self.degrade(result[key])
         return result
+
+
+def thicken(volume: np.ndarray, affine_ras: np.ndarray, **degrade: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Acquire a thin-slice volume as thick slices.
+
+    Args:
+        volume: ``(I, J, K)``; slices left over at its end are not used.
+        affine_ras: ``(4, 4)``.
+        degrade: ``scale_factor``, ``thick_axis`` and the other arguments of ``DegradeVolume``.
+
+    Returns:
+        Float32 thick slices and their affine.
+    """
+    affine = np.asarray(affine_ras, dtype=np.float64)
+    image = MetaTensor(torch.from_numpy(np.float32(volume))[None], meta={"original_affine": affine})
+    thick, _ = DegradeVolume(**degrade)(image)
+    return thick[0].numpy(), thick.affine.numpy()
