@@ -85,7 +85,7 @@ FIGURES = (
     Figure(("startup", "ratio"), False, 0.2, limit=2.0),
     Figure(("scaling", "voxel_exponent"), False, 0.08),
     Figure(("memory", "bytes_per_output_voxel"), False, 0.1, limit=12.0),
-    Figure(("processes", "arrangements", "two under torchrun", "batch_throughput"), True, 0.15),
+    Figure(("processes", "arrangements", "one process, two workers", "batch_throughput"), True, 0.15),
     Figure(("training", "waiting", "stage 1", "waiting_share"), False, 2.0, limit=0.05),
     Figure(("training", "waiting", "stage 2", "waiting_share"), False, 2.0, limit=0.05),
     Figure(("training", "kept_bytes_per_batch"), False, 0.02),

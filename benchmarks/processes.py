@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batch inference of the same DICOM series by one process, two processes under torchrun, two that know nothing of
-each other, and one with two workers; all with as many threads in total.
+"""Batch inference of the same DICOM series by one process, two workers of a Dask cluster that runs already, two
+processes that know nothing of each other, and one with two workers; all with as many threads in total.
 
 Two times for each: of the whole command, start-up included, and of the batch alone, as its report has it (from the
 first look into the folder to the report). Two independent processes, half of the series each, share nothing; the
@@ -15,22 +15,21 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.cluster import LocalCluster
 from benchmarks.machine import parser_of, save_report, table
 from phantom.dicom import write_series
 from tools.run_bundle import bundle_command
 
 PARTS = ("a", "b")
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no_python")
 
 
 def make_series(folder: Path, series: int, rows: int, slices: int) -> None:
@@ -72,15 +71,15 @@ def batch_seconds(outputs: list[Path]) -> float:
     return max(float(report["summary"]["seconds"]) for report in reports)
 
 
-def arrangements(data: Path, out: Path, **ids: object) -> dict[str, Callable[[], list[Path]]]:
+def arrangements(data: Path, out: Path, scheduler: str, **ids: object) -> dict[str, Callable[[], list[Path]]]:
     """Each from nothing to its output folders, new at every call, since what is done already would be skipped."""
     number = count()
 
-    def run(datasets: list[Path], threads: int, launcher: Sequence[str] = (), **more: object) -> list[Path]:
+    def run(datasets: list[Path], threads: int, **more: object) -> list[Path]:
         outputs = [out / str(next(number)) for _ in datasets]
         side_by_side(
             [
-                [*launcher, *batch_words(dataset, output, threads, **ids, **more)]
+                batch_words(dataset, output, threads, **ids, **more)
                 for dataset, output in zip(datasets, outputs, strict=True)
             ],
             threads,
@@ -89,7 +88,7 @@ def arrangements(data: Path, out: Path, **ids: object) -> dict[str, Callable[[],
 
     return {
         "two independent processes": lambda: run([data / part for part in PARTS], 1),
-        "two under torchrun": lambda: run([data], 1, TORCHRUN),
+        "two Dask workers": lambda: run([data], 1, executor="dask", scheduler=scheduler),
         "one process, two workers": lambda: run([data], 1, workers=2),
         "one process, two threads": lambda: run([data], 2),
     }
@@ -99,10 +98,10 @@ def measure(series: int, rows: int, slices: int, repeats: int, **ids: object) ->
     """Medians over the turns, and throughputs over those of the two independent ones."""
     whole: dict[str, list[float]] = {}
     batch: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, LocalCluster(Path(folder) / "cluster") as cluster:
         make_series(Path(folder) / "in", series, rows, slices)
         for _ in range(repeats):
-            for name, run in arrangements(Path(folder) / "in", Path(folder) / "out", **ids).items():
+            for name, run in arrangements(Path(folder) / "in", Path(folder) / "out", cluster.address, **ids).items():
                 started = time.perf_counter()
                 outputs = run()
                 whole.setdefault(name, []).append(time.perf_counter() - started)

@@ -9,6 +9,7 @@ Every command runs twice, for a short and a long stage; the difference is free o
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,10 +21,11 @@ import numpy as np
 
 from benchmarks.machine import parser_of, save_report, table
 from benchmarks.memory import thick_scan
-from benchmarks.processes import TORCHRUN, side_by_side
+from benchmarks.processes import side_by_side
 from tools.run_bundle import bundle_command
 
 FIRST = "two independent processes"
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no_python")
 
 
 def arrangements(data: Path, out: Path, batch_size: int, **ids: object) -> dict[str, Callable[[int], None]]:

@@ -14,7 +14,7 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 __all__ = ["EXTRAS", "CustomMetadataHook", "requirements"]
 
-EXTRAS = ("train", "fast", "hosts")
+EXTRAS = ("train", "fast", "hosts", "cluster")
 
 
 def requirements(file: Path) -> list[str]:

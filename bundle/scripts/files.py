@@ -6,12 +6,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["sha256", "whole", "write_json", "write_text"]
+__all__ = ["sha256", "whole", "write_json", "write_once", "write_text"]
 
 
 @contextmanager
@@ -40,6 +41,19 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write UTF-8 text, whole or not at all; line ends are kept, and what UTF-8 cannot hold is escaped."""
     with whole(path) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def write_once(path: Path, text: str) -> str:
+    """Write a file unless there is one; returns what it then holds, the same to all who ask at the same time."""
+    mine = path.with_name(f".part-{uuid.uuid4().hex}")
+    write_text(mine, text)
+    try:
+        os.link(mine, path)
+    except FileExistsError:
+        return path.read_text(encoding="utf-8")
+    finally:
+        mine.unlink()
+    return text
 
 
 def write_json(path: str | os.PathLike, content: Any, indent: int | None = 4) -> None:

@@ -99,11 +99,11 @@ def test_series_are_shared_out_evenly_and_every_call_has_its_own_output(tmp_path
     ]
     started = []
     monkeypatch.setattr(processes, "side_by_side", lambda commands, threads: started.append((commands, threads)))
-    for run in processes.arrangements(tmp_path / "in", tmp_path).values():
+    for run in processes.arrangements(tmp_path / "in", tmp_path, "tcp://127.0.0.1:1").values():
         run()
     outputs = [c[c.index("--output_dir") + 1] for commands, _ in started for c in commands]
     assert len(set(outputs)) == len(outputs) == 5
-    used = [len(c) * t * (2 if "--workers" in c[0] or "--nproc_per_node=2" in c[0] else 1) for c, t in started]
+    used = [len(c) * t * (2 if "--workers" in c[0] or "--scheduler" in c[0] else 1) for c, t in started]
     assert used == [2, 2, 2, 2]  # threads in total
 
 

@@ -17,7 +17,7 @@ from ..files import write_json, write_text
 
 __all__ = ["SCHEMA_VERSION", "SeriesRecord", "Status", "exit_code", "make_report", "write_report"]
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "2.0"
 
 
 class Status(StrEnum):

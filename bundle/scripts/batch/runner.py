@@ -4,38 +4,51 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import time
-from collections import deque
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from multiprocessing import connection
+from itertools import chain, islice
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
-import psutil
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..dicom.discovery import Discovered, RefusedSeries, SeriesCandidate
 from ..reasons import Reason
 from .html import write_html
-from .ranks import Ranks
+from .isolation import CannotStartError, Team, WorkerDiedError
 from .report import SeriesRecord, Status, exit_code, make_report, write_report
-from .staging import STAGING, BatchUsageError, check_apart, check_space, locked, publish, sweep
-from .worker import PipelineSpec, Task, serve
+from .series import Task, WorkerSpec
+from .staging import STAGING, BatchUsageError, check_apart, check_space, locked, sweep
 
-__all__ = ["BatchRunner"]
+__all__ = ["BatchRunner", "Executor"]
 
 JOBS = ".jobs"
-POLL_SECONDS = 0.1
+EXECUTORS = ("local", "dask")
+POLL_SECONDS = 0.5
+
+
+class Executor(Protocol):
+    """Who does the series: :class:`~.isolation.Team` here, :class:`~.cluster.Cluster` on many machines."""
+
+    @property
+    def size(self) -> int:
+        """How many at a time."""
+
+    def submit(self, task: Task) -> Future[SeriesRecord]:
+        """Have one done."""
+
+    def stop(self) -> None:
+        """Do no more."""
 
 
 class BatchRunner:
@@ -48,7 +61,9 @@ class BatchRunner:
         inference_configs: config files of the bundle's inference, merged in order.
         inference: overrides of their ids; nested dictionaries reach nested ids.
         discover: ``folder -> Discovered``.
-        workers: processes at a time (per rank).
+        executor: ``local``, or ``dask`` for a cluster that already runs.
+        scheduler: address of the cluster's scheduler.
+        workers: processes at a time of the local executor.
         threads_per_worker: torch threads of each; ``None`` shares the processor out evenly.
         series_per_worker: a worker is replaced after so many series.
         timeout_seconds: for one series, and for a worker to become ready.
@@ -67,6 +82,8 @@ class BatchRunner:
         inference_configs: Sequence[str],
         inference: Mapping[str, Any],
         discover: Callable[[Path], Discovered],
+        executor: str = "local",
+        scheduler: str | None = None,
         workers: int = 1,
         threads_per_worker: int | None = None,
         series_per_worker: int = 20,
@@ -79,23 +96,24 @@ class BatchRunner:
         self.dataset_dir = Path(dataset_dir)
         self.output_dir = Path(output_dir)
         self.discover = discover
+        self.executor = executor
+        self.scheduler = scheduler
         self.workers = workers
-        self.series_per_worker = series_per_worker
-        self.timeout_seconds = timeout_seconds
-        self.memory_limit_bytes = None if memory_limit_gib is None else int(memory_limit_gib * 2**30)
         self.free_space_factor = free_space_factor
         self.progress = progress
-        self.spec = PipelineSpec(
+        self.spec = WorkerSpec(
             configs=tuple(str(Path(path).resolve()) for path in inference_configs),
             ids=dict(_flat(inference)),
             bundle_root=str(Path(bundle_root).resolve()),
             pictures=pictures,
             threads=threads_per_worker or (max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None),
-            memory_limit_bytes=self.memory_limit_bytes,
+            timeout_seconds=timeout_seconds,
+            series_per_worker=series_per_worker,
+            memory_limit_bytes=None if memory_limit_gib is None else int(memory_limit_gib * 2**30),
         )
         self.signal: int | None = None
         self.working = False  # from here on a signal is noted, and the report written
-        self.able = False  # whether a worker has become ready
+        self.able = False  # whether a process has become ready
         self.records: list[SeriesRecord] = []
         self.log = logging.getLogger(type(self).__name__)
 
@@ -106,53 +124,51 @@ class BatchRunner:
             0 all done; 3 some series refused, failed, timed out or out of memory; 2 usage, config or model error
             before any series; 4 nothing to process; 130 and 143 interrupted.
         """
-        with Ranks() as ranks, self._signals():
+        with self._signals():
             try:
                 self._check_settings()
                 check_apart(self.dataset_dir, self.output_dir)
-                if not ranks.first:
-                    return self._run(ranks)
                 with locked(self.output_dir):
                     sweep(self.output_dir)
                     (self.output_dir / "report.json").unlink(missing_ok=True)  # a killed run must not seem to report
-                    return self._run(ranks)
+                    return self._run()
             except BatchUsageError as error:
                 print(error, file=sys.stderr)
                 return 2
 
-    def _run(self, ranks: Ranks) -> int:
+    def _run(self) -> int:
         started = datetime.now(UTC)
         clock = time.perf_counter()
-        found = ranks.share(lambda: self.discover(self.dataset_dir))
+        found = self.discover(self.dataset_dir)
         self.working = True
-        if mine := found.series[ranks.rank :: ranks.size]:
-            self._check_space(mine)
-            self._process(mine, ranks.rank)
-        records = ranks.gather(self.records)
-        signals = [number for number in ranks.gather([self.signal]) if number is not None]
-
-        def conclude() -> int:
-            everything = [*records, *(self._refused(series) for series in found.refused)]
-            code = exit_code(everything, signals[0] if signals else None)
-            facts = {
-                "started_at": started.isoformat(timespec="seconds"),
-                "seconds": round(time.perf_counter() - clock, 3),
-                "ranks": ranks.size,
-            }
-            report = make_report(everything, self._left_out(found), facts, code)
-            write_html(self.output_dir, report)
-            write_report(self.output_dir, report)
-            self._say(everything, code)
-            return code
-
-        return ranks.share(conclude)  # torchrun ends all when one ends: nobody leaves before the report is there
+        if found.series:
+            self._check_space(found.series)
+            self._process(found.series)
+        self.records.extend(self._refused(series) for series in found.refused)
+        code = exit_code(self.records, self.signal)
+        facts = {
+            "started_at": started.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - clock, 3),
+            "executor": self.executor,
+        }
+        report = make_report(self.records, self._left_out(found), facts, code)
+        write_html(self.output_dir, report)
+        write_report(self.output_dir, report)
+        self._say(self.records, code)
+        return code
 
     def _check_settings(self) -> None:
-        for name, value in (("workers", self.workers), ("series_per_worker", self.series_per_worker)):
+        for name, value in (("workers", self.workers), ("series_per_worker", self.spec.series_per_worker)):
             if not isinstance(value, int) or value < 1:
                 raise BatchUsageError(f"{name} must be a whole number >= 1, got {value!r}; correct the id")
-        if self.timeout_seconds <= 0:
-            raise BatchUsageError(f"timeout_seconds must be > 0, got {self.timeout_seconds}; correct the id")
+        if self.spec.timeout_seconds <= 0:
+            raise BatchUsageError(f"timeout_seconds must be > 0, got {self.spec.timeout_seconds}; correct the id")
+        if self.executor not in EXECUTORS:
+            raise BatchUsageError(f"executor must be one of {EXECUTORS}, got {self.executor!r}; correct the id")
+        if (self.executor == "dask") != (self.scheduler is not None):
+            raise BatchUsageError(
+                f"scheduler must be an address with executor dask and null with local, got {self.scheduler}; correct it"
+            )
 
     def _check_space(self, series: Sequence[SeriesCandidate]) -> None:
         todo = [one for one in series if not (self.output_dir / one.key).exists()]
@@ -194,99 +210,88 @@ class BatchRunner:
 
     # --- the work
 
-    def _process(self, series: Sequence[SeriesCandidate], rank: int) -> None:
+    def _process(self, series: Sequence[SeriesCandidate]) -> None:
         """Have every series done, or say why it is not."""
-        queue = deque(self._task(one) for one in series)
-        count = min(self.workers, len(queue))
-        stage = self.output_dir / f"{STAGING}-{os.getpid()}-{rank}"
+        stage = self.output_dir / f"{STAGING}-{uuid.uuid4().hex}"
         try:
             stage.mkdir(mode=0o700)
         except OSError as error:
             raise BatchUsageError(
                 f"output_dir must be writable, got {error.strerror}; choose another folder"
             ) from error
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["monai.bundle", "monai.engines", "monai.inferers", "torch", "pydicom"])
-        team = [_Worker(context, self.spec, stage / str(i)) for i in range(count)]
-        hidden = None if self.progress and rank == 0 else True  # None: no bar where the output is not a terminal
-        bar = tqdm(total=len(queue), desc="series", unit="series", disable=hidden)
+        hidden = None if self.progress else True  # None: no bar where the output is not a terminal
+        with logging_redirect_tqdm(), tqdm(total=len(series), desc="series", unit="series", disable=hidden) as bar:
+            try:
+                for record in self._records(map(self._task, series), stage):
+                    self._note(record)
+                    bar.update()
+            finally:
+                sweep(self.output_dir)
+
+    def _start(self, stage: Path) -> Executor:
+        if self.scheduler is None:
+            return Team(self.spec, self.workers, stage)
         try:
-            with logging_redirect_tqdm():
-                while self.signal is None and (queue or any(worker.task for worker in team)):
-                    for worker in team:
-                        self._attend(worker, queue, bar)
-                    busy = [worker.pipe for worker in team if worker.alive and (worker.task or not worker.ready)]
-                    if busy:
-                        connection.wait(busy, timeout=POLL_SECONDS)
-        finally:
-            bar.close()
-            for worker in team:
-                worker.kill()
-            _remove(stage)
-        left = [worker.task for worker in team if worker.task] + list(queue)
-        message = "a run must go on to its end, but was stopped before this series was done; run again to go on"
-        stopped = _fault(Status.FAILED, Reason.INTERRUPTED, message)
-        self.records.extend(replace(task.record, **stopped) for task in left)
+            from .cluster import Cluster  # an extra, which a run on one machine does without
+
+            return Cluster(self.scheduler, self.spec, stage)
+        except ModuleNotFoundError as error:
+            message = f"executor dask needs the package {error.name}; pip install distributed"
+            raise BatchUsageError(message) from error
+        except (OSError, RuntimeError) as error:
+            raise BatchUsageError(f"scheduler must be ready at {self.scheduler}, got {error}; correct it") from error
 
     def _task(self, series: SeriesCandidate) -> Task:
-        final = self.output_dir / series.key
-        return Task(series, self._candidate(series), final, self.output_dir / JOBS / f"{series.key}.json")
+        return Task(series, self._candidate(series), self.output_dir / series.key, self.output_dir / JOBS)
 
-    def _attend(self, worker: _Worker, queue: deque[Task], bar: tqdm) -> None:
-        """Look after one worker: take what it says, end what it must not do, give it something to do."""
-        message = worker.listen(self.timeout_seconds, self.memory_limit_bytes)
-        if message is not None:
-            kind, content = message
-            self.able = self.able or kind == "ready"
-            if kind in ("error", "lost"):
-                worker.kill()
-            if kind == "error":
-                self._cannot_start(content, queue, bar)
-            elif kind == "lost" and worker.task is None:
-                self._cannot_start(content["message"], queue, bar)
-            elif worker.task is not None:
-                record = content if kind == "done" else replace(worker.task.record, **content)
-                self._finish(worker, record, bar)
-                if worker.done >= self.series_per_worker or record.status == Status.OOM:
-                    worker.kill()
-        if not queue:
-            return
-        if not worker.alive:
-            worker.start()
-        elif worker.ready and worker.task is None:
-            worker.give(queue.popleft())
+    def _records(self, tasks: Iterator[Task], stage: Path) -> Iterator[SeriesRecord]:
+        """One record for each task; as many tasks are under way as the executor takes, and as many wait there."""
+        executor = self._start(stage)
+        under_way: dict[Future[SeriesRecord], Task] = {}
+        why = "was stopped"
+        try:
+            while self.signal is None:
+                for task in islice(tasks, max(0, 2 * executor.size - len(under_way))):
+                    under_way[executor.submit(task)] = task
+                if not under_way:
+                    return
+                done = wait(under_way, POLL_SECONDS, FIRST_COMPLETED).done
+                for future in done:
+                    if not future.cancelled():
+                        yield self._record(under_way.pop(future), future)
+                if any(future.cancelled() for future in done):
+                    self.log.warning("the scheduler is lost; waiting for it to come back")
+                    tasks, under_way = chain(under_way.values(), tasks), {}
+                    executor.stop()
+                    executor = self._start(stage)
+        except BatchUsageError:
+            if not self.able:
+                raise
+            why = "its scheduler was lost"
+        finally:
+            executor.stop()
+        for task in chain(under_way.values(), tasks):
+            message = f"a run must go on to its end, but {why} before this series was done; run again to go on"
+            yield _failed(task, Reason.INTERRUPTED, message)
 
-    def _cannot_start(self, why: str, queue: deque[Task], bar: tqdm) -> None:
-        """A worker that never became ready: a fault of the run, if it is the first, else of the machine."""
-        if not self.able:
-            raise BatchUsageError(f"a worker must be able to start, got {why}; correct the config or the model")
-        if queue:
-            record = replace(
-                queue.popleft().record,
-                reason=str(Reason.WORKER_DIED),
-                message=f"a worker must be able to start, got {why}; look at the machine",
-            )
-            self._note(record, bar)
+    def _record(self, task: Task, future: Future[SeriesRecord]) -> SeriesRecord:
+        try:
+            record = future.result()
+        except CannotStartError as error:
+            if not self.able:
+                message = f"a worker must be able to start, got {error}; correct the config or the model"
+                raise BatchUsageError(message) from error
+            message = f"a worker must be able to start, got {error}; look at the machine"
+            return _failed(task, Reason.WORKER_DIED, message)
+        except Exception as error:  # also Dask's own, when a worker's machine is gone with every attempt
+            what = str(error) if isinstance(error, WorkerDiedError) else type(error).__name__
+            message = f"a worker must survive a series, but the worker died ({what})"
+            record = _failed(task, Reason.WORKER_DIED, message)
+        self.able = True
+        return record
 
-    def _finish(self, worker: _Worker, record: SeriesRecord, bar: tqdm) -> None:
-        """Put a result in place, and keep its record."""
-        task = worker.task
-        worker.task = None
-        assert task is not None
-        if record.status == Status.OK:
-            try:
-                publish(worker.stage, task.final)
-            except OSError as error:
-                message = f"output_dir must be writable with space left, got {error.strerror}; make room"
-                record = replace(task.record, **_fault(Status.FAILED, Reason.UNWRITABLE, message))
-        _remove(worker.stage)
-        if record.peak_memory_bytes is not None:
-            record = replace(record, peak_memory_bytes=max(record.peak_memory_bytes, worker.peak_bytes))
-        self._note(record, bar)
-
-    def _note(self, record: SeriesRecord, bar: tqdm) -> None:
+    def _note(self, record: SeriesRecord) -> None:
         self.records.append(record)
-        bar.update()
         why = f" {record.reason}: {record.message}" if record.reason else ""
         self.log.info("%s %s%s", record.series, record.status, why)
 
@@ -314,82 +319,8 @@ class BatchRunner:
                 signal.signal(number, handler)
 
 
-class _Worker:
-    """The runner's side of one worker process."""
-
-    def __init__(self, context: Any, spec: PipelineSpec, stage: Path) -> None:
-        self.context = context
-        self.spec = spec
-        self.stage = stage
-        self.task: Task | None = None
-        self.start()
-
-    def start(self) -> None:
-        self.pipe, theirs = self.context.Pipe()
-        self.process = self.context.Process(target=serve, args=(theirs, self.spec, self.stage), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.alive = True
-        self.ready = False
-        self.done = 0
-        self.peak_bytes = 0
-        self.since = time.monotonic()
-
-    def give(self, task: Task) -> None:
-        self.task = task
-        self.peak_bytes = 0
-        self.since = time.monotonic()
-        with suppress(OSError):  # if it has died, `listen` will say so
-            self.pipe.send(task)
-
-    def listen(self, timeout_seconds: float, memory_limit_bytes: int | None) -> tuple[str, Any] | None:
-        """What there is to know: ``ready``, ``error``, ``done``, or ``lost`` with what to put into the record."""
-        if not self.alive or (self.ready and self.task is None):
-            return None
-        try:
-            if self.pipe.poll():
-                kind, content = self.pipe.recv()
-                self.ready = self.ready or kind == "ready"
-                self.done += kind == "done"
-                return kind, content
-        except (EOFError, OSError):
-            self.process.join(5)
-            why = f"the worker died ({_ending(self.process.exitcode)})"
-            return "lost", _fault(Status.FAILED, Reason.WORKER_DIED, f"a worker must survive a series, but {why}")
-        seconds = time.monotonic() - self.since
-        if seconds > timeout_seconds:
-            message = f"a series must be done within {timeout_seconds:g} s; raise timeout_seconds, or look at it"
-            return "lost", _fault(Status.TIMEOUT, Reason.TIMEOUT, message)
-        if memory_limit_bytes is not None and self.task is not None and self._resident() > memory_limit_bytes:
-            message = f"a worker must stay below {memory_limit_bytes / 2**30:g} GiB; raise memory_limit_gib"
-            return "lost", _fault(Status.OOM, Reason.OOM, message)
-        return None
-
-    def _resident(self) -> int:
-        try:
-            resident = psutil.Process(self.process.pid).memory_info().rss
-        except psutil.Error:
-            return 0
-        self.peak_bytes = max(self.peak_bytes, resident)
-        return resident
-
-    def kill(self) -> None:
-        """End the process, at once and for certain."""
-        if self.alive:
-            self.process.kill()
-            self.process.join()
-            self.pipe.close()
-            self.alive = False
-
-
-def _fault(status: Status, reason: Reason, message: str) -> dict[str, Any]:
-    return {"status": status, "reason": str(reason), "message": message}
-
-
-def _ending(code: int | None) -> str:
-    if code is not None and code < 0:
-        return signal.Signals(-code).name
-    return f"exit code {code}"
+def _failed(task: Task, reason: Reason, message: str) -> SeriesRecord:
+    return replace(task.record, status=Status.FAILED, reason=str(reason), message=message)
 
 
 def _flat(ids: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -405,7 +336,3 @@ def _flat(ids: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 def _size(series: SeriesCandidate) -> int:
     return sum(size for size, _ in series.stamps)
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)

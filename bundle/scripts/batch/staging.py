@@ -7,11 +7,13 @@ Whatever begins with :data:`STAGING` is rubbish of a run that was killed and is 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["STAGING", "BatchUsageError", "check_apart", "check_space", "locked", "publish", "sweep", "sync"]
@@ -76,9 +78,15 @@ def locked(output_dir: Path) -> Iterator[None]:
 
 
 def sweep(output_dir: Path) -> None:
-    """Remove what a run that was killed has left behind."""
+    """Remove what a run that was killed has left behind.
+
+    Its workers may still be at it on another machine: once the folder has another name they can put nothing in place.
+    """
     for rubbish in output_dir.glob(f"{STAGING}*"):
-        shutil.rmtree(rubbish, ignore_errors=True)
+        swept = output_dir / f"{STAGING}-swept-{uuid.uuid4().hex}"
+        with suppress(FileNotFoundError):
+            os.rename(rubbish, swept)
+        shutil.rmtree(swept, ignore_errors=True)
 
 
 def sync(folder: Path) -> None:
@@ -94,15 +102,18 @@ def sync(folder: Path) -> None:
 def publish(stage: Path, final: Path) -> None:
     """Put a finished, synced folder in place, instead of an older one if there is one.
 
-    Both must lie in one file system.
+    Both must lie in one file system. Of several at the same time one wins, and its folder is whole.
     """
-    if final.exists():
-        old = stage.with_name(f"{stage.name}-old")
-        os.rename(final, old)
-        os.rename(stage, final)
+    old = stage.with_name(f"{stage.name}-old")
+    while stage.exists():
+        with suppress(FileNotFoundError):
+            os.rename(final, old)
+        try:
+            os.rename(stage, final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another was faster: take its folder aside, too
+                raise
         shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(stage, final)
     descriptor = os.open(final.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,59 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process that super-resolves series after series, with the model loaded once.
+"""One series through the bundle's inference: a task in, a published folder and a record out.
 
-Pixels are decoded here and nowhere else, so whatever a file does to a decoder, it does to one worker.
+Doing a task twice, anywhere, gives the same folder: what is done and unchanged is left alone, and what is done again
+has the same bytes. Pixels are decoded here and nowhere else, in processes of their own (:mod:`.isolation`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import platform
 import resource
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
 import monai
 import numpy as np
-import psutil
 import pydicom
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
-from tqdm import tqdm
 
 from ..data.cases import Cases
 from ..dicom.discovery import SeriesCandidate
 from ..dicom.writing import Provenance, write_series
-from ..files import sha256, write_json
+from ..files import sha256, write_json, write_once
 from ..geometry import super_resolution_affine, voxel_spacing_mm
 from ..inference.evaluator import CaseEvaluator, case_error
 from ..reasons import CaseError, Reason
 from .html import PICTURES
 from .pictures import make_pictures
 from .report import SeriesRecord, Status
-from .staging import sync
+from .staging import publish, sync
 
-__all__ = ["RECORD", "Pipeline", "PipelineSpec", "Task", "serve"]
+__all__ = ["RECORD", "Pipeline", "Task", "WorkerSpec", "process"]
 
 RECORD = "record.json"
 VOLATILE = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "progress", "cases", "imports", "_desc_")
 
 
 @dataclass(frozen=True)
-class PipelineSpec:
-    """What a worker is made from.
+class WorkerSpec:
+    """What a worker is made from, and what it may do.
 
     Attributes:
         configs: inference config files of the bundle, merged in order.
@@ -61,15 +56,20 @@ class PipelineSpec:
         bundle_root: the bundle.
         pictures: slices per plane for the report; 0 makes none.
         threads: of torch; ``None`` leaves torch's own choice.
-        memory_limit_bytes: beyond what the worker holds when it is ready; ``None`` sets no limit.
+        timeout_seconds: for one series, and for a worker to become ready.
+        series_per_worker: a process is replaced after so many.
+        memory_limit_bytes: resident memory of a process, and of what it may allocate on top of the loaded model;
+            ``None`` sets no limit.
     """
 
     configs: tuple[str, ...]
     ids: Mapping[str, Any]
     bundle_root: str
-    pictures: int
-    threads: int | None
-    memory_limit_bytes: int | None
+    pictures: int = 0
+    threads: int | None = None
+    timeout_seconds: float = 3600
+    series_per_worker: int = 20
+    memory_limit_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,13 @@ class Task:
         series: what discovery found.
         record: what is known of it already.
         final: its folder in ``output_dir``, where an earlier run may have left a result.
-        job: where the moment of derivation is kept, so that a run that goes on gives the same bytes.
+        jobs: folder where moments of derivation are kept, so that a run that goes on gives the same bytes.
     """
 
     series: SeriesCandidate
     record: SeriesRecord
     final: Path
-    job: Path
+    jobs: Path
 
 
 class Pipeline:
@@ -97,7 +97,7 @@ class Pipeline:
         stage: folder that the workflow writes to.
     """
 
-    def __init__(self, spec: PipelineSpec, stage: Path) -> None:
+    def __init__(self, spec: WorkerSpec, stage: Path) -> None:
         self.stage = stage
         self.pictures = spec.pictures
         self.workflow = ConfigWorkflow(
@@ -158,38 +158,8 @@ class Pipeline:
         return write_series(self.stage / "dicom", array, affine, series, provenance).clipped_voxels
 
 
-def serve(pipe: connection.Connection, spec: PipelineSpec, stage: Path) -> None:
-    """Main loop of a worker: tasks in, records out, until the pipe closes.
-
-    The first message is ``("ready", None)`` or ``("error", text)``; then one ``("done", record)`` per task.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner decides; a terminal sends it to all
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _end_with_runner()
-    _be_quiet()
-    tqdm.set_lock(threading.RLock())  # the default is a semaphore, which a worker that is killed would leave behind
-    if spec.threads:
-        torch.set_num_threads(spec.threads)
-    try:
-        pipeline = Pipeline(spec, stage)
-    except BaseException as error:
-        pipe.send(("error", _cause(error)))
-        return
-    if spec.memory_limit_bytes is not None and not torch.cuda.is_initialized():
-        # CUDA reserves address space by the hundred GiB: there, the runner's watch on resident memory must do
-        limit = psutil.Process().memory_info().vms + spec.memory_limit_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    pipe.send(("ready", None))
-    while True:
-        try:
-            task: Task = pipe.recv()
-        except (EOFError, OSError):
-            return
-        pipe.send(("done", process(pipeline, task)))
-
-
 def process(pipeline: Pipeline, task: Task) -> SeriesRecord:
-    """Do one series, into the stage folder, or find it done."""
+    """Do one series and put its folder in place, or find it done; never raises for what a series does."""
     started = time.perf_counter()
     _reset_peak()
     record = task.record
@@ -198,31 +168,34 @@ def process(pipeline: Pipeline, task: Task) -> SeriesRecord:
         if done := _unchanged(task.final, record):
             return replace(done, status=Status.SKIPPED)
         shutil.rmtree(pipeline.stage, ignore_errors=True)
-        pipeline.stage.mkdir(parents=True, mode=0o700)
-        record = replace(record, derived_at=_derivation_time(task.job, record))
+        pipeline.stage.mkdir(mode=0o700)
+        ours = pipeline.stage.stat()
+        record = replace(record, derived_at=_derivation_time(task, record))
         item = {"image": task.series, "case": task.series.key, "patient": task.series.patient}
         result = pipeline.run(item)
         record = replace(record, clipped_voxels=pipeline.write_dicom(result["pred"], task.series, record))
-        record = _describe(record, result, pipeline.stage, task.final.name, pipeline.pictures)
+        done = _describe(record, result, pipeline.stage, task.final.name, pipeline.pictures)
+        done = replace(done, seconds=round(time.perf_counter() - started, 3), peak_memory_bytes=_peak())
+        write_json(pipeline.stage / RECORD, asdict(done), indent=2)
+        sync(pipeline.stage)
+        if not os.path.samestat(ours, pipeline.stage.stat()):
+            raise CaseError(Reason.INTERRUPTED, "a series must be done within its run, but another run has begun")
+        publish(pipeline.stage, task.final)
+        return done
     except Exception as error:  # isolation is the purpose
         cause = case_error(error)
-        record = replace(record, status=_status_of(cause), reason=str(cause.reason), message=cause.message)
-    record = replace(record, seconds=round(time.perf_counter() - started, 3), peak_memory_bytes=_peak())
-    if record.status == Status.OK:
-        write_json(pipeline.stage / RECORD, asdict(record), indent=2)
-        sync(pipeline.stage)
-    else:
         shutil.rmtree(pipeline.stage, ignore_errors=True)
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-    return record
+        record = replace(record, status=_status_of(cause), reason=str(cause.reason), message=cause.message)
+        return replace(record, seconds=round(time.perf_counter() - started, 3), peak_memory_bytes=_peak())
 
 
 def _status_of(error: CaseError) -> Status:
     """A fault of the scan is a refusal, one of the machine a failure."""
     if error.reason is Reason.OOM:
         return Status.OOM
-    return Status.FAILED if error.reason in (Reason.INTERNAL, Reason.UNWRITABLE) else Status.REFUSED
+    return Status.FAILED if error.reason in (Reason.INTERNAL, Reason.UNWRITABLE, Reason.INTERRUPTED) else Status.REFUSED
 
 
 def _identify(pipeline: Pipeline, task: Task) -> SeriesRecord:
@@ -244,16 +217,14 @@ def _identify(pipeline: Pipeline, task: Task) -> SeriesRecord:
     )
 
 
-def _same_job(old: Mapping[str, Any], record: SeriesRecord) -> bool:
-    keys = ("input_sha256", "model_sha256", "config_sha256", "versions")
-    return all(old.get(key) == getattr(record, key) for key in keys)
+IDENTITY = ("input_sha256", "model_sha256", "config_sha256", "versions")
 
 
 def _unchanged(final: Path, record: SeriesRecord) -> SeriesRecord | None:
     """What an earlier run said, if input, model, config, versions and outputs are all still the same."""
     try:
         old = json.loads((final / RECORD).read_text())
-        if not _same_job(old, record):
+        if any(old.get(key) != getattr(record, key) for key in IDENTITY):
             return None
         done = SeriesRecord(**{**old, "source": record.source, "n_files": record.n_files})
         for name, digest in done.outputs.items():
@@ -264,22 +235,16 @@ def _unchanged(final: Path, record: SeriesRecord) -> SeriesRecord | None:
     return done
 
 
-def _derivation_time(job: Path, record: SeriesRecord) -> str:
-    """Moment of derivation, UTC: kept before anything is written, and kept as long as the job is the same.
+def _derivation_time(task: Task, record: SeriesRecord) -> str:
+    """Moment of derivation, UTC: taken once for one job, kept before anything of it is written, and never changed.
 
     Identifiers of a derived series are hashes of what it is made from; so that one identifier never names different
-    bytes, a run that goes on must write the dates of the run that was killed.
+    bytes, whoever does the same job, again or at the same time, must write the same dates.
     """
-    try:
-        old = json.loads(job.read_text())
-        if _same_job(old, record):
-            return str(old["derived_at"])
-    except (OSError, ValueError, KeyError):
-        pass
-    moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S+00:00")
-    job.parent.mkdir(exist_ok=True)
-    write_json(job, asdict(replace(record, source="", derived_at=moment)), indent=2)
-    return moment
+    job = json.dumps([getattr(record, key) for key in IDENTITY], sort_keys=True)
+    path = task.jobs / f"{task.final.name}-{hashlib.sha256(job.encode()).hexdigest()[:16]}"
+    path.parent.mkdir(exist_ok=True)
+    return write_once(path, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S+00:00"))
 
 
 def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, folder: str, pictures: int) -> SeriesRecord:
@@ -328,34 +293,6 @@ def _geometry(affine_ras: np.ndarray, shape: Sequence[int], thick_axis: int) -> 
         "thick_axis": thick_axis,
         "affine_ras": [[round(float(v), 9) for v in row] for row in affine_ras],
     }
-
-
-def _cause(error: BaseException) -> str:
-    """What an exception that came before any patient data was read is about, without MONAI's wrapping."""
-    while error.__cause__ is not None and str(error).startswith("Failed to instantiate"):
-        error = error.__cause__
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _be_quiet() -> None:
-    """Libraries quote what they read; nothing of a patient may reach a log, so a worker has none."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
-    os.close(null)
-    logging.disable(logging.CRITICAL)
-
-
-def _end_with_runner() -> None:
-    """A runner that is killed takes its workers with it, whatever they are doing."""
-    runner = parent_process()
-
-    def watch() -> None:
-        if runner is not None:
-            connection.wait([runner.sentinel])
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _reset_peak() -> None:

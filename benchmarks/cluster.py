@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Dask cluster on this machine, each part a process of its own that can be killed like a machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from tools.run_bundle import BUNDLE, ROOT
+
+__all__ = ["LocalCluster"]
+
+
+class LocalCluster:
+    """A scheduler and workers, as ``dask scheduler`` and ``dask worker`` start them.
+
+    Args:
+        folder: for logs and what Dask keeps on disk.
+        workers: how many to start with.
+        threads: series at a time of each worker.
+    """
+
+    def __init__(self, folder: Path, workers: int = 2, threads: int = 1) -> None:
+        self.folder = folder
+        self.threads = threads
+        self.workers: list[subprocess.Popen] = []
+        self.started: list[subprocess.Popen] = []
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.address = f"tcp://127.0.0.1:{self.port}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.start_scheduler()
+        for _ in range(workers):
+            self.start_worker()
+
+    def __enter__(self) -> LocalCluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self.started:
+            process.kill()
+            process.wait()
+
+    def start_scheduler(self) -> None:
+        """Start the scheduler, again at the same address."""
+        words = ("--host", "127.0.0.1", "--port", str(self.port), "--dashboard-address", "127.0.0.1:0")
+        self.scheduler = self._start("dask_scheduler", *words)
+
+    def start_worker(self) -> subprocess.Popen:
+        """Start one more worker."""
+        words = ("--no-nanny", "--nthreads", str(self.threads), "--no-dashboard", "--memory-limit", "0")
+        folder = ("--local-directory", str(self.folder / "dask"))
+        self.workers.append(self._start("dask_worker", self.address, *words, *folder))
+        return self.workers[-1]
+
+    def _start(self, program: str, *words: str) -> subprocess.Popen:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(BUNDLE), os.environ.get("PYTHONPATH", "")]),
+            "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "2",
+        }
+        with (self.folder / f"{len(self.started)}.log").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", f"distributed.cli.{program}", *words],
+                cwd=self.folder, env=environment, stdout=log, stderr=log,
+            )  # fmt: skip
+        self.started.append(process)
+        return process

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same work on the machines of a `Dask <https://distributed.dask.org>`_ cluster that already runs.
+
+Dask hands tasks out, hands them to another worker when one dies, and shows what goes on in its dashboard. Each worker
+keeps a :class:`~.isolation.Team`, so that a series cannot harm it.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+from distributed import Client, Worker, WorkerPlugin, get_worker
+
+from .isolation import Team
+from .report import SeriesRecord
+from .series import Task, WorkerSpec
+
+__all__ = ["Cluster"]
+
+NAME = "series"
+RETRIES = 2  # a series that kills three processes is given up
+
+
+class Cluster:
+    """What :class:`~.isolation.Team` is on one machine.
+
+    Args:
+        address: of the scheduler.
+        spec: what the processes are made from.
+        stage: folder in which each has its own; on a file system that all machines share.
+        team: what does the work on each worker.
+        timeout_seconds: for the scheduler to answer.
+
+    Raises:
+        OSError: if the scheduler does not answer.
+        RuntimeError: if a worker cannot serve.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        spec: WorkerSpec,
+        stage: Path,
+        team: Callable[[WorkerSpec, int, Path], Team] = Team,
+        timeout_seconds: float = 60,
+    ) -> None:
+        self.client = Client(address, timeout=timeout_seconds, set_as_default=False)
+        self.client.register_plugin(_Series(spec, stage, team), name=NAME)
+        self.executor = self.client.get_executor(pure=False, retries=RETRIES)
+        logging.getLogger(type(self).__name__).info("dashboard: %s", self.client.dashboard_link)
+
+    @property
+    def size(self) -> int:
+        """How many series can be under way; changes as workers come and go."""
+        return max(1, sum(self.client.nthreads().values()))
+
+    def submit(self, task: Task) -> Future[SeriesRecord]:
+        """Have a series done by any worker."""
+        return self.executor.submit(_do, task)
+
+    def stop(self) -> None:
+        """End all processes and leave."""
+        if self.client.status == "running":
+            self.client.unregister_worker_plugin(NAME)
+        self.client.close(timeout=10)
+
+
+class _Series(WorkerPlugin):
+    """A team on every worker, also on those that join later, as long as the run goes on."""
+
+    def __init__(self, spec: WorkerSpec, stage: Path, team: Callable[[WorkerSpec, int, Path], Team]) -> None:
+        self.make = lambda size: team(spec, size, stage)
+
+    def setup(self, worker: Worker) -> None:
+        if multiprocessing.current_process().daemon:
+            raise RuntimeError(
+                "a Dask worker must be able to start processes, but is a daemon; start it with --no-nanny, or with "
+                "DASK_DISTRIBUTED__WORKER__DAEMON=False"
+            )
+        self.team = self.make(worker.state.nthreads)
+
+    def teardown(self, worker: Worker) -> None:
+        self.team.stop()
+
+
+def _do(task: Task) -> SeriesRecord:
+    plugin = get_worker().plugins[NAME]
+    assert isinstance(plugin, _Series)
+    return plugin.team.do(task)

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Series after series in processes of their own: whatever a series does, it does to one process.
+
+`pebble <https://pebble.readthedocs.io>`_ starts and replaces the processes, ends what takes too long and tells how a
+process died. Added here: a process that ends with whoever started it, a limit on memory, silence.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from queue import SimpleQueue
+
+import psutil
+import torch
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
+from tqdm import tqdm
+
+from ..reasons import Reason
+from .report import SeriesRecord, Status
+from .series import Pipeline, Task, WorkerSpec, process
+
+__all__ = ["CannotStartError", "Team", "WorkerDiedError"]
+
+PRELOAD = ["monai.bundle", "monai.engines", "monai.inferers", "torch", "pydicom"]
+WATCH_SECONDS = 0.1
+EXIT_MEMORY, EXIT_START, EXIT_ALONE = 70, 71, 72
+
+
+class CannotStartError(Exception):
+    """A process could not load what every series needs; the message says why."""
+
+
+class WorkerDiedError(Exception):
+    """A process died over a series; the message says how."""
+
+
+class Team:
+    """Processes that each do one series at a time, kept for the next.
+
+    Args:
+        spec: what they are made from.
+        size: how many.
+        stage: folder in which each has its own; it must exist.
+    """
+
+    def __init__(self, spec: WorkerSpec, size: int, stage: Path) -> None:
+        self.size = size
+        self.members = [_Isolated(spec, stage / uuid.uuid4().hex) for _ in range(size)]
+        self.free: SimpleQueue[_Isolated] = SimpleQueue()
+        for member in self.members:
+            self.free.put(member)
+        self.threads = ThreadPoolExecutor(size)
+
+    def submit(self, task: Task) -> Future[SeriesRecord]:
+        """Have :meth:`do` done as soon as a process is free."""
+        return self.threads.submit(self.do, task)
+
+    def do(self, task: Task) -> SeriesRecord:
+        """Do one series, here and now.
+
+        Raises:
+            CannotStartError: if no process could be made ready for it.
+            WorkerDiedError: if its process died.
+            CancelledError: if :meth:`stop` was called.
+        """
+        member = self.free.get()
+        try:
+            return member.do(task)
+        finally:
+            self.free.put(member)
+
+    def stop(self) -> None:
+        """End all processes, at once and for certain."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        for member in self.members:
+            member.end()
+        self.threads.shutdown()
+
+
+class _Isolated:
+    """One process, and the next one when it has ended."""
+
+    def __init__(self, spec: WorkerSpec, stage: Path) -> None:
+        self.spec = spec
+        self.stage = stage
+        self.pool: ProcessPool | None = None
+        self.future: ProcessFuture | None = None
+        self.ended = False
+
+    def do(self, task: Task) -> SeriesRecord:
+        if self.pool is not None and not self.pool.active:  # its process was killed between two series
+            self._drop()
+        if self.pool is None:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(PRELOAD)
+            # a pool of one: processes of a larger pool share locks, which one that is killed may hold
+            self.pool = ProcessPool(1, self.spec.series_per_worker, _start, (self.spec, self.stage), context)
+        try:
+            self.future = self.pool.schedule(_do, (task,), timeout=self.spec.timeout_seconds)
+            if self.ended:
+                self.future.cancel()
+            record = self.future.result()
+        except TimeoutError:
+            message = f"a series must be done within {self.spec.timeout_seconds:g} s; raise timeout_seconds"
+            record = replace(task.record, status=Status.TIMEOUT, reason=str(Reason.TIMEOUT), message=message)
+        except ProcessExpired as error:
+            if error.exitcode != EXIT_MEMORY:
+                raise WorkerDiedError(_ending(error.exitcode)) from None
+            limit = (self.spec.memory_limit_bytes or 0) / 2**30
+            message = f"a worker must stay below {limit:g} GiB; raise memory_limit_gib"
+            record = replace(task.record, status=Status.OOM, reason=str(Reason.OOM), message=message)
+        except CannotStartError:
+            self._drop()
+            raise
+        except (BrokenProcessPool, RuntimeError) as error:
+            self._drop()
+            raise CannotStartError("it died or hung while it loaded the model") from error
+        finally:
+            shutil.rmtree(self.stage, ignore_errors=True)
+        if record.status == Status.OOM or self.ended:
+            self._drop()
+        return record
+
+    def end(self) -> None:
+        """Have what is under way raise ``CancelledError``, and the process gone."""
+        self.ended = True
+        if self.future is not None:
+            self.future.cancel()
+        self._drop()
+
+    def _drop(self) -> None:
+        pool, self.pool = self.pool, None
+        if pool is not None:
+            pool.stop()
+            pool.join()
+
+
+def _ending(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+# --- in the process
+
+_pipeline: Pipeline | CannotStartError
+_busy = threading.Event()
+
+
+def _start(spec: WorkerSpec, stage: Path) -> None:
+    """Make a process ready. What goes wrong is told to the first task, since only tasks have answers."""
+    global _pipeline
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _be_quiet()
+    ready = threading.Event()
+    threading.Thread(target=_guard, args=(spec, ready), daemon=True).start()
+    tqdm.set_lock(threading.RLock())  # the default is a semaphore, which a process that is killed would leave behind
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
+    try:
+        _pipeline = Pipeline(spec, stage)
+    except BaseException as error:
+        _pipeline = CannotStartError(_cause(error))
+    if spec.memory_limit_bytes is not None and not torch.cuda.is_initialized():
+        # CUDA reserves address space by the hundred GiB: there, the watch on resident memory must do
+        limit = psutil.Process().memory_info().vms + spec.memory_limit_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    ready.set()
+
+
+def _do(task: Task) -> SeriesRecord:
+    if isinstance(_pipeline, CannotStartError):
+        raise _pipeline
+    with _at_work():
+        return process(_pipeline, task)
+
+
+@contextmanager
+def _at_work() -> Iterator[None]:
+    _busy.set()
+    try:
+        yield
+    finally:
+        _busy.clear()
+
+
+def _guard(spec: WorkerSpec, ready: threading.Event) -> None:
+    """End the process with the one that started it, whatever it is doing, and when it grows or does not get ready."""
+    starter = parent_process()
+    assert starter is not None
+    me = psutil.Process()
+    seconds = 0.0
+    while not connection.wait([starter.sentinel], WATCH_SECONDS):
+        seconds += WATCH_SECONDS
+        if not ready.is_set() and seconds > spec.timeout_seconds:
+            os._exit(EXIT_START)
+        if spec.memory_limit_bytes and _busy.is_set() and me.memory_info().rss > spec.memory_limit_bytes:
+            os._exit(EXIT_MEMORY)
+    os._exit(EXIT_ALONE)
+
+
+def _be_quiet() -> None:
+    """Libraries quote what they read; nothing of a patient may reach a log, so a worker has none."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os.close(null)
+    logging.disable(logging.CRITICAL)
+
+
+def _cause(error: BaseException) -> str:
+    """What an exception that came before any patient data was read is about, without MONAI's wrapping."""
+    while error.__cause__ is not None and str(error).startswith("Failed to instantiate"):
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
