@@ -4,13 +4,12 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 BUNDLE := bundle
 WORKERS ?= 2
-export PYTHONPATH := $(CURDIR):$(CURDIR)/$(BUNDLE)
 
 TABLE_ARGS = --hr $(HR) $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(if $(CT),--ct "$(CT)") $(if $(MR),--mr "$(MR)") \
 	$(if $(HR_TRAIN),--hr-train "$(HR_TRAIN)") $(if $(BUDGET),--budget $(BUDGET)) $(if $(ROWS),--rows $(ROWS)) \
 	--output "$(OUT)" $(ARGS)
 
-.PHONY: help setup demo test check train smoke ablation mutate table1 table2 bench model release test-clients clean
+.PHONY: help setup demo test check train smoke ablation mutate table1 table2 bench model docs release test-clients clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -25,7 +24,7 @@ $(VENV)/.ready: requirements.txt requirements-dev.txt constraints.txt
 	touch $@
 
 demo: setup ## super-resolve the made-up patient, or your own scan: make demo INPUT=<file or folder>
-	$(RUN) -m tools.demo $(if $(INPUT),--input "$(INPUT)") $(if $(OUT),--output "$(OUT)")
+	$(RUN) -m tools.demo $(if $(INPUT),--input "$(INPUT)") $(if $(OUT),--output "$(OUT)") $(ARGS)
 
 test: setup ## run the tests
 	$(RUN) -m pytest -n $(WORKERS) $(ARGS)
@@ -60,6 +59,9 @@ bench: setup ## speed and memory as ratios, compared with benchmarks/baseline.js
 
 model: setup ## train the shipped weights: make model DATA=<folder with ct/ mr_thick/ mr_hr/> OUT=<folder>
 	$(RUN) -m tools.make_model --data "$(DATA)" --output "$(OUT)" $(ARGS)
+
+docs: setup ## build the documentation as a site into out/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 
 release: setup ## build dist/<name>_v<version>.zip from a clean tree
 	$(RUN) -m tools.release

@@ -58,4 +58,6 @@ def override(word: str) -> tuple[str, object]:
 
 def accept_overrides(parser: argparse.ArgumentParser) -> None:
     """Give a command line ``--set ID=VALUE ...``; the result goes through ``dict``."""
-    parser.add_argument("--set", nargs="*", default=[], type=override, metavar="ID=VALUE", help="overridden config ids")
+    parser.add_argument(
+        "--set", nargs="*", action="extend", default=[], type=override, metavar="ID=VALUE", help="overridden config ids"
+    )
