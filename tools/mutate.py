@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Do the tests notice when an equation changes?
 
-``python -m tools.mutate`` changes losses, CITNet's pass and the step of stage 3 one small thing at a time (a term, a
-sign, a weight, a detach, a modality), in a temporary copy, and runs the matching tests. A mutant that no test fails on
-has survived, and the exit status is 1. mutmut does not know "a term less", "without detach" or "the other modality".
+``python -m tools.mutate`` changes losses, training, patches, the operator and the transforms one small thing at a time
+(a term, a sign, a weight, a detach, a modality), in a temporary copy, and runs the matching tests. A mutant that no
+test fails on has survived, and the exit status is 1. mutmut does not know "a term less", "without detach" or "the other
+modality". First come the faults of :data:`FAULTS`, one at a time and all together.
 """
 
 from __future__ import annotations
@@ -39,7 +40,56 @@ TESTS = {
     "bundle/scripts/losses/disentanglement.py": "tests/losses/test_disentanglement.py",
     "bundle/scripts/networks/citnet.py": "tests/networks/test_citnet.py",
     "bundle/scripts/training/stage3.py": "tests/training/test_stage3_step.py",
+    "bundle/scripts/training/stage2.py": "tests/training/test_stage2_step.py",
+    "bundle/scripts/training/ema.py": "tests/training/test_parts.py",
+    "bundle/scripts/training/clip.py": "tests/training/test_parts.py",
+    "bundle/scripts/training/autocast.py": "tests/training/test_parts.py",
+    "bundle/scripts/training/metrics.py": "tests/training/test_parts.py",
+    "bundle/scripts/training/budget.py": "tests/training/test_parts.py",
+    "bundle/scripts/training/batches.py": "tests/training/test_parts.py",
+    "bundle/scripts/training/handlers.py": "tests/training/test_parts.py",
+    "bundle/scripts/training/collapse.py": "tests/training/test_collapse.py",
+    "bundle/scripts/training/curves.py": "tests/training/test_watching.py",
+    "bundle/scripts/training/watch.py": "tests/training/test_watching.py",
+    "bundle/scripts/training/gradients.py": "tests/training/test_watching.py",
+    "bundle/scripts/training/pictures.py": "tests/training/test_watching.py",
+    "bundle/scripts/training/checkpoint.py": "tests/training/test_checkpoint.py",
+    "bundle/scripts/training/weights.py": "tests/training/test_checkpoint.py",
+    "bundle/scripts/data/patches.py": "tests/data/test_patches.py",
     "bundle/configs/train_stage3.json": "tests/training/test_stage3_step.py",
+}
+# Faults that once went unnoticed, all at once: (file, what stands there, what it is replaced by).
+FAULTS = {
+    "the CT term dropped": (
+        "bundle/scripts/training/stage2.py",
+        "loss = losses[\"loss_mr\"] + engine.anchor_weight *",
+        "loss = losses[\"loss_mr\"] + 0 * engine.anchor_weight *",
+    ),
+    "the in-plane label negated": (
+        "bundle/scripts/training/stage2.py",
+        "return batch[\"mr_image\"], batch[\"mr_label\"]",
+        "return batch[\"mr_image\"], -batch[\"mr_label\"]",
+    ),
+    "the teachers ignored": (
+        "bundle/scripts/training/stage2.py",
+        "(network if self.teacher is None else self.teacher)",
+        "network",
+    ),
+    "no clipping": (
+        "bundle/scripts/training/clip.py",
+        "torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)",
+        "pass",
+    ),
+    "the validation's sign flipped": (
+        "bundle/scripts/training/metrics.py",
+        "_mse(cubic, label) / _mse(pred, label)",
+        "_mse(pred, label) / _mse(cubic, label)",
+    ),
+    "the period monitor zeroed": (
+        "bundle/scripts/training/collapse.py",
+        "period_peak(images, self.scale_factor)",
+        "0.0",
+    ),
 }
 # (part of the source line, change): why nothing that can be observed changes.
 EQUIVALENT = {
@@ -177,6 +227,25 @@ def killed(folder: Path, tests: str, timeout_s: float) -> bool:
     return child.exitcode != 0
 
 
+def faults(folder: Path, timeout_s: float) -> Iterator[tuple[str, int, str, str]]:
+    """Rows of the table for every fault of :data:`FAULTS` by itself, then for all of them together."""
+    for names in [[name] for name in FAULTS] + [list(FAULTS)]:
+        originals: dict[Path, str] = {}
+        for name in names:
+            file, old, new = FAULTS[name]
+            text = (folder / file).read_text()
+            if text.count(old) != 1:
+                raise SystemExit(f"FAULTS must name text that stands once in {file}, got {text.count(old)} of {old!r}")
+            originals.setdefault(folder / file, text)
+            (folder / file).write_text(text.replace(old, new))
+        tests = sorted({TESTS[str(path.relative_to(folder))] for path in originals})
+        # together, the tests of each file must notice: one of them alone would say nothing of the others
+        noticed = all(killed(folder, test, timeout_s) for test in tests)
+        for path, text in originals.items():
+            path.write_text(text)
+        yield "faults", 0, " + ".join(names), "killed" if noticed else "survived"
+
+
 def main() -> int:
     """Run all mutants; a table on stdout, and in a file where one is named."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -189,9 +258,13 @@ def main() -> int:
     rows: list[tuple[str, int, str, str]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
-        for part in ("bundle", "tests"):
+        for part in ("bundle", "phantom", "tests"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "models"))
         shutil.copy(ROOT / "pyproject.toml", folder)
+        if not options.files:
+            for row in faults(folder, options.timeout):
+                rows.append(row)
+                print(f"{row[3]:10} {row[2]}", flush=True)
         for file, tests in TESTS.items():
             if options.files not in file:
                 continue

@@ -61,10 +61,9 @@ class PseudoPairs:
             raise ValueError(f"stage2_reading must be one of {self.READINGS}, got {reading!r}; correct the id")
         self.reading = reading
         self.operator = operator
-        self.teacher = {
-            "frozen": copy.deepcopy(network).eval() if reading == "frozen" else None,
-            "ema": average,
-        }.get(reading)
+        self.teacher = average if reading == "ema" else None
+        if reading == "frozen":
+            self.teacher = copy.deepcopy(network).eval()
 
     def __call__(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Pair:
         """Make the pair of the thick slices ``mr_image``."""
@@ -104,7 +103,7 @@ class SelfSupervisedTrainer(SupervisedTrainer):
     def __init__(
         self,
         pairs: Callable[[nn.Module, dict[str, torch.Tensor]], Pair],
-        anchor_weight: float = 0.0,
+        anchor_weight: float,
         **supervised: Any,
     ) -> None:
         super().__init__(**supervised)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The monitor of stage 2 and 3 by hand: what it measures, when it looks, when it stops the run."""
+
+import numpy as np
+import pytest
+import torch
+from scripts.training.collapse import CollapseMonitor, ThickSliceProbe, gradient_ratio, period_peak
+from scripts.training.watch import TrainingDivergedError
+from scripts.transforms.patch import RandPlanePatchd
+
+from tests.training.toys import Recorder, Scale, engine, run
+
+
+def images(*rows):
+    return torch.tensor(rows, dtype=torch.float32)[None, None]
+
+
+def test_gradient_ratio():
+    """Along: 1 2 | 2 4, squared mean 25/4. Across: 0 1 3, squared mean 10/3."""
+    assert gradient_ratio(images([0, 1, 3], [0, 2, 6])) == pytest.approx(1.875)
+
+
+def test_gradient_ratio_of_a_flat_image_is_finite():
+    assert gradient_ratio(images([0, 0], [0, 0])) == 0.0
+    assert gradient_ratio(images([0, 1e-3], [0, 1e-3])) == pytest.approx(1e6, rel=1e-3)
+
+
+def test_period_peak():
+    """Differences 1 0 2 0 (1): phases (1 + 4) / 2 and 0; (2.5 - 0) / 1.25."""
+    assert period_peak(images([0, 1, 1, 3, 3, 4]), 2) == pytest.approx(2.0)
+    assert period_peak(images([0, 1, 2, 3, 4, 5]), 2) == 0.0
+    assert period_peak(images([0, 0, 0, 0]), 2) == 0.0
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_period_peak_against_numpy(factor):
+    batch = torch.rand(3, 1, 5, 4 * factor, generator=torch.Generator().manual_seed(factor))
+    squares = np.diff(batch.numpy(), axis=-1) ** 2
+    phases = [squares[..., phase : 3 * factor : factor].mean() for phase in range(factor)]
+    assert period_peak(batch, factor) == pytest.approx((max(phases) - min(phases)) / np.mean(phases), rel=1e-5)
+
+
+def test_a_grid_is_seen_and_only_at_its_own_period():
+    smooth = torch.linspace(0, 1, 32).expand(1, 1, 4, 32)
+    grid = smooth + 0.2 * (torch.arange(32) % 4 == 0)
+    assert period_peak(grid, 4) > 1
+    assert period_peak(smooth, 4) < 1e-3
+
+
+def probe_of(*series):
+    """One image per look."""
+    waiting = list(series)
+    return lambda: waiting.pop(0)
+
+
+def sharp(s):
+    """Gradient ratio ``s * s``, no period."""
+    return images([0, s, 2 * s, 3 * s], [1, 1 + s, 1 + 2 * s, 1 + 3 * s])
+
+
+def periodic(p):
+    """Period-2 figure: differences 1 + p, 1 - p, 1 + p."""
+    d = ((1 + p) ** 0.5, (1 - p) ** 0.5, (1 + p) ** 0.5, (1 - p) ** 0.5)
+    line = np.cumsum([0, *d]).tolist()
+    return images(line, [x + 1 for x in line])
+
+
+def monitor(probe, max_growth=100.0, max_peak=100.0, interval=1, writer=None):
+    return CollapseMonitor(probe, 2, interval, max_growth, max_peak, writer)
+
+
+def test_it_looks_at_the_start_and_at_intervals():
+    writer, made = Recorder(), engine()
+    monitor(probe_of(sharp(1), sharp(2), sharp(3)), interval=2, writer=writer).attach(made)
+    run(made, 5)
+    assert writer.scalars["collapse/gradient_ratio"] == [
+        (step, pytest.approx(value)) for step, value in ((0, 1), (2, 4), (4, 9))
+    ]
+    assert [step for step, _ in writer.scalars["collapse/period_peak"]] == [0, 2, 4]
+
+
+def test_growth_is_measured_from_the_start():
+    made = engine()
+    monitor(probe_of(sharp(2), sharp(2.4), sharp(2.5)), max_growth=1.5).attach(made)
+    with pytest.raises(TrainingDivergedError) as caught:
+        run(made, 9)
+    assert made.state.iteration == 2
+    assert "gradient ratio 6.250 (start 4.000)" in str(caught.value)
+    assert "at iteration 2" in str(caught.value)
+    assert "max_gradient_growth" in str(caught.value)
+
+
+def test_a_grid_alone_stops_the_run_when_it_exceeds_the_start_by_the_bound():
+    """Figure ``2 p``: from 0.2 to 1.1 is 0.9 more, to 1.3 is 1.1 more."""
+    made = engine()
+    monitor(probe_of(periodic(0.1), periodic(0.55), periodic(0.65)), max_peak=1.0).attach(made)
+    with pytest.raises(TrainingDivergedError, match=r"period-2 figure 1\.300 \(start 0\.200\)"):
+        run(made, 9)
+    assert made.state.iteration == 2
+
+
+def test_a_resumed_run_compares_with_the_first_start():
+    made = engine()
+    handler = monitor(probe_of(sharp(1), sharp(1), sharp(1.1), sharp(1.1)), max_growth=1.5)
+    handler.attach(made)
+    run(made, 1)
+    assert handler.first == (pytest.approx(1.0), pytest.approx(0.0, abs=1e-6))
+    run(made, 1)
+    assert handler.first[0] == pytest.approx(1.0)
+
+
+def test_the_probe_shows_the_network_of_now_on_always_the_same_slices():
+    generator = torch.Generator().manual_seed(0)
+    volumes = [{"image": torch.rand(1, 16, 16, 8, generator=generator), "spacing_mm": (1.0, 1.0, 4.0)}]
+    transform = RandPlanePatchd("image", planes="through_plane", size=(8, 6), min_std=0)
+    network = Scale(1)
+    probes = [ThickSliceProbe(network, volumes, transform, count=3) for _ in range(2)]
+    first, again = (probe() for probe in probes)
+    assert first.shape == (3, 1, 8, 12)
+    assert torch.equal(first, again)
+    assert len({float(image.mean()) for image in first}) == 3
+    assert not first.requires_grad
+    network.w.data.fill_(2.0)
+    torch.testing.assert_close(probes[0](), 2 * first)
+    assert ThickSliceProbe(network.bfloat16(), volumes, transform, count=1)().dtype == torch.float32
