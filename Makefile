@@ -33,7 +33,7 @@ check: setup ## formatting, lint, types, spelling
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/codespell README.md CHANGELOG.md docs bundle tools studies benchmarks phantom deploy tests
+	$(VENV)/bin/codespell README.md CHANGELOG.md docs bundle thinslice tools studies benchmarks phantom deploy tests
 
 train: setup ## all three stages: make train CT=<folder> MR=<folder> OUT=<folder> T=100000 [ARGS="--set lambda_percep=0"]
 	$(RUN) -m tools.train --ct "$(CT)" --mr "$(MR)" --output "$(OUT)" --iterations $(T) $(ARGS)

@@ -15,6 +15,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,9 +58,9 @@ def timed(compute: Callable[[torch.Tensor], torch.Tensor], slices: torch.Tensor)
     return result, time.perf_counter() - started
 
 
-def figures(network: nn.Module, slices: torch.Tensor, rounds: int) -> list[dict[str, object]]:
+def figures(network: nn.Module, slices: torch.Tensor, rounds: int) -> list[dict[str, Any]]:
     """One row per engine: seconds to convert, fewest seconds per batch, largest difference from PyTorch."""
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     with torch.no_grad():
         expected = network(slices)
         computes = {}
@@ -78,7 +79,7 @@ def figures(network: nn.Module, slices: torch.Tensor, rounds: int) -> list[dict[
     return rows
 
 
-def table(rows: list[dict[str, object]], per_unit: float) -> str:
+def table(rows: list[dict[str, Any]], per_unit: float) -> str:
     """Markdown."""
     versions = {
         name: importlib.import_module(name.split("script")[0]).__version__.split("+")[0].split("-")[0]

@@ -10,6 +10,7 @@ convolutions in TF32 unless told otherwise (``torch.backends.cudnn.allow_tf32``)
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ PRECISIONS = {  # name: (autocast, TF32)
 
 
 def measure(
-    rows: int, slices: int, repeats: int, seed: int, ckpt_path: Path, device: str, **ids: object
+    rows: int, slices: int, repeats: int, seed: int, ckpt_path: Path, device: str, **ids: Any
 ) -> dict[str, Any]:
     """Best milliseconds and largest difference by candidate; speed-ups over the plain loop on the same GPU."""
     volume = half_air(rows, slices, seed)
@@ -51,7 +52,7 @@ def measure(
     candidates = {"plain loop, float32": candidate(lambda: plain_loop(placed, network), False)}
     for name, (autocast, tf32) in PRECISIONS.items():
         inferer = ThroughPlaneInferer(**settings, autocast=autocast, progress=False)
-        candidates[f"ours, {name}"] = candidate(lambda run=inferer: run(placed, network), tf32)
+        candidates[f"ours, {name}"] = candidate(partial(inferer, placed, network), tf32)
     results: dict[str, dict[str, float]] = {}
     for name, run in candidates.items():
         difference, psnr = agreement(run().cpu(), reference, tissue)

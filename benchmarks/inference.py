@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,12 @@ def plain_loop(volume: torch.Tensor, network: nn.Module) -> torch.Tensor:
 
 def stock_slices(volume: torch.Tensor, network: nn.Module) -> torch.Tensor:
     """MONAI's ``SliceInferer``, as it comes, for both orientations."""
-    results = []
+    results: list[torch.Tensor] = []
     for axis in (0, 1):
         size = [n for a, n in enumerate(volume.shape[2:]) if a != axis]
         inferer = SliceInferer(roi_size=size, sw_batch_size=1, spatial_dim=axis, progress=False)
         with torch.no_grad():
-            results.append(inferer(volume, network))
+            results.append(torch.as_tensor(inferer(volume, network)))
     return (results[0] + results[1]) / 2
 
 
@@ -106,6 +107,11 @@ def convolution_flops(network: nn.Module, shape: tuple[int, ...]) -> float:
     return total[0]
 
 
+def _repeat(layer: nn.Module, image: torch.Tensor) -> None:
+    for _ in range(5):
+        layer(image)
+
+
 def peak_operations(network: nn.Module, pixels: int) -> dict[str, Callable[[], object]]:
     """The network's 3 x 3 convolutions, one at a time, and a GEMM; keys ``<name> <FLOP>``."""
     operations: dict[str, Callable[[], object]] = {}
@@ -116,7 +122,7 @@ def peak_operations(network: nn.Module, pixels: int) -> dict[str, Callable[[], o
         layer.requires_grad_(False)
         image = torch.randn(1, channels_in, side, side).to(memory_format=torch.channels_last)
         flops = 2 * 9 * channels_in * channels_out * side * side
-        operations[f"convolution {flops}"] = lambda layer=layer, image=image: [layer(image) for _ in range(5)]
+        operations[f"convolution {flops}"] = partial(_repeat, layer, image)
     matrix = torch.randn(1024, 1024)
     operations[f"gemm {2 * 1024**3}"] = lambda: [matrix @ matrix for _ in range(5)]
     return operations
@@ -157,7 +163,7 @@ def contenders(
     }
     for engine in engines:
         inferer = ThroughPlaneInferer(**settings, engine=Engine(engine), progress=False)
-        candidates[f"ours, {engine}"] = lambda inferer=inferer: inferer(volume, network)
+        candidates[f"ours, {engine}"] = partial(inferer, volume, network)
     reduced = ThroughPlaneInferer(**settings, autocast="bfloat16", progress=False)
     candidates["ours, torch, bfloat16"] = lambda: reduced(volume, network)
     return candidates, plain, settings

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ sys.exit(code)
 TINY_NETWORK = {f"network_def::{name}": 1 for name in ("blocks", "layers", "growth", "features")}
 
 
-def facts() -> dict[str, object]:
+def facts() -> dict[str, Any]:
     """Versions and the machine, without its name; ``None`` for what is not there."""
     versions = {name: _version(name) for name in ("torch", "monai", "onnxruntime", "openvino")}
     return {
@@ -117,7 +118,7 @@ def run_process(command: Sequence[object]) -> Process:
     return Process(time.perf_counter() - started, int(kibibytes) * 1024)
 
 
-def inference_parser(**ids: object) -> ConfigParser:
+def inference_parser(**ids: Any) -> ConfigParser:
     """``inference.json`` with overridden ids, on the CPU unless told otherwise."""
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "inference.json")
@@ -125,7 +126,7 @@ def inference_parser(**ids: object) -> ConfigParser:
     return parser
 
 
-def save_weights(path: Path, **ids: object) -> Path:
+def save_weights(path: Path, **ids: Any) -> Path:
     """Random weights of the network that ``ids`` describe."""
     torch.manual_seed(0)
     torch.save(inference_parser(**ids).get_parsed_content("network_def").state_dict(), path)

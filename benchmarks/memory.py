@@ -13,6 +13,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -23,7 +24,7 @@ from tools.run_bundle import bundle_command
 SCALE_FACTOR = 4
 
 
-def thick_scan(path: Path, shape: tuple[int, int, int]) -> Path:
+def thick_scan(path: Path, shape: Sequence[int]) -> Path:
     """An int16 scan of 1 x 1 x 4 mm voxels: waves, all tissue."""
     waves = [np.sin(np.arange(n) / 7.0) for n in shape]
     voxels = waves[0][:, None, None] + waves[1][None, :, None] + waves[2][None, None, :]
@@ -32,7 +33,7 @@ def thick_scan(path: Path, shape: tuple[int, int, int]) -> Path:
     return path
 
 
-def peak(shape: tuple[int, int, int], folder: Path, **ids: object) -> dict[str, float]:
+def peak(shape: Sequence[int], folder: Path, **ids: Any) -> dict[str, float]:
     """Of one volume."""
     name = "x".join(map(str, shape))
     scan = thick_scan(folder / name / "scan.nii.gz", shape)
@@ -49,10 +50,10 @@ def peak(shape: tuple[int, int, int], folder: Path, **ids: object) -> dict[str, 
     return {"voxels_out": voxels, "peak_bytes": process.peak_bytes, "seconds": process.seconds}
 
 
-def measure(shapes: Sequence[tuple[int, int, int]], **ids: object) -> dict[str, object]:
+def measure(shapes: Sequence[Sequence[int]], **ids: Any) -> dict[str, Any]:
     """All sizes and the fit."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = [{"shape_in": list(shape), **peak(shape, Path(folder), **ids)} for shape in shapes]
+        rows: list[dict[str, Any]] = [{"shape_in": list(shape), **peak(shape, Path(folder), **ids)} for shape in shapes]
     slope, constant = fit_line([r["voxels_out"] for r in rows], [r["peak_bytes"] for r in rows])
     return {"volumes": rows, "bytes_per_output_voxel": slope, "constant_bytes": constant}
 

@@ -38,7 +38,7 @@ MODES = {
 }
 
 
-def steps(mode: Mode, device: str, **ids: object) -> dict[str, Callable[[], object]]:
+def steps(mode: Mode, device: str, **ids: Any) -> dict[str, Callable[[], object]]:
     """``training`` and ``inference`` of one batch in this mode; ids override ``common.json``."""
     parser = ConfigParser()
     parser.read_config(str(BUNDLE / "configs" / "common.json"))
@@ -77,7 +77,7 @@ def peak_megabytes(run: Callable[[], object], device: str) -> float | None:
     return (torch.cuda.max_memory_allocated(device) - before) / 1e6
 
 
-def measure(device: str, names: list[str], repeats: int, **ids: object) -> dict[str, Any]:
+def measure(device: str, names: list[str], repeats: int, **ids: Any) -> dict[str, Any]:
     """Medians in milliseconds, by mode."""
     made = {name: steps(MODES[name], device, **ids) for name in names}
     for step in made.values():  # compiles and warms up, training before inference so that both graphs are there

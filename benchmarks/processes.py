@@ -42,7 +42,7 @@ def make_series(folder: Path, series: int, rows: int, slices: int) -> None:
         write_series(folder / PARTS[seed % 2] / str(seed), voxels, affine, seed=seed)
 
 
-def batch_words(dataset_dir: Path, output_dir: Path, threads: int, **ids: object) -> list[str]:
+def batch_words(dataset_dir: Path, output_dir: Path, threads: int, **ids: Any) -> list[str]:
     """The batch, without bar and pictures."""
     ids = {"device": "cpu", "progress": False, "pictures": 0, "threads_per_worker": threads, **ids}
     return bundle_command(["batch_dicom.json"], dataset_dir=dataset_dir, output_dir=output_dir, **ids)
@@ -71,7 +71,7 @@ def batch_seconds(outputs: list[Path]) -> float:
     return max(float(report["summary"]["seconds"]) for report in reports)
 
 
-def arrangements(data: Path, out: Path, scheduler: str, **ids: object) -> dict[str, Callable[[], list[Path]]]:
+def arrangements(data: Path, out: Path, scheduler: str, **ids: Any) -> dict[str, Callable[[], list[Path]]]:
     """Each from nothing to its output folders, new at every call, since what is done already would be skipped."""
     number = count()
 
@@ -94,7 +94,7 @@ def arrangements(data: Path, out: Path, scheduler: str, **ids: object) -> dict[s
     }
 
 
-def measure(series: int, rows: int, slices: int, repeats: int, **ids: object) -> dict[str, Any]:
+def measure(series: int, rows: int, slices: int, repeats: int, **ids: Any) -> dict[str, Any]:
     """Medians over the turns, and throughputs over those of the two independent ones."""
     whole: dict[str, list[float]] = {}
     batch: dict[str, list[float]] = {}

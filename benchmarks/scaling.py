@@ -23,7 +23,7 @@ FACTORS = (2, 3, 4, 6)
 BLOCKS = (2, 4, 8, 16)
 
 
-def inference_of(rows: int, slices: int, **ids: object) -> tuple[Callable[[], torch.Tensor], Any]:
+def inference_of(rows: int, slices: int, **ids: Any) -> tuple[Callable[[], torch.Tensor], Any]:
     """A call without arguments that super-resolves one volume of noise, and its network."""
     parser = inference_parser(background=float("-inf"), **ids)
     torch.manual_seed(0)
@@ -33,7 +33,7 @@ def inference_of(rows: int, slices: int, **ids: object) -> tuple[Callable[[], to
     return lambda: inferer(volume, network), network
 
 
-def seconds(cases: dict[Any, tuple[int, int, dict[str, object]]], repeats: int) -> dict[Any, float]:
+def seconds(cases: dict[Any, tuple[int, int, dict[str, Any]]], repeats: int) -> dict[Any, float]:
     """Fewest seconds of every case, in turns, after one round that does not count."""
     runs = {key: inference_of(rows, slices, **ids)[0] for key, (rows, slices, ids) in cases.items()}
     in_turns(runs, 1)
@@ -45,7 +45,7 @@ def measure(
     sizes: Sequence[tuple[int, int]] = SIZES,
     factors: Sequence[int] = FACTORS,
     blocks: Sequence[int] = BLOCKS,
-    **ids: object,
+    **ids: Any,
 ) -> dict[str, Any]:
     """The three laws; ``ids`` override ``inference.json``."""
     by_size = seconds({size: (*size, ids) for size in sizes}, repeats)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Events
@@ -31,7 +32,7 @@ def random_weights(backbone: str, folder: Path) -> str:
 
 
 def seconds(
-    backbone: str, side: int, width: int, batch: int, repeats: int, folder: Path, device: str = "cpu", **ids: object
+    backbone: str, side: int, width: int, batch: int, repeats: int, folder: Path, device: str = "cpu", **ids: Any
 ) -> dict[str, float]:
     """CPU- and wall-seconds of one iteration, median over ``repeats`` after one that is not counted."""
     parser = ConfigParser()

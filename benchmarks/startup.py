@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from tools.run_bundle import bundle_command
 BASE = [sys.executable, "-c", "import torch, monai"]
 
 
-def measure(repeats: int, shape: tuple[int, int, int] = (24, 24, 6), **ids: object) -> dict[str, float]:
+def measure(repeats: int, shape: tuple[int, int, int] = (24, 24, 6), **ids: Any) -> dict[str, float]:
     """Medians in seconds, and the median ratio of neighbours in time."""
     with tempfile.TemporaryDirectory() as folder:
         scan = thick_scan(Path(folder) / "scan.nii.gz", shape)

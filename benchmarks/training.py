@@ -36,7 +36,7 @@ KINDS = {  # of PyTorch's operators, by name
 }
 
 
-def training_parser(stage: int, folder: Path, iterations: int, **ids: object) -> ConfigParser:
+def training_parser(stage: int, folder: Path, iterations: int, **ids: Any) -> ConfigParser:
     """``train_stage<stage>.json`` on two made-up scans, without validation, ready to run."""
     for modality in ("ct", "mr"):
         for seed in range(2):
@@ -56,7 +56,7 @@ def training_parser(stage: int, folder: Path, iterations: int, **ids: object) ->
     return parser
 
 
-def waiting(stage: int, iterations: int, folder: Path, **ids: object) -> dict[str, float]:
+def waiting(stage: int, iterations: int, folder: Path, **ids: Any) -> dict[str, float]:
     """Seconds per iteration, and the share of them that went into waiting for the batch."""
     parser = training_parser(stage, folder, iterations, **ids)
     parser.get_parsed_content("initialize")
@@ -110,14 +110,14 @@ def shares(run: Callable[[], object], repeats: int = 3, device: str = "cpu") -> 
 def network_step(parser: ConfigParser) -> tuple[RDN, torch.Tensor, Callable[[], torch.Tensor]]:
     """The network, one batch of noise of the configured size, and a function that gives the loss on it."""
     device = parser.get_parsed_content("device")
-    network = parser.get_parsed_content("network_def").to(device, memory_format=torch.channels_last)
+    network = parser.get_parsed_content("network_def").to(device).to(memory_format=torch.channels_last)
     size = [parser.get_parsed_content(key) for key in ("batch_size", "patch_rows", "patch_slices")]
     inferer = parser.get_parsed_content("train::inferer")
     image = torch.rand(size[0], 1, *size[1:], device=device) * 2 - 1
     return network, image, lambda: inferer(image, network).abs().mean()
 
 
-def where_time_goes(folder: Path, **ids: object) -> dict[str, dict[str, float]]:
+def where_time_goes(folder: Path, **ids: Any) -> dict[str, dict[str, float]]:
     """Of one iteration of stage 1 and of inference on the same batch."""
     parser = training_parser(1, folder, 1, **ids)
     device = str(parser.get_parsed_content("device"))
@@ -135,7 +135,7 @@ def where_time_goes(folder: Path, **ids: object) -> dict[str, dict[str, float]]:
         return {"stage 1": training, "inference": shares(loss, device=device)}
 
 
-def measure(iterations: int, **ids: object) -> dict[str, Any]:
+def measure(iterations: int, **ids: Any) -> dict[str, Any]:
     """Everything."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

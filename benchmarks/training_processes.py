@@ -28,7 +28,7 @@ FIRST = "two independent processes"
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no_python")
 
 
-def arrangements(data: Path, out: Path, batch_size: int, **ids: object) -> dict[str, Callable[[int], None]]:
+def arrangements(data: Path, out: Path, batch_size: int, **ids: Any) -> dict[str, Callable[[int], None]]:
     """Functions of the number of iterations, each from nothing to the weights."""
     number = count()
 
@@ -59,7 +59,7 @@ def arrangements(data: Path, out: Path, batch_size: int, **ids: object) -> dict[
     }
 
 
-def measure(iterations: Sequence[int], batch_size: int, repeats: int, **ids: object) -> dict[str, Any]:
+def measure(iterations: Sequence[int], batch_size: int, repeats: int, **ids: Any) -> dict[str, Any]:
     """Seconds per iteration (of ``batch_size`` patches in total) and throughput over the two independent ones."""
     short, long = iterations
     seconds: dict[str, list[float]] = {}

@@ -91,7 +91,8 @@ def make_anatomy(seed: int, shape: tuple[int, int, int], spacing_mm: tuple[float
     _face(canvas, size)
     _brain(canvas, layers + 0.17 * size, size)
     _vessels(canvas, size)
-    return Anatomy(canvas.fractions, tuple(float(s) for s in spacing_mm))
+    i, j, k = map(float, spacing_mm)
+    return Anatomy(canvas.fractions, (i, j, k))
 
 
 def _face(canvas: _Canvas, size: float) -> None:
@@ -147,7 +148,8 @@ def _deep(canvas: _Canvas, size: float, inside: np.ndarray) -> None:
             ((0.16, 0.25, 0.14), (0.05, 0.13, 0.08)),  # head of the caudate
         ):
             place = (centre[0] * side * size, centre[1] * size, centre[2] * size)
-            canvas.paint("nuclei", canvas.ellipsoid(place, tuple(a * size for a in semi)) + wave, within=inside)
+            half_axes = (semi[0] * size, semi[1] * size, semi[2] * size)
+            canvas.paint("nuclei", canvas.ellipsoid(place, half_axes) + wave, within=inside)
         horn = ((0.09 * side * size, 0.2 * size, 0.2 * size), (0.06 * size, 0.2 * size, 0.09 * size))
         body = ((0.13 * side * size, -0.22 * size, 0.16 * size), (0.07 * size, 0.26 * size, 0.1 * size))
         for centre, semi in (horn, body):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import nibabel as nib
@@ -27,7 +28,7 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
 
-def calibration(spread: np.ndarray, error: np.ndarray, bins: int) -> dict[str, object]:
+def calibration(spread: np.ndarray, error: np.ndarray, bins: int) -> dict[str, Any]:
     """Reliability and ranking over the voxels of one volume.
 
     Args:
@@ -52,19 +53,19 @@ def calibration(spread: np.ndarray, error: np.ndarray, bins: int) -> dict[str, o
     }
 
 
-def measure(dataset_dir: Path, axis: str, scale_factor: int, bins: int, ids: dict[str, object]) -> dict[str, object]:
+def measure(dataset_dir: Path, axis: str, scale_factor: int, bins: int, ids: dict[str, Any]) -> dict[str, Any]:
     """Degrade, run, compare every volume of a folder; unit: percent of the truth's range."""
-    results: dict[str, object] = {}
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         thick_dir, output_dir = Path(folder) / "thick", Path(folder) / "out"
         thick_dir.mkdir()
         truths = {}
         for item in find_cases(dataset_dir).items:
-            volume = LoadImageVolumed("image")(dict(item))["image"]
-            thick, truth = DegradeVolume(scale_factor, axis)(volume)
+            volume = LoadImageVolumed("image")({"image": item["image"], "case": item["case"]})["image"]
+            thick, thin = DegradeVolume(scale_factor, axis)(volume)
             name = str(item["case"])
             nib.save(nib.Nifti1Image(thick[0].numpy(), thick.affine.numpy()), thick_dir / f"{name}.nii.gz")
-            truths[name] = truth[0].numpy()
+            truths[name] = thin[0].numpy()
         ids = {"slice_profile": "gaussian", **ids}  # what DegradeVolume has just done
         run_bundle(["inference.json"], dataset_dir=thick_dir, output_dir=output_dir, disagreement=True, **ids)
         for name, truth in truths.items():

@@ -30,7 +30,7 @@ __all__ = ["Case", "CaseSet", "read_table_config", "training_scans", "training_v
 FOLDER = Path(__file__).parent
 
 
-def read_table_config(protocol: str, ids: dict[str, object]) -> ConfigParser:
+def read_table_config(protocol: str, ids: dict[str, Any]) -> ConfigParser:
     """``common.json``, ``inference.json``, ``evaluate.json``, ``table1.json``, the protocol, and overrides.
 
     Args:
@@ -129,7 +129,7 @@ class CaseSet:
         ValueError: if a folder holds no volume.
     """
 
-    def __init__(self, folder: Path, protocol: str, ids: dict[str, object]) -> None:
+    def __init__(self, folder: Path, protocol: str, ids: dict[str, Any]) -> None:
         parser = read_table_config(protocol, ids)
         self.folder = folder
         self.label = f"{folder.name}, {Path(protocol).stem}"
@@ -161,8 +161,8 @@ class CaseSet:
         data = self.preprocessing(dict(self.items[index]))
         image = data["image"]
         operator = scan_operator(image, self.scale_factor, self.profile, None)
-        spacing = tuple(float(s) for s in working_spacing_mm(image))
-        case = Case(self.names[index], data, Scan(image.as_tensor()[0].contiguous(), spacing, operator))
+        rows, columns, slices = map(float, working_spacing_mm(image))
+        case = Case(self.names[index], data, Scan(image.as_tensor()[0].contiguous(), (rows, columns, slices), operator))
         expected = self.parser.get_parsed_content("expected_spacing_mm")
         spacing_mm = voxel_spacing_mm(case.affine)
         if expected is not None and np.abs(np.sort(spacing_mm) / np.sort(expected) - 1).max() > 0.05:

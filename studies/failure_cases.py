@@ -12,6 +12,7 @@ import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import nibabel as nib
@@ -81,7 +82,7 @@ def interpolated(thick: np.ndarray) -> np.ndarray:
     return high[0].permute(1, 2, 0).numpy()
 
 
-def measure(path: Path, axis: int, scale_factor: int, seed: int, ids: dict[str, object]) -> tuple[list[dict], dict]:
+def measure(path: Path, axis: int, scale_factor: int, seed: int, ids: dict[str, Any]) -> tuple[list[dict], dict]:
     """Run all cases; returns the rows and the pictures."""
     source = read_nifti(path)
     volume = np.moveaxis(source.array, axis, 2)
@@ -99,7 +100,7 @@ def measure(path: Path, axis: int, scale_factor: int, seed: int, ids: dict[str, 
             target = Path(folder) / "in" / f"case{number}.nii.gz"
             target.parent.mkdir(exist_ok=True)
             nib.save(image, target)
-            made[target.name.removesuffix(".nii.gz")] = (name, np.float32(truth), thick)
+            made[target.name.removesuffix(".nii.gz")] = (name, truth.astype(np.float32), thick)
         run_bundle(["inference.json"], dataset_dir=Path(folder) / "in", output_dir=Path(folder) / "out", **ids)
         for case, (name, truth, thick) in made.items():
             found = np.asarray(nib.load(Path(folder) / "out" / f"{case}_sr.nii.gz").dataobj, np.float32)

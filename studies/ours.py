@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ __all__ = ["train_ours"]
 FOLDER = Path(__file__).parent
 
 
-def train_ours(shares: Sequence[float], output: Path, budget_s: float, ids: dict[str, object]) -> Path:
+def train_ours(shares: Sequence[float], output: Path, budget_s: float, ids: dict[str, Any]) -> Path:
     """Train the first ``len(shares)`` stages.
 
     Args:

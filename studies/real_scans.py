@@ -46,7 +46,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run_bundle(["inference.json"], dataset_dir=arguments.data, output_dir=folder, output_dtype="float32", **ids)
         for item in find_cases(arguments.data).items:
-            data = OrientThickAxisLastd("image")(LoadImageVolumed("image")(dict(item)))
+            loaded = LoadImageVolumed("image")({"image": item["image"], "case": item["case"]})
+            data = OrientThickAxisLastd("image")(loaded)
             scan = data["image"].as_tensor().clone()
             unit = ScaleMRd("image", 0.5, 99.5)(dict(data))["image"]
             found = nib.load(Path(folder) / f"{item['case']}_sr.nii.gz")

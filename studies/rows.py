@@ -15,7 +15,6 @@ import nibabel as nib
 import numpy as np
 import torch
 from scripts.data.cases import find_cases
-from scripts.degradation import SliceProfileOperator
 from scripts.evaluation.scores import save_volume
 from scripts.files import write_json
 from scripts.geometry import find_thick_axis, thick_slice_affine
@@ -66,16 +65,17 @@ class Inputs:
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
-def thick_training_scans(mr: Path, output: Path, operator: SliceProfileOperator) -> Path:
+def thick_training_scans(mr: Path, output: Path, **degrade: Any) -> Path:
     """A folder of thick scans: those of ``mr`` that are thick, and the others made thick along their third axis.
+
+    Args:
+        mr: folder of NIfTI volumes.
+        output: where the thick scans go.
+        degrade: ``scale_factor`` and the other arguments of ``DegradeVolume``.
 
     Raises:
         ValueError: if ``mr`` holds no NIfTI volume.
     """
-    degrade = {
-        "scale_factor": operator.scale_factor, "thick_axis": 2, "profile": operator.profile,
-        "thickness_to_spacing": operator.fwhm / operator.scale_factor,
-    }  # fmt: skip
     done = output.with_name(output.name + ".done")  # beside the folder, which is read as data
     if not done.exists():
         output.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def thick_training_scans(mr: Path, output: Path, operator: SliceProfileOperator)
             try:
                 find_thick_axis(image.affine)
             except ValueError:
-                image = nib.Nifti1Image(*thicken(np.asarray(image.dataobj), image.affine, **degrade))
+                image = nib.Nifti1Image(*thicken(np.asarray(image.dataobj), image.affine, thick_axis=2, **degrade))
             nib.save(image, output / f"{item['case']}.nii.gz")
         if not list(output.glob("*.nii.gz")):
             raise ValueError(f"MR must hold volumes to learn from, got none in {mr}; correct the path")
@@ -278,7 +278,11 @@ class Rows:
 
     def _thick_mr(self) -> Path:
         assert self.inputs.mr is not None  # else the row has not been begun
-        return thick_training_scans(self.inputs.mr, self.inputs.output / "mr", self.first.operator())
+        first = self.first
+        return thick_training_scans(
+            self.inputs.mr, self.inputs.output / "mr", scale_factor=first.scale_factor, profile=first.profile,
+            thickness_to_spacing=first.thickness_to_spacing,
+        )  # fmt: skip
 
     def _train_ours(self, method: str, folder: Path, facts: Path, budget_s: float) -> tuple[nn.Module, Apply, float]:
         inputs, row = self.inputs, dict(self.ours[method])
@@ -297,7 +301,7 @@ class Rows:
         if not facts.exists():
             write_json(facts, {"cpu_seconds": budget_s})  # of the iterations; the start of the commands is not counted
         network = load_weights(self.parser.get_parsed_content("network_def"), str(path))
-        network = network.to(inputs.device, memory_format=torch.channels_last).eval()
+        network = network.to(inputs.device).to(memory_format=torch.channels_last).eval()
         return network, both_orientations, json.loads(facts.read_text())["cpu_seconds"]
 
     def _curve(self, method: str) -> list[dict[str, float]]:

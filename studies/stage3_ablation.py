@@ -12,6 +12,7 @@ import argparse
 import csv
 import shutil
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import nibabel as nib
@@ -44,7 +45,7 @@ def train(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
     if arguments.datalist:
         common["datalist_file"] = arguments.datalist
     # a run-away is a result here, not a reason to stop
-    watch = {"max_gradient_growth": 1e9, "max_period_peak": 1e9}
+    watch: dict[str, Any] = {"max_gradient_growth": 1e9, "max_period_peak": 1e9}
     for stage, iterations in ((1, arguments.iterations[0]), (2, arguments.iterations[1])):
         if not (folder / f"stage{stage}.pt").exists():
             configs = ["common.json", f"train_stage{stage}.json", str(SIZES)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -14,7 +15,7 @@ __all__ = ["compare_paired"]
 FEWEST_CASES = 6  # below that, whatever the data, a two-sided signed-rank test cannot reach 0.05
 
 
-def compare_paired(row: Sequence[float], reference: Sequence[float], seed: int = 0) -> dict[str, object]:
+def compare_paired(row: Sequence[float], reference: Sequence[float], seed: int = 0) -> dict[str, Any]:
     """Mean difference ``reference - row`` over paired cases.
 
     Args:
@@ -36,7 +37,7 @@ def compare_paired(row: Sequence[float], reference: Sequence[float], seed: int =
         )
     difference = np.asarray(reference, float) - np.asarray(row, float)
     n = len(difference)
-    result: dict[str, object] = {"n": n, "mean_difference": float(difference.mean())}
+    result: dict[str, Any] = {"n": n, "mean_difference": float(difference.mean())}
     result["p_value"] = result["interval_95"] = None
     if n > 1 and np.ptp(difference) > 0:
         with warnings.catch_warnings():

@@ -12,6 +12,7 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,9 +85,8 @@ def main() -> None:
         folder = output / f"seed{seed}"
         for stage, iterations in enumerate(arguments.iterations, start=1):
             if not (folder / f"stage{stage}.pt").exists():
-                watch = (
-                    {"max_gradient_growth": 1e9, "max_period_peak": 1e9} if stage > 1 else {}
-                )  # CITNet is the matter
+                # CITNet is what is studied: a run-away of the others must not stop it
+                watch: dict[str, Any] = {"max_gradient_growth": 1e9, "max_period_peak": 1e9} if stage > 1 else {}
                 run_bundle(
                     ["common.json", f"train_stage{stage}.json", *SIZES], "training", ct_dir=output / "data" / "ct",
                     mr_dir=output / "data" / "mr", output_dir=folder, stage_iterations=iterations, seed=seed, **watch,

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import nibabel as nib
@@ -115,7 +116,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7, help="of the made-up patient")
     arguments = parser.parse_args()
     output = arguments.output.resolve()
-    truth, location, ids = None, arguments.input, {}
+    ids: dict[str, Any] = {}
+    truth, location = None, arguments.input
     if location is None:
         ids = {"slice_profile": PHANTOM_PROFILE}
         location = output / "dicom"

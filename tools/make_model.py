@@ -13,6 +13,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -78,7 +79,7 @@ def place(source: Path, folder: Path, is_hr_mr: bool, scale_factor: int) -> list
 
 
 def train_stage(
-    stage: int, iterations: int, data: Path, datalist: Path, output: Path, recipe: Path, seed: int, **ids: object
+    stage: int, iterations: int, data: Path, datalist: Path, output: Path, recipe: Path, seed: int, **ids: Any
 ) -> None:
     """One stage on prepared data; writes ``stage<N>.pt`` to ``output``, or goes on where it stopped.
 

@@ -178,8 +178,11 @@ def mutants(path: Path) -> Iterator[tuple[int, str, str]]:
                 if isinstance(new, ast.Name) and isinstance(node, ast.Name) and new.id not in known:
                     continue  # an undefined name fails everywhere: no merit of a test
                 mutated = ast.unparse(_Replace(node, new).visit(copy.deepcopy(tree, {id(node): node})))
-                gone = [key for key in node.keys if key not in new.keys] if isinstance(node, ast.Dict) else []
-                yield node.lineno, f"without {_short(gone[0])}" if gone else f"{_short(node)} -> {_short(new)}", mutated
+                gone = []
+                if isinstance(node, ast.Dict) and isinstance(new, ast.Dict):
+                    gone = [key for key in node.keys if key and key not in new.keys]
+                change = f"without {_short(gone[0])}" if gone else f"{_short(node)} -> {_short(new)}"
+                yield getattr(node, "lineno", 0), change, mutated
 
 
 class _Replace(ast.NodeTransformer):

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -84,7 +85,7 @@ def _torchscript(bundle: Path) -> torch.jit.ScriptModule:
     return torch.jit.load(bundle / "models" / "model.ts")
 
 
-def _onnx(bundle: Path):
+def _onnx(bundle: Path) -> Callable[[torch.Tensor], torch.Tensor]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(bundle / "models" / "model.onnx", providers=["CPUExecutionProvider"])

@@ -7,8 +7,10 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from fire.parser import DefaultParseValue
+from thinslice.screen import CommandError
+from thinslice.settings import parse_settings
 
 __all__ = ["BUNDLE", "ROOT", "accept_overrides", "bundle_command", "override", "run_bundle"]
 
@@ -16,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
 
 
-def bundle_command(configs: list[str], run_id: str = "run", bundle: Path = BUNDLE, **ids: object) -> list[str]:
+def bundle_command(configs: list[str], run_id: str = "run", bundle: Path = BUNDLE, **ids: Any) -> list[str]:
     """The command line for configs of the bundle, in order, with overridden ids.
 
     Args:
@@ -33,7 +35,7 @@ def bundle_command(configs: list[str], run_id: str = "run", bundle: Path = BUNDL
     return command
 
 
-def run_bundle(configs: list[str], run_id: str = "run", bundle: Path = BUNDLE, **ids: object) -> None:
+def run_bundle(configs: list[str], run_id: str = "run", bundle: Path = BUNDLE, **ids: Any) -> None:
     """Run it, showing its output.
 
     Raises:
@@ -44,16 +46,16 @@ def run_bundle(configs: list[str], run_id: str = "run", bundle: Path = BUNDLE, *
         raise SystemExit(code)
 
 
-def override(word: str) -> tuple[str, object]:
-    """``ID=VALUE`` as id and value, which is read as MONAI's own command line reads it: a Python literal, else text.
+def override(word: str) -> tuple[str, Any]:
+    """``ID=VALUE`` as id and value, read as the command ``thinslice`` reads it.
 
     Raises:
         argparse.ArgumentTypeError: for a word without ``=``.
     """
-    key, sign, value = word.partition("=")
-    if not sign:
-        raise argparse.ArgumentTypeError(f"an overridden id must be ID=VALUE, got {word}; write for example device=cpu")
-    return key, DefaultParseValue(value)
+    try:
+        return next(iter(parse_settings([word]).items()))
+    except CommandError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def accept_overrides(parser: argparse.ArgumentParser) -> None:

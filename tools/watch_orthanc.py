@@ -137,7 +137,7 @@ def _send(orthanc: Orthanc, folder: Path) -> str:
     return str(dataset.SeriesInstanceUID)
 
 
-def watch(orthanc: Orthanc, work: Path, seconds: float, pause_seconds: float, limit: int, **ids: object) -> int:
+def watch(orthanc: Orthanc, work: Path, seconds: float, pause_seconds: float, limit: int, **ids: Any) -> int:
     """Go round until the time is over.
 
     Args:
@@ -154,7 +154,9 @@ def watch(orthanc: Orthanc, work: Path, seconds: float, pause_seconds: float, li
     log = logging.getLogger("watch")
     state_file = work / "state.json"
     work.mkdir(parents=True, exist_ok=True)
-    state = json.loads(state_file.read_text()) if state_file.exists() else {"last_change": 0, "sent": []}
+    state: dict[str, Any] = {"last_change": 0, "sent": []}
+    if state_file.exists():
+        state = json.loads(state_file.read_text())
     deadline = time.monotonic() + seconds
     total = 0
     while True:
@@ -171,7 +173,7 @@ def watch(orthanc: Orthanc, work: Path, seconds: float, pause_seconds: float, li
 
 
 def _round(
-    orthanc: Orthanc, work: Path, names: list[str], ours: set[str], ids: dict[str, object], log: logging.Logger
+    orthanc: Orthanc, work: Path, names: list[str], ours: set[str], ids: dict[str, Any], log: logging.Logger
 ) -> list[str]:
     """Fetch, process, send back, tidy up."""
     source, target = work / "in", work / "out"

@@ -41,7 +41,7 @@ def read_nifti(path: Path, max_voxels: int = 2**30) -> Volume:
         CaseError: with the reason and a message that names the file.
     """
     try:
-        image: nib.Nifti1Image = nib.load(path)  # type: ignore[assignment]
+        image: nib.Nifti1Image = nib.load(path)
         shape, affine = _header(image, path, max_voxels)
         _check_compressed(image, path)
         array = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)

@@ -25,7 +25,9 @@ def find_eclare() -> str | None:
     return shutil.which("run-eclare")
 
 
-def run_eclare(thick: Path, output_dir: Path, thickness_to_spacing: float, shape: tuple[int, ...], affine: np.ndarray):
+def run_eclare(
+    thick: Path, output_dir: Path, thickness_to_spacing: float, shape: tuple[int, ...], affine: np.ndarray
+) -> tuple[np.ndarray, float]:
     """Super-resolve a NIfTI file.
 
     Args:

@@ -63,7 +63,7 @@ class PairLearner:
         Returns:
             The trained copy.
         """
-        network = copy.deepcopy(self.network).to(device, memory_format=torch.channels_last)
+        network = copy.deepcopy(self.network).to(device).to(memory_format=torch.channels_last)
         columns = operator.scale_factor * (self.size[1] + 2 * self.margin_slices)
         source = RandPlanePatch(size=(self.size[0], columns), **patch)
         draw = random_pairs(volumes, operator, source, self.batch_size, self.margin_slices, seed, device)

@@ -43,6 +43,7 @@ class _Body(nn.Module):
     def __init__(self, features: int, blocks: int, dropout: float) -> None:
         super().__init__()
         wide, widest = 2 * features, 4 * features
+        last = nn.Conv2d(features, 1, 7, padding=3)
         self.layers = nn.Sequential(
             _step(nn.Conv2d(1, features, 7, padding=3), features),
             _step(nn.Conv2d(features, wide, 3, stride=2, padding=1), wide),
@@ -50,11 +51,11 @@ class _Body(nn.Module):
             *[_ResidualBlock(widest, dropout) for _ in range(blocks)],
             _step(nn.ConvTranspose2d(widest, wide, 4, stride=2, padding=1), wide),
             _step(nn.ConvTranspose2d(wide, features, 4, stride=2, padding=1), features),
-            nn.Conv2d(features, 1, 7, padding=3),
+            last,
         )
         with torch.no_grad():
-            self.layers[-1].weight.mul_(0.1)
-            self.layers[-1].bias.zero_()
+            last.weight.mul_(0.1)
+            last.get_parameter("bias").zero_()
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         height, width = image.shape[2:]

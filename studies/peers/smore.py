@@ -48,7 +48,7 @@ class WideResidualNetwork(nn.Module):
         self.tail = nn.Conv2d(features, scale_factor, 3, padding=1)
         with torch.no_grad():
             self.tail.weight.mul_(0.1)
-            self.tail.bias.zero_()  # random ones would be a rhythm of period K to unlearn
+            self.tail.get_parameter("bias").zero_()  # random ones would be a rhythm of period K to unlearn
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """``(B, 1, H, W)`` to ``(B, 1, H, K * W)``."""

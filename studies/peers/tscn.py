@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ class SliceInterpolator(nn.Module):
         self.tail = nn.Conv2d(features, scale_factor, 3, padding=1)
         with torch.no_grad():
             self.tail.weight.mul_(0.1)
-            self.tail.bias.zero_()
+            self.tail.get_parameter("bias").zero_()
 
     def forward(self, pair: torch.Tensor) -> torch.Tensor:
         """``(B, 2, H, W)`` to ``(B, K, H, W)``."""
@@ -108,10 +108,10 @@ class TSCN:
         self, scans: Sequence[Scan], budget_s: float, seed: int, device: torch.device, autocast: str | None
     ) -> nn.Module:
         """Both stages; returns the network."""
-        network = copy.deepcopy(self.network).to(device, memory_format=torch.channels_last)
+        network = copy.deepcopy(self.network).to(device).to(memory_format=torch.channels_last)
         random = np.random.RandomState(seed)
 
-        def batch(draw) -> tuple[torch.Tensor, ...]:
+        def batch(draw: Callable[[Scan, np.random.RandomState], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
             items = [draw(scans[random.randint(len(scans))], random) for _ in range(self.batch_size)]
             return tuple(torch.stack(parts).to(device) for parts in zip(*items, strict=True))
 

@@ -43,5 +43,5 @@ class ZSSRNetwork(InterpolatedInput):
         last = nn.Conv2d(features, 1, 3, padding=1)
         with torch.no_grad():
             last.weight.mul_(0.1)
-            last.bias.zero_()
+            last.get_parameter("bias").zero_()
         super().__init__(nn.Sequential(*body, last), scale_factor)

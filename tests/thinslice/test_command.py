@@ -115,7 +115,7 @@ def test_dicom_comes_back_as_dicom_with_a_report(thinslice):
 
     from phantom.dicom import write_series
 
-    write_series(thinslice.folder / "in" / "serie", smooth_volume((48, 40, 8)), make_affine([1, 1, 4]))
+    write_series(thinslice.folder / "in" / "series", smooth_volume((48, 40, 8)), make_affine([1, 1, 4]))
     result = thinslice("in", "out", "--dicom", "--report", "--set", "flips=true")
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stderr == ""

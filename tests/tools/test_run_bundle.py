@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ROOT
 from tools.run_bundle import accept_overrides, bundle_command
 
-WORDS = {"a": "True", "b": "1e-3", "c": "bfloat16", "d": "[1, 2]", "e": "None", "f::g": "-0.5", "k": "null", "l": "x=y"}
+WORDS = {"a": "True", "b": "1e-3", "c": "bfloat16", "d": "[1, 2]", "e": "None", "f::g": "-0.5", "k": "b c", "l": "x=y"}
 
 
 def parse(*words):
@@ -20,9 +20,10 @@ def parse(*words):
     return dict(parser.parse_args(["--set", *words]).set)
 
 
-def test_values_are_read_as_python_literals_or_text():
-    expected = {"a": True, "b": 0.001, "c": "bfloat16", "d": [1, 2], "e": None, "f::g": -0.5, "k": "null", "l": "x=y"}
+def test_values_are_python_literals_json_words_or_text():
+    expected = {"a": True, "b": 0.001, "c": "bfloat16", "d": [1, 2], "e": None, "f::g": -0.5, "k": "b c", "l": "x=y"}
     assert parse(*(f"{key}={value}" for key, value in WORDS.items())) == expected
+    assert parse("a=null", "b=true", "c=false") == {"a": None, "b": True, "c": False}
 
 
 def test_monai_reads_the_same_values_from_the_command(tmp_path):
@@ -37,13 +38,13 @@ def test_monai_reads_the_same_values_from_the_command(tmp_path):
         command = bundle_command([str(config)], **ids)
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         lines.append(next(line for line in output.splitlines() if line.startswith("values")))
-    assert lines[0] == lines[1] == f"values {json.dumps([True, 0.001, 'bfloat16', [1, 2], None, 'null', 'x=y'])}"
+    assert lines[0] == lines[1] == f"values {json.dumps([True, 0.001, 'bfloat16', [1, 2], None, 'b c', 'x=y'])}"
 
 
 def test_a_word_without_a_value_is_refused(capsys):
     with pytest.raises(SystemExit):
         parse("device")
-    assert "an overridden id must be ID=VALUE, got device" in capsys.readouterr().err
+    assert "--set must be ID=VALUE, got 'device'" in capsys.readouterr().err
 
 
 def test_modules_find_the_bundle_from_the_checkout_alone(monkeypatch):
