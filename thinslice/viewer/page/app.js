@@ -73,25 +73,37 @@ function shownPlanes() {
   return plane === "all" ? [2, 1, 0] : [Number(plane)];
 }
 
-function draw() {
-  if (!result.volume) return;
-  const wiping = picked("layout") === "wipe";
-  const shown = shownPlanes();
-  element("panes").className = wiping ? "wipe" : shown.length > 1 ? "rows" : "columns";
+// Where the tiles are and what each of them shows of a volume of these lengths.
+function arrange(lengths) {
+  const beside = shownPlanes().length > 1 ? "rows" : "columns";
+  element("panes").className = picked("layout") === "wipe" ? "wipe" : beside;
   panes.forEach((pane) => pane.resize(ratio()));
   const { width, height } = result.canvas;
-  view.tiles = tilesOf(width, height, shown);
-  view.scale = millimetresPerPixel(view.tiles, result.lengths, view.zoom);
-  const box = {};
+  view.tiles = tilesOf(width, height, shownPlanes());
+  view.scale = millimetresPerPixel(view.tiles, lengths, view.zoom);
+  view.box = {};
   for (const tile of view.tiles) {
     const plane = PLANES[tile.plane];
     const half = [tile.width, tile.height].map((n) => (n * view.scale) / 2);
     const middle = [plane.across, plane.up].map((axis) => view.centre[axis]);
-    box[tile.plane] = { low: middle.map((m, i) => m - half[i]), high: middle.map((m, i) => m + half[i]) };
+    view.box[tile.plane] = { low: middle.map((m, i) => m - half[i]), high: middle.map((m, i) => m + half[i]) };
   }
-  view.box = box;
+  return view;
+}
+
+// The acquired slices while the result is still on its way.
+function preview() {
+  view.centre = acquired.lengths.map((length) => length / 2);
+  acquired.draw(arrange(acquired.lengths), acquired.toWorld([0.5, 0.5, 0.5]));
+  document.body.dataset.state = "preview";
+}
+
+function draw() {
+  if (!result.volume) return;
+  const wiping = picked("layout") === "wipe";
+  arrange(result.lengths);
   const point = world();
-  panes.forEach((pane) => pane.draw(view.tiles, box, point));
+  panes.forEach((pane) => pane.draw(view, point));
   result.canvas.style.clipPath = wiping ? wipeShape() : "";
   panes.forEach((pane) => drawMarks(pane, point, wiping));
   drawStrip(element("track").querySelector("canvas"), view.stack, thinSlice(), view.ends, ratio());
@@ -299,7 +311,9 @@ function tell(point) {
   }, 400);
 }
 
-function say(message) {
+// A message over the pictures; while they load it stays below them.
+function say(message, loading = false) {
+  element("message").className = loading ? "loading" : "";
   element("message").hidden = !message;
   element("message").textContent = message ?? "";
 }
@@ -311,7 +325,7 @@ async function open(id) {
   const ticket = view.loading;
   document.querySelectorAll("#list button").forEach((button) => button.setAttribute("aria-current", String(button.dataset.id === String(id))));
   document.body.dataset.state = "loading";
-  say("Loading …");
+  say("Loading …", true);
   const description = await describeCase(id);
   if (ticket !== view.loading) return;
   element("name").textContent = description.name;
@@ -325,10 +339,14 @@ async function open(id) {
   Object.assign(view, { description, id, stack: description.stack, ruler: null, zoom: 1, wipe: 0.5 });
   for (const [pane, role] of [[acquired, "acquired"], [result, "result"]]) {
     const bytes = await unpackedVolume(role, description.volumes?.[role], (part) => {
-      if (ticket === view.loading) say(`Loading the ${role === "acquired" ? "acquired slices" : "result"}: ${Math.round(100 * part)} %`);
+      if (ticket === view.loading) say(`Loading the ${role === "acquired" ? "acquired slices" : "result"}: ${Math.round(100 * part)} %`, true);
     });
     if (ticket !== view.loading) return;
-    await pane.load(role, bytes);
+    await pane.load(bytes, (volume) => {
+      if (pane === acquired) view.firstWindow = [0.005, 0.995].map((fraction) => quantile(volume, fraction));
+      return view.firstWindow;
+    });
+    if (pane === acquired) preview();
   }
   begin();
   say(null);
@@ -354,7 +372,6 @@ function begin() {
   view.centre = result.lengths.map((length) => length / 2);
   view.voxel = result.counts.map((n) => Math.floor(n / 2));
   view.plane = picked("plane") === "all" ? 2 : Number(picked("plane"));
-  view.firstWindow = [0.005, 0.995].map((fraction) => quantile(acquired.volume, fraction));
   setWindow(view.firstWindow);
   element("thin").max = stack.result_slices - 1;
   element("thin-label").textContent = stack.slice_thickness_mm === null
@@ -403,7 +420,7 @@ function setWindow([low, high]) {
 
 async function showMap(on) {
   if (on && !result.map) {
-    say("Loading the map …");
+    say("Loading the map …", true);
     const { loading } = view;
     const bytes = await unpackedVolume("map", view.description.volumes?.map, () => {});
     if (loading !== view.loading) return;

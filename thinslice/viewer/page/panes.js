@@ -4,6 +4,7 @@
 "use strict";
 
 const NIIVUE_SLICE_TYPE = [2, 1, 0]; // NiiVue's number of a plane, by the world axis that it cuts across
+const SHADING_TEXTURES = [33990, 33992]; // NiiVue's texture units 6 and 8
 const MAP_COLOURS = { R: [255, 255, 245, 200], G: [240, 190, 90, 20], B: [130, 40, 20, 60], A: [255, 255, 255, 255], I: [0, 85, 170, 255] };
 // The map is clear at zero and solid from this fraction of its top value on, so that small values leave the picture alone.
 const MAP_SOLID = 0.7;
@@ -23,6 +24,11 @@ class Pane {
     this.offset = [0, 0, 0]; // of this volume's first corner in the common frame, mm
     // NiiVue fits each volume into a tile by itself; two volumes of unlike extent would not lie on each other
     this.niivue.calculateWidthHeight = (_plane, _scale, width, height) => [width, height];
+    // NiiVue also prepares the shading of volume renderings, which this page never draws: on a large volume that took most of
+    // the time and of the memory. These textures keep their depth, which NiiVue's loops run over, and nothing else.
+    const allocate = this.niivue.rgbaTex.bind(this.niivue);
+    this.niivue.rgbaTex = (texture, unit, dims, ...more) =>
+      allocate(texture, unit, SHADING_TEXTURES.includes(unit) ? [dims[0], 1, 1, dims[3]] : dims, ...more);
     this.niivue.screenFieldOfViewExtendedVox = (sliceType) => this.fieldOfView(PLANES[NIIVUE_SLICE_TYPE.indexOf(sliceType)]);
   }
 
@@ -41,12 +47,16 @@ class Pane {
   }
 
   clear() {
+    this.marks.getContext("2d").clearRect(0, 0, this.marks.width, this.marks.height);
     while (this.niivue.volumes.length) this.niivue.removeVolumeByIndex(this.niivue.volumes.length - 1);
   }
 
-  async load(role, bytes) {
-    await this.niivue.loadFromArrayBuffer(bytes, `${role}.nii`);
-    const { volume } = this;
+  // Show a volume; `window` tells its black and white once the volume is read.
+  async load(bytes, window) {
+    const volume = await niivue.NVImage.loadFromUrl({ url: bytes, name: "volume.nii" });
+    const [low, high] = window(volume);
+    Object.assign(volume, { cal_min: low, cal_max: high });
+    this.niivue.addVolume(volume);
     this.counts = volume.dimsRAS.slice(1, 4); // voxels along the axes nearest to right, front, head
     this.spacing = volume.pixDimsRAS.slice(1, 4);
     this.lengths = this.counts.map((n, i) => n * this.spacing[i]);
@@ -105,7 +115,7 @@ class Pane {
     }
   }
 
-  draw(tiles, box, world) {
+  draw({ tiles, box }, world) {
     if (!this.volume) return;
     const { width, height } = this.canvas;
     this.box = box;
@@ -128,15 +138,17 @@ class Pane {
   }
 
   async loadMap(bytes) {
-    await this.niivue.loadFromArrayBuffer(bytes, "map.nii");
-    this.map.colormap = "map";
-    this.top = Math.max(quantile(this.map, 0.995), 1e-6);
+    const map = await niivue.NVImage.loadFromUrl({ url: bytes, name: "map.nii", colormap: "map", opacity: 0 });
+    this.top = Math.max(quantile(map, 0.995), 1e-6);
     const translucentBelow = 2; // NiiVue's COLORMAP_TYPE.ZERO_TO_MAX_TRANSLUCENT_BELOW_MIN
-    Object.assign(this.map, { cal_min: MAP_SOLID * this.top, cal_max: this.top, colormapType: translucentBelow });
+    Object.assign(map, { cal_min: MAP_SOLID * this.top, cal_max: this.top, colormapType: translucentBelow });
+    this.niivue.addVolume(map);
   }
 
   setMapOpacity(opacity) {
-    if (this.map) this.niivue.setOpacity(1, opacity);
+    if (!this.map || this.map.opacity === opacity) return;
+    this.map.opacity = opacity;
+    this.niivue.refreshLayers(this.map, 1);
   }
 }
 
