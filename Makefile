@@ -36,11 +36,11 @@ check: setup ## formatting, lint, types, spelling
 	$(VENV)/bin/codespell README.md CHANGELOG.md docs bundle thinslice tools studies benchmarks phantom deploy tests
 
 train: setup ## all three stages: make train CT=<folder> MR=<folder> OUT=<folder> T=100000 [ARGS="--set lambda_percep=0"]
-	$(RUN) -m tools.train --ct "$(CT)" --mr "$(MR)" --output "$(OUT)" --iterations $(T) $(ARGS)
+	$(RUN) -m thinslice train "$(OUT)" --ct "$(CT)" --mr "$(MR)" --iterations $(T) $(ARGS)
 
 smoke: setup ## three tiny stages on made-up patients, in minutes: does training work here?
 	$(RUN) -m phantom --output out/smoke/data --patients 4 --size small
-	$(RUN) -m tools.train --ct out/smoke/data/ct --mr out/smoke/data/mr --output out/smoke --iterations 20 --configs smoke.json
+	$(RUN) -m thinslice train out/smoke --ct out/smoke/data/ct --mr out/smoke/data/mr --iterations 20 --config smoke.json
 
 ablation: setup ## what each stage brings: make ablation CT=<folder> MR=<folder> HR=<folder> OUT=<folder>
 	$(RUN) -m studies.stage3_ablation --ct "$(CT)" --mr "$(MR)" --hr "$(HR)" --output "$(OUT)" $(ARGS)

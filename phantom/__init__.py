@@ -4,7 +4,7 @@
 Never used to train shipped weights.
 """
 
-import thinslice.location  # noqa: F401  puts the bundle on the path, in a checkout and in a wheel
+import thinslice  # noqa: F401  puts the bundle on the path, in a checkout and in a wheel
 
 from .anatomy import TISSUES, Anatomy, make_anatomy
 from .patient import Patient, make_patient

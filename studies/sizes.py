@@ -21,7 +21,7 @@ import torch
 from scripts.files import write_json
 from scripts.networks.rdn import RDN
 
-from tools.curves import read_curves
+from thinslice.curves import read_curves
 from tools.make_model import RECIPE, prepare, train_stage
 from tools.run_bundle import BUNDLE, ROOT, accept_overrides
 

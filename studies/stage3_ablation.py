@@ -18,7 +18,7 @@ import matplotlib
 import nibabel as nib
 import numpy as np
 
-from tools.curves import read_curves
+from thinslice.curves import read_curves
 from tools.run_bundle import ROOT, run_bundle
 
 matplotlib.use("agg")

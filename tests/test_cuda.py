@@ -43,9 +43,9 @@ def test_inference_agrees_with_the_cpu(patients, tmp_path):
 
 @pytest.mark.parametrize("ids", [[], ["autocast=bfloat16"]])
 def test_three_stages_train(patients, tmp_path, ids):
-    words = ["--ct", patients / "ct", "--mr", patients / "mr", "--output", tmp_path, "--iterations", "4"]
-    words += ["--configs", "smoke.json", *(["--set", *ids] if ids else [])]
-    subprocess.run([sys.executable, "-m", "tools.train", *map(str, words)], check=True, cwd=ROOT)
+    words = [tmp_path, "--ct", patients / "ct", "--mr", patients / "mr", "--iterations", "4", "--config", "smoke.json"]
+    words += [word for item in ids for word in ("--set", item)]
+    subprocess.run([sys.executable, "-m", "thinslice", "train", *map(str, words)], check=True, cwd=ROOT)
     weights = torch.load(tmp_path / "stage3.pt", weights_only=True, map_location="cpu")
     assert all(torch.isfinite(value).all() for value in weights.values())
     assert all(value.device.type == "cpu" for value in weights.values())

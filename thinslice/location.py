@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the bundle lies. Importing this module makes the bundle's package, ``scripts``, importable."""
+"""Where the bundle lies; its package, ``scripts``, is made importable."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 import platform
 import time
 from collections.abc import Mapping
@@ -118,11 +117,10 @@ def measure(device: str, ids: Mapping[str, Any]) -> dict[str, Any]:
 
 def _remember(file: Path, measurement: Mapping[str, Any]) -> None:
     """Write it whole or not at all. Where the user's cache cannot be written to, the next run measures again."""
-    part = file.with_suffix(f".{os.getpid()}.part")
+    from scripts.files import write_json
+
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(measurement, indent=4) + "\n", encoding="utf-8")
-        os.replace(part, file)
+        write_json(file, measurement)
     except OSError as error:
         logging.getLogger(__name__).warning("the measurement cannot be remembered: %s", error.strerror)
 

@@ -11,9 +11,7 @@ __all__ = ["command"]
 
 
 def command(
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda:0 or mps; the default is a GPU if there is one.")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda:0 or mps; by default a GPU if there is one.")] = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what libraries say.")] = False,
 ) -> None:
     """Check this installation: versions, devices, codecs, and a made-up patient with known truth."""

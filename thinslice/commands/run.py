@@ -26,9 +26,7 @@ def command(
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Also write report.html, with pictures.")] = False,
     dicom: Annotated[bool, typer.Option("--dicom", help="Also write derived DICOM series.")] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda:0 or mps; the default is a GPU if there is one.")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda:0 or mps; by default a GPU if there is one.")] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Compute in float32 with PyTorch, not the quickest way that is as good.")
     ] = False,

@@ -70,7 +70,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    """Command line: ``python -m tools.curves --output OUT`` after or during a training."""
+    """Command line: ``python -m thinslice.curves --output OUT`` after or during a training."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="output_dir of the training")
     arguments = parser.parse_args()

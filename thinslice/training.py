@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stages of training, one after the other, each in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .location import BUNDLE, config_file
+from .screen import CommandError, Screen, fail
+from .settings import parse_settings
+
+__all__ = ["STAGES", "require_training_packages", "train"]
+
+STAGES = (1, 2, 3)
+STAGE_3_LENGTH = 8  # the paper: stages end at T, 2 T, 10 T
+PACKAGES = ("torchvision", "lpips", "skimage", "tensorboard", "matplotlib")
+
+
+def require_training_packages() -> None:
+    """End the command with one line if a package of the extra ``train`` is missing."""
+    if missing := [name for name in PACKAGES if not _is_installed(name)]:
+        fail(f'training and evaluation need {", ".join(missing)}; pip install "thinslice[train]"')
+
+
+def train(
+    ct: Path,
+    mr: Path,
+    output: Path,
+    iterations: int,
+    stages: Sequence[int] = STAGES,
+    overrides: Sequence[str] = (),
+    settings: Sequence[str] = (),
+) -> int:
+    """Run the stages; one that is done already takes a few seconds, one that was stopped goes on.
+
+    Args:
+        ct: folder of CT.
+        mr: folder of thick MR.
+        output: gets ``stage1.pt`` and so on, checkpoints, TensorBoard's events, a log per stage and ``curves.png``.
+        iterations: of stages 1 and 2; stage 3 has eight times as many.
+        stages: which.
+        overrides: further config files, merged in order: names in the bundle's ``configs``, or paths.
+        settings: ``ID=VALUE`` items; each goes to the stages that know it, and one of them must.
+
+    Returns:
+        Exit code of the stage that ended the training, or 0.
+    """
+    require_training_packages()
+    for folder in (ct, mr):
+        if not folder.is_dir():
+            fail(f"--ct and --mr must be folders, got {folder}; correct the path")
+    if wrong := [stage for stage in stages if stage not in STAGES]:
+        fail(f"--stage must be 1, 2 or 3, got {wrong[0]}")
+    ids = parse_settings(settings)
+    known = {stage: _parser(_files(stage, overrides)) for stage in stages}
+    if unknown := [name for name in ids if not any(name in parser for parser in known.values())]:
+        fail(f"--set must name an id of the training, got {', '.join(unknown)}; the ids are listed in docs/configs.md")
+    output.mkdir(parents=True, exist_ok=True)
+    places = {"bundle_root": BUNDLE, "ct_dir": ct, "mr_dir": mr, "output_dir": output}
+    for stage in stages:
+        length = iterations * (STAGE_3_LENGTH if stage == STAGES[-1] else 1)
+        log = output / f"log_stage{stage}.txt"
+        print(f"stage {stage}: {length} iterations; log: {log}", flush=True)
+        own = {name: value for name, value in ids.items() if name in known[stage]}
+        own |= {name: str(place.resolve()) for name, place in places.items()}
+        if code := _in_a_process(_files(stage, overrides), {**own, "stage_iterations": length}, log):
+            print(f"stage {stage} has ended with code {code}; the same command goes on from there", file=sys.stderr)
+            return code
+    from .curves import draw_curves, read_curves
+
+    draw_curves(read_curves(output / "tensorboard"), output / "curves.png")
+    print(f"curves: {output / 'curves.png'}\nweights: {output / f'stage{stages[-1]}.pt'}")
+    return 0
+
+
+def _in_a_process(files: Sequence[str], ids: Mapping[str, Any], log: Path) -> int:
+    """Run a config in a process of its own, so that nothing of a stage is left in the next; returns its exit code.
+
+    SIGTERM is handed on and SIGINT left to the stage, which then ends after its iteration with a checkpoint.
+    """
+    process = multiprocessing.get_context("spawn").Process(target=_run_stage, args=(list(files), dict(ids), log))
+    process.start()
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate()),
+    }
+    try:
+        process.join()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    code = process.exitcode or 0
+    return code if code >= 0 else 128 - code
+
+
+def _run_stage(files: list[str], ids: dict[str, Any], log: Path) -> None:
+    """What the process of a stage does."""
+    from monai.bundle import ConfigWorkflow
+
+    try:
+        with Screen.quiet(log) as screen:
+            workflow = ConfigWorkflow(config_file=files, workflow_type="train", logging_file=False, **ids)
+            workflow.initialize()
+            with screen.bars():
+                workflow.run()
+            workflow.finalize()
+    except CommandError as error:
+        print(f"thinslice: {error}", file=sys.stderr)
+        sys.exit(error.code)
+
+
+def _files(stage: int, overrides: Sequence[str]) -> list[str]:
+    own = [path if os.sep in path or "/" in path else config_file(path) for path in overrides]
+    return [config_file("common.json"), config_file(f"train_stage{stage}.json"), *own]
+
+
+def _parser(files: Sequence[str]) -> Any:
+    """The merged config, which can be asked whether it has an id."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(list(files))
+    return parser
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
