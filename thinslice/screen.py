@@ -107,7 +107,7 @@ class Screen:
 
 def _cause(error: BaseException) -> str:
     """Type and first line of an exception, without MONAI's wrapping."""
-    while error.__cause__ is not None and str(error).startswith("Failed to instantiate"):
+    while error.__cause__ is not None and str(error).startswith("Failed to "):
         error = error.__cause__
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 

@@ -59,7 +59,8 @@ def train(
     if wrong := [stage for stage in stages if stage not in STAGES]:
         fail(f"--stage must be 1, 2 or 3, got {wrong[0]}")
     ids = parse_settings(settings)
-    known = {stage: _parser(_files(stage, overrides)) for stage in stages}
+    with Screen.quiet(Path(os.devnull)):  # MONAI tells which of a file's ids a stage does not have
+        known = {stage: _parser(_files(stage, overrides)) for stage in stages}
     if unknown := [name for name in ids if not any(name in parser for parser in known.values())]:
         fail(f"--set must name an id of the training, got {', '.join(unknown)}; the ids are listed in docs/configs.md")
     output.mkdir(parents=True, exist_ok=True)

@@ -124,3 +124,14 @@ def test_dicom_comes_back_as_dicom_with_a_report(thinslice):
     files = list((thinslice.folder / "out").glob("*/dicom/*.dcm"))
     assert len(files) == 32
     assert {pydicom.dcmread(file).Modality for file in files} == {"MR"}
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "out", "--ct", ".", "--mr", ".", "--iterations", "1"], ["evaluate", "."]]
+)
+def test_what_a_light_installation_lacks_is_named(thinslice, command):
+    result = thinslice(*command)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "torchvision, lpips, skimage, tensorboard, matplotlib" in line
+    assert 'pip install "thinslice[train]"' in line
