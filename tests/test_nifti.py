@@ -4,8 +4,11 @@ import gzip
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from scripts.nifti import read_nifti
 from scripts.reasons import CaseError, Reason
+from scripts.transforms.load import as_meta_tensor
+from scripts.transforms.save import AtomicNibabelWriter
 
 from tests.conftest import make_affine, save_nifti
 
@@ -96,6 +99,101 @@ def test_sform_and_qform_with_different_spacing_are_refused(tmp_path):
     image.set_sform(AFFINE, code=1)
     nib.save(image, tmp_path / "scan.nii")
     assert refusal(tmp_path / "scan.nii") == Reason.NO_GEOMETRY
+
+
+def test_a_sform_that_contradicts_the_pixel_dimensions_is_named(tmp_path):
+    """Unit steps in the sform, the true voxel size in the pixel dimensions: one of both lies."""
+    image = nib.Nifti1Image(volume(), None)
+    image.header["pixdim"][1:4] = 1.3, 1.3, 10
+    image.header["sform_code"] = 1
+    for k, row in enumerate(("srow_x", "srow_y", "srow_z")):
+        image.header[row] = np.eye(4)[k]
+    nib.save(image, tmp_path / "scan.nii")
+    assert refusal(tmp_path / "scan.nii") == Reason.NO_GEOMETRY
+
+
+@pytest.mark.parametrize(
+    ("intent", "reason"),
+    [
+        ("label", Reason.LABEL_MAP),
+        ("neuroname", Reason.LABEL_MAP),
+        ("z score", Reason.QUANTITATIVE),
+        ("t test", Reason.QUANTITATIVE),
+        ("estimate", Reason.QUANTITATIVE),
+    ],
+)
+def test_what_is_no_image_by_its_intent_is_refused(tmp_path, intent, reason):
+    image = nib.Nifti1Image(volume(), AFFINE)
+    image.header.set_intent(intent, (3,) if intent == "t test" else ())
+    nib.save(image, tmp_path / "scan.nii")
+    assert refusal(tmp_path / "scan.nii") == reason
+
+
+def write_result(tmp_path, source, step):
+    """What the bundle writes for a grid that lies by ``step`` (in voxels) from the source's."""
+    found = read_nifti(source)
+    image = as_meta_tensor(found, "scan")
+    image.meta["affine"] = torch.from_numpy(found.affine_ras @ step)
+    writer = AtomicNibabelWriter(output_dtype=None)
+    writer.set_data_array(np.repeat(found.array, 4, axis=2)[None], channel_dim=0)
+    writer.set_metadata(image.meta, resample=False)
+    writer.write(tmp_path / "result.nii.gz")
+    return nib.load(tmp_path / "result.nii.gz")
+
+
+QUARTERS = np.diag([1, 1, 0.25, 1.0])  # four slices for each, over the same slab
+QUARTERS[2, 3] = -0.375
+
+
+def test_a_result_keeps_both_forms_codes_and_units(tmp_path):
+    """Each form moved by the same step in voxels: both put the result where they put the source."""
+    image = nib.Nifti1Image(volume(), AFFINE)
+    qform = make_affine([0.9, 1.1, 4.0], rotate=(-20, 8, 3), origin=(5, 7, 9))
+    image.set_qform(qform, code=1)
+    image.set_sform(AFFINE, code=4)
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, tmp_path / "scan.nii.gz")
+    result = write_result(tmp_path, tmp_path / "scan.nii.gz", QUARTERS)
+    np.testing.assert_allclose(result.get_qform(), qform @ QUARTERS, atol=1e-4)
+    np.testing.assert_allclose(result.get_sform(), AFFINE @ QUARTERS, atol=1e-4)
+    assert (int(result.header["qform_code"]), int(result.header["sform_code"])) == (1, 4)
+    assert result.header.get_xyzt_units() == ("mm", "sec")
+
+
+@pytest.mark.parametrize(("qform_code", "sform_code"), [(1, 0), (0, 2), (1, 1)])
+def test_a_result_keeps_the_codes_of_its_source(tmp_path, qform_code, sform_code):
+    image = nib.Nifti1Image(volume(), AFFINE)
+    image.set_qform(AFFINE, code=qform_code)
+    image.set_sform(AFFINE, code=sform_code)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    result = write_result(tmp_path, tmp_path / "scan.nii.gz", QUARTERS)
+    assert (int(result.header["qform_code"]), int(result.header["sform_code"])) == (qform_code, sform_code)
+    np.testing.assert_allclose(result.affine, AFFINE @ QUARTERS, atol=1e-4)
+    np.testing.assert_allclose(result.get_qform(), result.get_sform(), atol=1e-4)
+
+
+def test_a_result_of_a_file_without_forms_lies_where_its_pixel_dimensions_put_it(tmp_path):
+    image = nib.Nifti1Image(volume(), None)
+    image.header["pixdim"][1:4] = 0.9, 1.1, 4
+    nib.save(image, tmp_path / "scan.nii.gz")
+    source = nib.load(tmp_path / "scan.nii.gz")
+    result = write_result(tmp_path, tmp_path / "scan.nii.gz", QUARTERS)
+    np.testing.assert_allclose(result.affine, source.affine @ QUARTERS, atol=1e-4)
+    assert (int(result.header["qform_code"]), int(result.header["sform_code"])) == (0, 0)
+    moved = QUARTERS.copy()
+    moved[2, 3] = 0
+    result = write_result(tmp_path, tmp_path / "scan.nii.gz", moved)
+    np.testing.assert_allclose(result.affine, source.affine @ moved, atol=1e-4)
+
+
+def test_both_forms_of_a_result_of_a_slightly_sheared_file_are_equal(tmp_path, caplog):
+    sheared = AFFINE.copy()
+    sheared[:3, 2] += 0.005 * 4 / 0.9 * AFFINE[:3, 0]  # a cosine of 0.005
+    save_nifti(tmp_path / "scan.nii.gz", volume(), sheared)
+    result = write_result(tmp_path, tmp_path / "scan.nii.gz", QUARTERS)
+    np.testing.assert_allclose(result.get_qform(), result.get_sform(), atol=1e-4)
+    np.testing.assert_allclose(result.affine, sheared @ QUARTERS, atol=0.06)
+    assert "slightly sheared" in caplog.text
 
 
 def test_sform_counts_where_both_are_set(tmp_path):

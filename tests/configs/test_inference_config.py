@@ -69,7 +69,7 @@ def test_every_orientation_and_dtype_comes_out_on_the_right_grid(tmp_path, infer
         np.testing.assert_allclose(
             image.header.get_zooms(), [s / 4 if a == axis else s for a, s in enumerate(spacing)], rtol=1e-5
         )
-        assert image.header["sform_code"] == image.header["qform_code"] == 1
+        assert (image.header["sform_code"], image.header["qform_code"]) == (2, 0)  # the source's, as nibabel writes it
         assert not bytes(image.header["descrip"]).strip(b"\0")
         source = thick(shape).astype(np.float32)
         again = SliceProfileOperator(4, "box").degrade(
@@ -169,13 +169,14 @@ def test_an_empty_or_missing_folder_is_said_so(tmp_path, infer, capsys, make):
     assert "nothing to process" in capsys.readouterr().err
 
 
-def test_two_files_of_one_name_are_refused(tmp_path, infer, capsys):
-    for name in ("x/scan.nii.gz", "y/scan.nii.gz", "scan2.nii"):
+def test_results_mirror_the_folders_and_two_files_of_one_name_are_refused(tmp_path, infer, capsys):
+    for name in ("x/scan.nii.gz", "y/scan.nii.gz", "scan2.nii", "scan3.nii", "scan3.nii.gz"):
         save_nifti(tmp_path / "in" / name, thick().astype(np.int16), make_affine([1, 1, 4]))
     with pytest.raises(SystemExit):
         infer()
-    assert "scan: DUPLICATE_NAME" in capsys.readouterr().err
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["scan2_sr.nii.gz"]
+    assert "scan3: DUPLICATE_NAME" in capsys.readouterr().err
+    results = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.nii.gz")}
+    assert results == {"scan2_sr.nii.gz", "x/scan_sr.nii.gz", "y/scan_sr.nii.gz"}
 
 
 def test_from_another_directory_as_a_user_types_it(tmp_path, weights):
@@ -203,5 +204,8 @@ def test_from_another_directory_as_a_user_types_it(tmp_path, weights):
 def test_network_definition_is_the_one_of_training():
     """MONAI Label reads inference.json alone, so what training shares with it stands twice; it must not drift."""
     inference, common = (json.loads((BUNDLE / "configs" / f"{n}.json").read_text()) for n in ("inference", "common"))
-    for key in ("network_def", "scale_factor", "min_anisotropy", "mr_percentiles", "load", "orient", "scale_mr"):
+    for key in (
+        "network_def", "scale_factor", "min_anisotropy", "min_distinct_values", "mr_percentiles", "load", "orient",
+        "scale_mr",
+    ):  # fmt: skip
         assert inference[key] == common[key]

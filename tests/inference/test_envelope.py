@@ -58,6 +58,30 @@ def test_policy_warns_or_refuses(scan, caplog):
         CheckEnvelope(limits, "ignore")
 
 
+@pytest.mark.parametrize(("found", "known", "n_lines"), [
+    ("prostate", ["head"], 1), ("head", ["head", "knee"], 0), ("", ["head"], 0), ("prostate", [], 0),
+])  # fmt: skip
+def test_another_part_of_the_body_is_outside(scan, found, known, n_lines):
+    scan.meta["body_part"] = found
+    lines = CheckEnvelope({}, body_parts=known)(scan)
+    assert len(lines) == n_lines
+    if n_lines:
+        assert lines == ["body part must be one of head, got prostate"]
+        with pytest.raises(CaseError, match="prostate"):
+            CheckEnvelope({}, "refuse", body_parts=known)(scan)
+
+
+def test_slices_far_thinner_than_their_spacing_are_refused_unless_told_otherwise(scan):
+    scan.meta["slice_thickness_mm"] = 0.5
+    with pytest.raises(CaseError) as caught:
+        CheckEnvelope({}, min_thickness_to_spacing=0.3)(scan)
+    assert caught.value.reason == Reason.THIN_SLICES
+    assert CheckEnvelope({}, min_thickness_to_spacing=0.1)(scan) == []
+    assert CheckEnvelope({}, min_thickness_to_spacing=0.3, slice_thickness_mm=4)(scan) == []
+    scan.meta["slice_thickness_mm"] = float("nan")
+    assert CheckEnvelope({}, min_thickness_to_spacing=0.3)(scan) == []
+
+
 def test_config_and_metadata_state_the_same_limits(scan):
     config, metadata = (json.loads((BUNDLE / "configs" / f"{n}.json").read_text()) for n in ("inference", "metadata"))
     stated = metadata["validity_envelope"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,10 +160,13 @@ def _paired(scans: Path, output: Path, scratch: Path) -> Iterator[ViewerCase]:
 
     by_name = {str(item["case"]): item["image"] for item in find_cases(scans).items}
     for result in _results(output):
-        name = nifti_stem(result).removesuffix(RESULT)
+        # results lie in the folders of their scans; a batch puts each into a folder of its own name
+        stem = nifti_stem(result).removesuffix(RESULT)
+        nested = (result.relative_to(output).parent / stem).as_posix()
+        name = nested if nested in by_name else stem
         if name in by_name:
             acquired, thickness = _as_nifti(by_name[name], scratch)
-            yield _case(name, acquired, result, thickness)
+            yield replace(_case(stem, acquired, result, thickness), name=name)
 
 
 def _as_nifti(source: object, scratch: Path) -> tuple[Path, float | None]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ..dicom.discovery import SeriesCandidate, discover
 from ..dicom.reading import read_series
-from ..nifti import NIFTI_SUFFIXES, read_nifti
+from ..formats import is_volume_file, read_volume_file, volume_stem
 from ..reasons import CaseError, Reason
 from ..volume import Volume
 
-__all__ = ["Cases", "find_cases", "nifti_stem", "read_case"]
+__all__ = ["Cases", "find_cases", "read_case", "volume_stem"]
 
 
 @dataclass(frozen=True)
@@ -31,42 +31,38 @@ class Cases:
     refused: list[tuple[str, CaseError]] = field(default_factory=list)
     skipped: list[tuple[str, CaseError]] = field(default_factory=list)
     location: str = ""
-    hint: str = "put NIfTI files or DICOM series there, or correct the path"
-
-
-def nifti_stem(path: Path) -> str:
-    """File name without ``.nii`` or ``.nii.gz``."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    hint: str = "put scans (NIfTI files, DICOM series) there, or correct the path"
 
 
 def find_cases(location: str | Path, modality: str = "MR") -> Cases:
     """List the scans in a folder (at any depth), or the one that a path names.
 
     Args:
-        location: a folder, or one NIfTI file. Every NIfTI file is a case named by its stem, every DICOM series a case
-            named by its hashed UID.
+        location: a folder, or one file of a volume (NIfTI, MGH, NRRD, MetaImage). Each such file is a case named by its
+            path in the folder without the suffix (``patient01/FLAIR``), so that results mirror the folders; each volume
+            of a DICOM series is a case named by its hashed UID.
         modality: of the DICOM series that are wanted, ``MR`` or ``CT``.
 
     Returns:
-        What was found. A path that does not exist, or holds nothing, gives no items; two NIfTI files of the same stem
-        are both refused, because their outputs would overwrite each other.
+        What was found. A path that does not exist, or holds nothing, gives no items; two files of the same name are
+        both refused, because their outputs would overwrite each other.
     """
     root = Path(location)
     cases = Cases(location=str(location))
-    if root.is_file() and root.name.endswith(NIFTI_SUFFIXES):
-        cases.items.append({"image": str(root), "case": nifti_stem(root)})
+    if root.is_file() and is_volume_file(root):
+        cases.items.append({"image": str(root), "case": volume_stem(root)})
         return cases
     if not root.exists():
         return cases
     found = discover(root, modality)
     by_name: dict[str, list[Path]] = {}
     for file in found.nifti:
-        by_name.setdefault(nifti_stem(file), []).append(file)
+        by_name.setdefault((file.parent.relative_to(root) / volume_stem(file)).as_posix(), []).append(file)
     for name, paths in sorted(by_name.items()):
         if len(paths) == 1:
             cases.items.append({"image": str(paths[0]), "case": name})
         else:
-            message = f"a NIfTI file's name must be unique, got {len(paths)} of that name; rename or move all but one"
+            message = f"a file's name must be unique in its folder, got {len(paths)} of that name; rename all but one"
             cases.refused.append((name, CaseError(Reason.DUPLICATE_NAME, message)))
     cases.items.extend({"image": series, "case": series.key, "patient": series.patient} for series in found.series)
     cases.refused.extend((series.key, series.error) for series in found.refused)
@@ -78,7 +74,7 @@ def read_case(source: object) -> tuple[str, Volume]:
     """Read one scan.
 
     Args:
-        source: a NIfTI path, a folder that holds exactly one DICOM series, or a discovered series.
+        source: path of a volume's file, a folder that holds exactly one DICOM series, or a discovered series.
 
     Returns:
         Its name and the volume.
@@ -92,7 +88,7 @@ def read_case(source: object) -> tuple[str, Volume]:
     if not path.exists():
         raise CaseError(Reason.UNREADABLE, f"{path.name} must exist; correct the path")
     if path.is_file():
-        return nifti_stem(path), read_nifti(path)
+        return volume_stem(path), read_volume_file(path)
     found = discover(path)
     if not found.series and len(found.refused) == 1:
         raise found.refused[0].error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .cases import find_cases
+from .cases import find_cases, volume_stem
 
 __all__ = ["make_datalist"]
 
@@ -79,7 +79,7 @@ def _part_namesakes(scans: dict[str, list[dict[str, object]]]) -> None:
     if len(patients) == 2 and len(set().union(*patients)) == 1:
         for modality, items in scans.items():
             for item in items:
-                if item["patient"] == item["case"]:  # a NIfTI file's name; DICOM knows its patient
+                if isinstance(item["image"], str):  # a file's name; DICOM knows its patient
                     item["patient"] = f"{modality}:{item['case']}"
                     logger.warning(
                         "%s %s: CT and MR have the same name and are taken for two people; if they are of one person, "
@@ -124,7 +124,7 @@ def _patient(item: dict[str, object], patient_regex: str) -> str:
         return str(item["patient"])
     name = str(item["case"])
     if not patient_regex:
-        return name
+        return name.rpartition("/")[2]
     match = re.search(patient_regex, name)
     if match is None:
         raise ValueError(f"patient_regex must match every case name, got {patient_regex!r} for {name!r}; correct it")
@@ -145,7 +145,7 @@ def _from_file(path: Path, folders: dict[str, str | None]) -> Datalist:
                 image = Path(folder or ".") / item["image"]
                 if not image.exists():
                     raise ValueError(f"{path.name} must name existing scans, got {image}; correct it")
-                case = image.name.removesuffix(".gz").removesuffix(".nii")
+                case = volume_stem(image)
                 datalist[modality][part].append(
                     {"image": str(image), "case": case, "patient": str(item.get("patient", case))}
                 )

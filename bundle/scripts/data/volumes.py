@@ -51,7 +51,7 @@ class VolumeStore(Dataset):
             if held + nbytes <= memory_gb * 2**30:
                 held += nbytes
             else:
-                image = _spill(image, Path(spill_dir) / f"{len(self.volumes):05d}_{item['case']}.npy")
+                image = _spill(image, Path(spill_dir) / f"{len(self.volumes):05d}_{Path(str(item['case'])).name}.npy")
                 spilled += nbytes
             spacing_mm = tuple(float(s) for s in volume["spacing_mm"])
             self.volumes.append({"image": image, "spacing_mm": spacing_mm})

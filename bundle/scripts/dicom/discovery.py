@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..files import sha256
-from ..nifti import NIFTI_SUFFIXES
+from ..formats import is_volume_file
 from ..reasons import CaseError, Reason
 from .headers import Header, hashed, read_headers
 from .kinds import IMAGE_CLASS, file_refusal, image_refusal, image_warnings
@@ -34,13 +34,13 @@ __all__ = [
     "RefusedSeries",
     "SeriesCandidate",
     "discover",
-    "is_nifti",
     "look_at",
     "number_derived",
     "series_volumes",
     "sort_copies",
 ]
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 DAMAGED = (Reason.TRUNCATED, Reason.UNREADABLE, Reason.CHANGED)
 
 
@@ -98,7 +98,10 @@ class LeftOutFile:
 
 @dataclass(frozen=True)
 class Discovered:
-    """What a folder tree holds: every file of it is in exactly one place of one of these lists."""
+    """What a folder tree holds: every file of it is in exactly one place of one of these lists.
+
+    ``nifti`` are the volumes that lie in one file: NIfTI and the other formats of :mod:`scripts.formats`.
+    """
 
     series: list[SeriesCandidate] = field(default_factory=list)
     refused: list[RefusedSeries] = field(default_factory=list)
@@ -149,7 +152,7 @@ def discover(
     series: dict[str, list[list[Header]]] = {}
     damaged: list[LeftOutFile] = []
     for path, (stamp, changed) in files.items():
-        if is_nifti(path):
+        if is_volume_file(path):
             found.nifti.append(path)
             continue
         looked = look_at(path, stamp, changed, modality)
@@ -176,11 +179,6 @@ def discover(
     return found
 
 
-def is_nifti(path: Path) -> bool:
-    """Whether a file names itself NIfTI, which is no DICOM series."""
-    return path.name.endswith(NIFTI_SUFFIXES)
-
-
 def look_at(path: Path, stamp: Stamp, changed: CaseError | None, modality: str) -> list[Header] | LeftOutFile:
     """Read one file of a tree.
 
@@ -198,7 +196,7 @@ def look_at(path: Path, stamp: Stamp, changed: CaseError | None, modality: str) 
     try:
         headers = read_headers(path)
     except CaseError as error:
-        return LeftOutFile(path, changed or error)
+        return LeftOutFile(path, changed or _better_known(path, error))
     header = headers[0]
     if changed is None and header.stamp != stamp:
         changed = CaseError(Reason.CHANGED, "a file must stay as it is while it is read; run again later")
@@ -208,6 +206,21 @@ def look_at(path: Path, stamp: Stamp, changed: CaseError | None, modality: str) 
     if not header.series and fault is not None:
         return LeftOutFile(path, fault)
     return [replace(one, error=changed) for one in headers] if changed else headers
+
+
+def _better_known(path: Path, error: CaseError) -> CaseError:
+    """What a file is that is no DICOM file, where its name tells."""
+    if error.reason is not Reason.NOT_AN_IMAGE:
+        return error
+    name = path.name.lower()
+    if name.startswith("._"):
+        message = "an input must be an image, got what macOS keeps beside a file; nothing to do"
+        return CaseError(Reason.NOT_AN_IMAGE, message)
+    if name.endswith(".img") and is_volume_file(path.with_suffix(".hdr")):
+        return CaseError(Reason.NOT_AN_IMAGE, "the data of a pair are read with their .hdr file; nothing to do")
+    if name.endswith(ARCHIVES):
+        return CaseError(Reason.ARCHIVE, "an archive is not looked into; unpack it first")
+    return error
 
 
 @dataclass(frozen=True)

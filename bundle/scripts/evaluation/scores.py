@@ -15,7 +15,6 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
-from ..data.cases import nifti_stem
 from ..files import whole, write_json
 from ..geometry import Orientation, voxel_spacing_mm
 from ..networks.rdn import upsample_cubic
@@ -135,7 +134,7 @@ class CaseScores:
         reference = truth.as_tensor()[0].cpu().numpy()
         results = interpolations(image.cpu(), self.scale_factor, self.profile)
         results[self.method] = pred.as_tensor()[0].cpu().float().numpy()
-        name = nifti_stem(Path(str(image.meta["filename_or_obj"])))
+        name = str(image.meta["filename_or_obj"]).removesuffix(".nii.gz")
         if self.lpips is not None and (reason := self.lpips.refusal(reference.shape, thick_axis)):
             self._too_small.append(reason)
         self.cases[name] = {

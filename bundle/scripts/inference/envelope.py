@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["outside_envelope"]
+__all__ = ["other_body_part", "outside_envelope"]
 
 
 def outside_envelope(facts: Mapping[str, float], limits: Mapping[str, Sequence[float]]) -> list[str]:
@@ -29,3 +29,18 @@ def outside_envelope(facts: Mapping[str, float], limits: Mapping[str, Sequence[f
         for name, (low, high) in limits.items()
         if facts[name] < low or facts[name] > high
     ]
+
+
+def other_body_part(found: str, known: Sequence[str]) -> list[str]:
+    """Compare the part of the body that a scan's header names with those that the weights have seen.
+
+    Args:
+        found: a word of :mod:`scripts.dicom.anatomy`; empty where nothing is stated, which is never outside.
+        known: words of the same kind; empty for weights that know all.
+
+    Returns:
+        One line for a scan of another part.
+    """
+    if not found or not known or found in known:
+        return []
+    return [f"body part must be one of {', '.join(known)}, got {found}"]

@@ -12,9 +12,8 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
-from ..nifti import KEPT_DTYPES
 from ..transforms.load import as_meta_tensor
-from ..volume import Volume
+from ..volume import KEPT_DTYPES, Volume
 
 __all__ = ["Predictor"]
 

@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from ..inference.envelope import outside_envelope
+from ..inference.envelope import other_body_part, outside_envelope
 from ..reasons import CaseError, Reason
 from .consistency import in_plane_noise_sigma
 from .orient import working_spacing_mm
@@ -53,30 +53,56 @@ class CheckEnvelope(Transform):
     Args:
         limits: see :func:`scripts.inference.envelope.outside_envelope`.
         policy: ``warn`` logs and goes on, ``refuse`` makes it an error.
+        body_parts: see :func:`scripts.inference.envelope.other_body_part`.
+        min_thickness_to_spacing: slices that are thinner than this share of their spacing are refused whatever the
+            policy, since most of what lies between them was never seen; 0 refuses none.
+        slice_thickness_mm: overrides the header's thickness.
 
     Raises:
         ValueError: for an unknown policy.
     """
 
-    def __init__(self, limits: Mapping[str, Sequence[float]], policy: str = "warn") -> None:
+    def __init__(
+        self,
+        limits: Mapping[str, Sequence[float]],
+        policy: str = "warn",
+        body_parts: Sequence[str] = (),
+        min_thickness_to_spacing: float = 0,
+        slice_thickness_mm: float | None = None,
+    ) -> None:
         if policy not in POLICIES:
             raise ValueError(f"envelope_policy must be one of {POLICIES}, got {policy!r}; correct the id")
         self.limits = limits
         self.policy = policy
+        self.body_parts = tuple(body_parts)
+        self.min_thickness_to_spacing = min_thickness_to_spacing
+        self.slice_thickness_mm = slice_thickness_mm
         self.logger = logging.getLogger(type(self).__name__)
 
     def __call__(self, image: MetaTensor) -> list[str]:
         """What lies outside, one line each.
 
         Raises:
-            CaseError: ``OUTSIDE_ENVELOPE`` under the policy ``refuse``.
+            CaseError: ``OUTSIDE_ENVELOPE`` under the policy ``refuse``; ``THIN_SLICES``.
         """
+        self._check_thickness(image)
         outside = outside_envelope(scan_facts(image), self.limits)
+        outside += other_body_part(str(image.meta.get("body_part", "")), self.body_parts)
         if outside and self.policy == "refuse":
             raise CaseError(Reason.OUTSIDE_ENVELOPE, "; ".join(outside))
         for line in outside:
             self.logger.warning("outside the validity envelope: %s", line)
         return outside
+
+    def _check_thickness(self, image: MetaTensor) -> None:
+        spacing = float(working_spacing_mm(image)[2])
+        stated = image.meta["slice_thickness_mm"] if self.slice_thickness_mm is None else self.slice_thickness_mm
+        if float(stated) < self.min_thickness_to_spacing * spacing:
+            raise CaseError(
+                Reason.THIN_SLICES,
+                f"slices must be at least {self.min_thickness_to_spacing:g} of their spacing thick, got "
+                f"{float(stated):.3g} of {spacing:.3g} mm; send all slices, or set min_thickness_to_spacing to 0",
+            )
 
 
 class CheckEnveloped(MapTransform):

@@ -1,27 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing NIfTI so that a file is either whole or absent."""
+"""Writing NIfTI so that a file is either whole or absent, and lies where its source lies, in every form of place."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
-from monai.data import NibabelWriter
+import nibabel as nib
+import numpy as np
+from monai.data import ImageWriter, NibabelWriter
 
 from ..files import whole
+from ..nifti import moved_forms
 
 __all__ = ["AtomicNibabelWriter"]
 
 
 class AtomicNibabelWriter(NibabelWriter):
-    """MONAI's NIfTI writer, writing beside the final name and renaming."""
+    """MONAI's NIfTI writer, writing beside the final name and renaming.
+
+    A result of a NIfTI file has both forms of its source, their codes and its units (see
+    :func:`scripts.nifti.moved_forms`); any other has two equal forms in the scanner's coordinates, in mm.
+    """
 
     @classmethod
     def resample_if_needed(cls, data_array: Any, affine: Any = None, **kwargs: Any) -> tuple[Any, Any]:
         """Never: a result has a grid of its own. MONAI's copies the volume to a wider dtype and back all the same."""
         return data_array, affine
 
+    def set_metadata(self, meta_dict: Mapping[str, Any] | None, resample: bool = True, **options: Any) -> None:
+        """Keep what :meth:`write` needs of the meta data."""
+        super().set_metadata(meta_dict, resample=resample, **options)
+        self.meta = meta_dict or {}
+
     def write(self, filename: str | os.PathLike, verbose: bool = False, **kwargs: Any) -> None:
         """Write ``filename``; on any error nothing of that name appears."""
+        data = ImageWriter.create_backend_obj(self.data_obj)
+        affine = np.eye(4) if self.affine is None else np.asarray(self.affine, dtype=np.float64).reshape(4, 4)
+        if "sform_code" in self.meta:
+            header = moved_forms(self.meta, affine, data.shape[:3])
+        else:
+            header = nib.Nifti1Header()
+            header.set_xyzt_units("mm")
+            header.set_sform(affine, code="scanner")
+            header.set_qform(affine, code="scanner")
+        header.set_data_dtype(data.dtype)
         with whole(filename) as part:
-            super().write(part, verbose=verbose, **kwargs)
+            nib.save(nib.Nifti1Image(data, None, header), part)
