@@ -56,6 +56,15 @@ TESTS = {
     "bundle/scripts/training/checkpoint.py": "tests/training/test_checkpoint.py",
     "bundle/scripts/training/weights.py": "tests/training/test_checkpoint.py",
     "bundle/scripts/data/patches.py": "tests/data/test_patches.py",
+    "bundle/scripts/degradation.py": "tests/test_degradation.py",
+    "bundle/scripts/transforms/consistency.py": "tests/transforms/test_consistency.py",
+    "bundle/scripts/transforms/degrade.py": "tests/transforms/test_degrade.py",
+    "bundle/scripts/transforms/envelope.py": "tests/inference/test_envelope.py",
+    "bundle/scripts/transforms/intensity.py": "tests/transforms/test_intensity.py",
+    "bundle/scripts/transforms/load.py": "tests/transforms/test_load_save.py",
+    "bundle/scripts/transforms/orient.py": "tests/transforms/test_orient.py",
+    "bundle/scripts/transforms/patch.py": "tests/transforms/test_patch.py",
+    "bundle/scripts/transforms/save.py": "tests/transforms/test_load_save.py",
     "bundle/configs/train_stage3.json": "tests/training/test_stage3_step.py",
 }
 # Faults that once went unnoticed, all at once: (file, what stands there, what it is replaced by).

@@ -39,6 +39,15 @@ def test_the_average_follows_a_short_run_and_is_bounded_in_a_long_one():
     assert network.w.requires_grad
 
 
+def test_an_average_of_another_network_is_refused():
+    made = engine()
+    made.state.iteration = 1
+    for average in (nn.Identity(), nn.BatchNorm1d(1, affine=False)):
+        other = nn.BatchNorm1d(1, affine=False) if isinstance(average, nn.Identity) else Scale(1)
+        with pytest.raises(ValueError, match="argument"):
+            MovingAverage(other, average, 0.5)(made)
+
+
 def test_no_averaging_is_a_copy_and_one_is_refused():
     network, average = Scale(2), Scale(4)
     made = engine()
@@ -89,9 +98,9 @@ def test_autocast_computes_in_the_given_precision_and_answers_in_float32():
     AutocastInferer(None, channels_last=False)(image, network)
     assert seen == {"dtype": None, "last": False, "more": ()}
     assert AutocastInferer("float16", gradients_scaled=True).dtype == torch.float16
-    for dtype, scaled in (("float16", False), ("int8", True)):
+    for options in ({"dtype": "float16"}, {"dtype": "int8", "gradients_scaled": True}):
         with pytest.raises(ValueError, match="autocast must be one of"):
-            AutocastInferer(dtype, gradients_scaled=scaled)
+            AutocastInferer(**options)
 
 
 def test_gain_over_cubic():
