@@ -191,6 +191,7 @@ def test_the_clock_starts_with_the_first_iteration(clock):
 def test_no_budget_is_refused(seconds):
     with pytest.raises(ValueError, match="budget must be > 0"):
         budget.ProcessorBudget(seconds, None, None, "cpu")
+    assert budget.ProcessorBudget(0.5, None, None, "cpu").seconds == 0.5
 
 
 def test_handlers_in_order():
