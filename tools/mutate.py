@@ -71,13 +71,13 @@ TESTS = {
 FAULTS = {
     "the CT term dropped": (
         "bundle/scripts/training/stage2.py",
-        "loss = losses[\"loss_mr\"] + engine.anchor_weight *",
-        "loss = losses[\"loss_mr\"] + 0 * engine.anchor_weight *",
+        'loss = losses["loss_mr"] + engine.anchor_weight *',
+        'loss = losses["loss_mr"] + 0 * engine.anchor_weight *',
     ),
     "the in-plane label negated": (
         "bundle/scripts/training/stage2.py",
-        "return batch[\"mr_image\"], batch[\"mr_label\"]",
-        "return batch[\"mr_image\"], -batch[\"mr_label\"]",
+        'return batch["mr_image"], batch["mr_label"]',
+        'return batch["mr_image"], -batch["mr_label"]',
     ),
     "the teachers ignored": (
         "bundle/scripts/training/stage2.py",
