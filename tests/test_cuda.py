@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE, ROOT
+from tests.conftest import BUNDLE, ROOT
 
 from tools.run_bundle import bundle_command, run_bundle
 
