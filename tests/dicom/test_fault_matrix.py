@@ -30,7 +30,16 @@ from scripts.dicom.discovery import Discovered, discover
 from scripts.dicom.reading import read_series
 from scripts.reasons import CaseError, Reason
 
-from tests.dicom.synthetic import DEFLATED, dataset_bytes, drop, ramp_series, set_pixels, slice_dataset, write_series
+from tests.dicom.synthetic import (
+    DEFLATED,
+    dataset_bytes,
+    drop,
+    ramp_series,
+    set_pixels,
+    slice_dataset,
+    write_enhanced,
+    write_series,
+)
 
 ARRAY, AFFINE = ramp_series()
 N = ARRAY.shape[2]
@@ -894,6 +903,16 @@ def test_59_no_patient_data_in_any_message(tmp_path, caplog, capfd, recwarn):
     write_series(
         root / "kind", ARRAY, AFFINE, seed="k", **texts, edit=only(2, setter(Modality=canary, ImageType=canary))
     )
+    frame = {"FrameType": ["ORIGINAL", canary, canary, canary], "StackID": canary}
+    for i, (edit, said_of_frame) in enumerate(
+        [
+            (None, frame),
+            (lambda ds: setattr(ds, "NumberOfFrames", 3), frame),
+            (lambda ds: setattr(ds, "ProtocolName", canary), {**frame, "ComplexImageComponent": canary}),
+            (None, {**frame, "VolumetricProperties": canary}),
+        ]
+    ):
+        write_enhanced(root / "frames" / f"{i}.dcm", [(ARRAY, AFFINE, said_of_frame)], edit=edit, seed=f"f{i}", **texts)
     write_series(root / "class", ARRAY, AFFINE, seed="c", **texts, SOPClassUID=canary)
     write_series(root / "number", ARRAY, AFFINE, seed="n", **texts, edit=only(2, setter(EchoTime=None)))
     caplog.clear()

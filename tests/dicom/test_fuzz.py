@@ -12,7 +12,7 @@ from scripts.dicom.discovery import discover
 from scripts.dicom.reading import read_series
 from scripts.reasons import CaseError
 
-from tests.dicom.synthetic import LOSSLESS, ramp_series, write_series
+from tests.dicom.synthetic import LOSSLESS, ramp_series, write_enhanced, write_series
 
 ARRAY, AFFINE = ramp_series(shape=(36, 32, 4))
 
@@ -80,9 +80,41 @@ def hammer(tmp_path, rounds: int, seed: int) -> int:
     return accepted
 
 
+def hammer_multi_frame(tmp_path, rounds: int, seed: int) -> int:
+    """One multi-frame file, damaged again and again; returns how often a volume came out all the same."""
+    rng = np.random.default_rng(seed)
+    accepted = 0
+    for syntax in (LOSSLESS["explicit"], LOSSLESS["rle"], LOSSLESS["jpeg-2000"]):
+        folder = tmp_path / syntax
+        file = write_enhanced(folder / "x.dcm", [(ARRAY, AFFINE, {})], order=[2, 0, 3, 1], transfer_syntax=syntax)
+        good = file.read_bytes()
+        groups = good.index(b"\x18\x00\x14\x91")  # where the description of the first frame begins
+        for i in range(rounds // 3):
+            data = damage(good, rng) if i % 2 else good[:groups] + damage(good[groups:], rng)
+            file.write_bytes(data)
+            start = time.perf_counter()
+            for volume in outcome(folder):
+                accepted += 1
+                assert np.isfinite(volume.array).all()
+                assert volume.array.shape == ARRAY.shape
+                np.testing.assert_allclose(volume.affine_ras[:3, 2], AFFINE[:3, 2], atol=0.15)
+                np.testing.assert_allclose(volume.affine_ras[:3, :2], AFFINE[:3, :2], atol=0.01)
+            assert time.perf_counter() - start < 10
+    return accepted
+
+
+def test_150_damaged_multi_frame_files(tmp_path):
+    assert 10 < hammer_multi_frame(tmp_path, rounds=150, seed=0) < 140
+
+
 def test_300_damaged_files(tmp_path):
     accepted = hammer(tmp_path, rounds=300, seed=0)
     assert 20 < accepted < 280  # else the damage is too small, or too great, to show anything
+
+
+@pytest.mark.slow
+def test_1000_damaged_multi_frame_files(tmp_path):
+    assert hammer_multi_frame(tmp_path, rounds=1000, seed=1) > 0
 
 
 @pytest.mark.slow

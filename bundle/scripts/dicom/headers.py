@@ -29,6 +29,7 @@ from .values import codes_of, finite_of, integer_of, numbers_of, text_of, vector
 __all__ = ["Header", "first_acquired", "hashed", "read_headers", "uid_name"]
 
 GE_IMAGE_KIND = 0x0043102F
+COMPONENTS = {"", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY", "MIXED"}
 GE_COMPONENTS = {"1": "PHASE", "2": "REAL", "3": "IMAGINARY"}
 
 # attributes of one volume's slices that must not differ: (keyword, relative tolerance; None for text)
@@ -344,6 +345,9 @@ def _unusable(header: Header, ds: Dataset) -> CaseError | None:
     if not (math.isfinite(header.slope) and math.isfinite(header.intercept)) or header.slope == 0:
         found = f"slope {header.slope:g} and intercept {header.intercept:g}"
         return CaseError(Reason.NONFINITE, f"rescale must be finite and not 0, got {found}; export it again")
+    if text_of(ds, "ComplexImageComponent").upper() not in COMPONENTS:
+        what = f"one of {', '.join(sorted(COMPONENTS - {''}))}"
+        return CaseError(Reason.UNREADABLE, f"ComplexImageComponent must be {what}, but it is none; export it again")
     if "ModalityLUTSequence" in ds:
         return CaseError(Reason.UNREADABLE, "a modality look-up table is not supported; export with a rescale slope")
     return None

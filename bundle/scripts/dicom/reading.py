@@ -97,7 +97,8 @@ def _stored(headers: Sequence[Header], max_inflated_bytes: int) -> Iterator[tupl
     for frames in by_file.values():
         data = _pixel_data(headers[next(iter(frames.values()))[0]], max_inflated_bytes)
         for slices in frames.values():
-            image = decode_pixels(headers[slices[0]], data)
+            with quiet():
+                image = decode_pixels(headers[slices[0]], data)
             for k in slices:
                 yield k, crop_tile(headers[k], image)
 

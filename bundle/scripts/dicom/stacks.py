@@ -30,7 +30,7 @@ def find_stacks(headers: Sequence[Header], min_slices: int) -> tuple[list[list[H
 
     Returns:
         The stacks, in the order of their acquisition as far as numbers tell, and the scouts: groups of too few slices
-        that lie across a stack.
+        that lie across a stack, in files of their own.
 
     Raises:
         CaseError: ``MIXED_ORIENTATION`` where slices are turned against each other and form no stacks, or form stacks
@@ -46,7 +46,8 @@ def find_stacks(headers: Sequence[Header], min_slices: int) -> tuple[list[list[H
         message = f"stacks of one series must not cross each other, got an angle of {largest:.0f} degrees, as in a"
         raise CaseError(Reason.MIXED_ORIENTATION, f"{message} localizer; split the series if it is none")
     across = [group for group in small if all(_degrees(group[0], other[0]) > SCOUT_DEGREES for other in large)]
-    if not large or (len(across) < len(small) and len(large) == 1):
+    in_one_object = any(header.multi_frame for group in small for header in group)
+    if not large or (small and in_one_object) or (len(across) < len(small) and len(large) == 1):
         spread = max(_difference(a[0], b[0]) for a in turned for b in turned)
         message = f"slices of one series must be parallel, got direction cosines that differ by {spread:.4f}; split it"
         raise CaseError(Reason.MIXED_ORIENTATION, message)
