@@ -20,7 +20,7 @@ from tests.dicom.synthetic import drop
 
 @pytest.mark.slow
 def test_good_series_beside_bad_ones(tmp_path, batch):
-    _, affine = thick_series(tmp_path / "in" / "a", seed="one")
+    array, affine = thick_series(tmp_path / "in" / "a", seed="one")
     thick_series(tmp_path / "in" / "b" / "c", seed="two")
     thick_series(tmp_path / "in" / "gap", seed="three", edit=drop(4))
     (tmp_path / "in" / "notes.txt").write_text("hello")
@@ -44,6 +44,10 @@ def test_good_series_beside_bad_ones(tmp_path, batch):
     assert {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in before} == before
     np.testing.assert_allclose(one["geometry_before"]["affine_ras"], affine, atol=1e-4)
     assert one["geometry_before"]["shape"] == [24, 20, 9]
+    assert one["geometry_before"]["slice_thickness_mm"] == pytest.approx(25 / 6)
+    acquired = nib.load(tmp_path / "out" / one["acquired"])
+    assert (np.asarray(acquired.dataobj) == array).all()
+    np.testing.assert_allclose(acquired.affine, affine, atol=1e-4)
     np.testing.assert_allclose(one["geometry_after"]["affine_ras"], image.affine, atol=1e-4)
     derived = sorted((tmp_path / "out" / one["dicom_dir"]).iterdir())
     assert len(derived) == 36

@@ -46,6 +46,7 @@ class SeriesRecord:
     geometry_before: dict[str, Any] | None = None
     geometry_after: dict[str, Any] | None = None
     nifti: str | None = None
+    acquired: str | None = None
     disagreement: str | None = None
     dicom_dir: str | None = None
     outputs: dict[str, str] = field(default_factory=dict)

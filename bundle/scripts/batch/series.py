@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import monai
+import nibabel as nib
 import numpy as np
 import pydicom
 import torch
@@ -32,7 +33,7 @@ from ..data.cases import Cases
 from ..dicom.discovery import SeriesCandidate
 from ..dicom.writing import Provenance, write_series
 from ..files import sha256, write_json, write_once
-from ..geometry import super_resolution_affine, voxel_spacing_mm
+from ..geometry import Orientation, super_resolution_affine, voxel_spacing_mm
 from ..inference.evaluator import CaseEvaluator, case_error
 from ..reasons import CaseError, Reason
 from .html import PICTURES
@@ -43,6 +44,7 @@ from .staging import publish, sync
 __all__ = ["RECORD", "Pipeline", "Task", "WorkerSpec", "process"]
 
 RECORD = "record.json"
+ACQUIRED = "_acquired.nii.gz"
 VOLATILE = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "progress", "cases", "imports", "_desc_")
 
 
@@ -262,6 +264,8 @@ def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, fold
     if pictures:
         made = make_pictures(image, pred, result.get("disagreement"), before, thick_axis, pictures)
         (stage / PICTURES).write_text(json.dumps(made))
+    _write_acquired(stage / f"{record.series}{ACQUIRED}", image, before, thick_axis)
+    thickness_mm = float(meta["slice_thickness_mm"])  # NaN where the headers do not state it
     files = sorted(path for path in stage.rglob("*") if path.is_file())
     outputs = {f"{folder}/{path.relative_to(stage)}": sha256(path) for path in files}
 
@@ -274,9 +278,13 @@ def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, fold
         status=Status.OK,
         n_slices_in=slices_in,
         n_slices_out=slices_out,
-        geometry_before=_geometry(before, shape_before, thick_axis),
+        geometry_before={
+            **_geometry(before, shape_before, thick_axis),
+            "slice_thickness_mm": thickness_mm if thickness_mm > 0 else None,
+        },
         geometry_after=_geometry(affine, shape, thick_axis),
         nifti=only("_sr.nii.gz"),
+        acquired=only(ACQUIRED),
         disagreement=only("_disagreement.nii.gz"),
         dicom_dir=f"{folder}/dicom" if (stage / "dicom").is_dir() else None,
         outputs=outputs,
@@ -284,6 +292,14 @@ def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, fold
         data_consistency_residual=float(meta["data_consistency_residual"]),
         warnings=[*record.warnings, *map(str, meta.get("outside_envelope") or ())],
     )
+
+
+def _write_acquired(path: Path, image: MetaTensor, affine_ras: np.ndarray, thick_axis: int) -> None:
+    """The scan beside its result, so that the two can be looked at together wherever the folder goes."""
+    array = Orientation.of(affine_ras, thick_axis).undo(image.as_tensor().cpu())[0].numpy()
+    dtype = np.dtype(str(image.meta["stored_dtype"]))
+    array = np.rint(array).astype(dtype) if dtype.kind in "iu" else array.astype(np.float32)
+    nib.save(nib.Nifti1Image(array, affine_ras, dtype=array.dtype), path)
 
 
 def _geometry(affine_ras: np.ndarray, shape: Sequence[int], thick_axis: int) -> dict[str, Any]:
