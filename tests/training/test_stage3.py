@@ -73,7 +73,6 @@ def test_outputs_logs_and_inference_takes_the_weights(stage, tmp_path):
     out = stage(4, gradient_norm_interval=2, log_interval=1, val_interval=2, picture_interval=2)
     before, after = (weights(out / f"stage{number}.pt") for number in (2, 3))
     assert before.keys() == after.keys()
-    assert not equal(before, after)
     logged, tags = scalars(out / "tensorboard" / "stage3")
     terms = {"adv", "self", "cycle", "latent", "consistency", "ct_l1"}
     assert {f"gradient_norm/{term}" for term in terms} <= logged.keys()
@@ -120,9 +119,10 @@ def test_variants_differ_as_they_say(stage):
 def test_srnet_stands_still_during_the_warmup(stage):
     out = stage(3, warmup_iterations=3, learning_rate=1e-2)
     assert equal(weights(out / "stage2.pt"), weights(out / "stage3.pt"))
-    assert not equal(
-        weights(out / "stage2.pt"), weights(stage(4, warmup_iterations=3, learning_rate=1e-2) / "stage3.pt")
-    )
+    start, moved = weights(out / "stage2.pt"), weights(stage(4, warmup_iterations=3, learning_rate=1e-2) / "stage3.pt")
+    step = max(float((moved[key] - start[key]).abs().max()) for key in start)
+    # Adam's first step has the length of the rate, a tenth of CITNet's; the average of decay (1 + 4) / (10 + 4) follows
+    assert step == pytest.approx(1e-3 * (1 - 5 / 14), rel=1e-2)
 
 
 def test_refuses_to_start_without_stage_2(training_data, tmp_path):
