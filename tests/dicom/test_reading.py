@@ -15,6 +15,7 @@ import pytest
 import SimpleITK
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGExtended12Bit, RLELossless
+from scripts.dicom import headers
 from scripts.dicom.discovery import SeriesCandidate, discover
 from scripts.dicom.reading import read_series
 from scripts.reasons import CaseError, Reason
@@ -402,3 +403,25 @@ def test_the_order_of_files_in_a_candidate_does_not_matter(tmp_path):
     with pytest.raises(CaseError) as caught:
         read_series(dataclasses.replace(series, slices=series.slices[:4] + series.slices[5:]))
     assert caught.value.reason == Reason.GAP
+
+
+def test_headers_are_parsed_once_for_discovery_and_reading(tmp_path, monkeypatch):
+    """And a file that has changed in between is noticed all the same."""
+    files = write_series(tmp_path, ARRAY, AFFINE)
+    parsed = []
+    parse = headers.scan_dataset
+    monkeypatch.setattr(headers, "scan_dataset", lambda *given: parsed.append(given) or parse(*given))
+    series = only_series(tmp_path)
+    np.testing.assert_array_equal(read_series(series).array, ARRAY)
+    assert len(parsed) == len(files)
+    files[3].write_bytes(files[3].read_bytes() + b"\0\0")
+    with pytest.raises(CaseError) as caught:
+        read_series(series)
+    assert caught.value.reason is Reason.CHANGED
+
+
+def test_warnings_of_a_series_are_told_where_it_is_read(tmp_path, caplog):
+    write_series(tmp_path, ARRAY, AFFINE, ImagesInAcquisition=99)
+    series = only_series(tmp_path)
+    read_series(series)
+    assert f"{series.key}: COUNT_MISMATCH" in caplog.text

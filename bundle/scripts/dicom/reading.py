@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .stack import stack_slices
 
 __all__ = ["read_series"]
 
+LOGGER = logging.getLogger(__name__)
 MAX_EXACT = 2**24  # float32 holds every integer up to here
 
 
@@ -39,6 +41,8 @@ def read_series(series: SeriesCandidate, max_inflated_bytes: int = 2**27) -> Vol
         CaseError: ``CHANGED`` if a file is not what discovery saw, ``TRUNCATED``, ``NO_DECODER``, ``NONFINITE`` or
             ``UNREADABLE``.
     """
+    for warning in series.warnings:
+        LOGGER.warning("%s: %s", series.key, warning)
     headers = series.slices
     stack = stack_slices(headers, min_slices=2)
     headers = tuple(headers[i] for i in stack.order)
