@@ -9,7 +9,7 @@ TABLE_ARGS = --hr $(HR) $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(if $(CT),--ct
 	$(if $(HR_TRAIN),--hr-train "$(HR_TRAIN)") $(if $(BUDGET),--budget $(BUDGET)) $(if $(ROWS),--rows $(ROWS)) \
 	--output "$(OUT)" $(ARGS)
 
-.PHONY: help setup demo test check train smoke ablation mutate table1 table2 bench model docs release test-clients clean
+.PHONY: help setup demo test test-fast check train smoke ablation mutate table1 table2 bench model docs release test-clients clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -28,6 +28,9 @@ demo: setup ## super-resolve the made-up patient, or your own scan: make demo IN
 
 test: setup ## run the tests
 	$(RUN) -m pytest -n $(WORKERS) $(ARGS)
+
+test-fast: setup ## the tests of the inner loop, under 2 minutes: those that start no program and no training
+	$(RUN) -m pytest -n $(WORKERS) -m "not slow and not system and not shared" $(ARGS)
 
 check: setup ## formatting, lint, types, spelling
 	$(VENV)/bin/ruff format --check .

@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from tests.conftest import BUNDLE, ROOT
 
+from tests.conftest import BUNDLE, ROOT
 from tools.run_bundle import bundle_command, run_bundle
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
