@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
+import pytest
 import torch
 from scripts.networks.rdn import RDN
 
@@ -16,6 +17,7 @@ def test_slices_contain_the_thick_axis_whatever_the_storage_order(tmp_path):
     np.testing.assert_allclose(per_unit, (high - low) / 2, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_table_has_a_row_per_engine_and_sees_a_difference():
     torch.manual_seed(0)
     network = RDN(4, blocks=1, layers=2, growth=4, features=4).eval().requires_grad_(False)

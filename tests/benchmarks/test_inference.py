@@ -61,6 +61,7 @@ def test_peaks_are_of_convolutions_and_of_a_matrix_product(network):
     assert all(value > 1e6 for value in found.values())
 
 
+@pytest.mark.slow
 def test_report_counts_the_same_pixels_for_all_of_ours_and_sees_the_differences():
     weights = BUNDLE / "models" / "model.pt"
     report = measure(half_air(32, 5, seed=0), repeats=1, ckpt_path=weights, engines=("torch", "torchscript"))

@@ -274,6 +274,7 @@ def test_engines_are_scored_like_the_network(tmp_path, evaluate):
     assert found["torchscript"] == pytest.approx(found["torch"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_old_list_of_configs_ends_with_the_right_one(tmp_path):
     configs = "','".join(str(BUNDLE / "configs" / name) for name in ("common.json", "evaluate.json"))
     done = run_bundle("evaluating", "--config_file", f"['{configs}']", "--bundle_root", BUNDLE, cwd=tmp_path)
@@ -283,6 +284,7 @@ def test_the_old_list_of_configs_ends_with_the_right_one(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_there_end_the_run_in_one_line(tmp_path):
     save_nifti(tmp_path / "in" / "h.nii.gz", smooth_volume((24, 24, 24)), make_affine([1, 1, 1]))
     configs = "','".join(str(BUNDLE / "configs" / name) for name in CONFIGS)

@@ -179,6 +179,7 @@ def test_results_mirror_the_folders_and_two_files_of_one_name_are_refused(tmp_pa
     assert results == {"scan2_sr.nii.gz", "x/scan_sr.nii.gz", "y/scan_sr.nii.gz"}
 
 
+@pytest.mark.slow
 def test_from_another_directory_as_a_user_types_it(tmp_path, weights):
     """The real command, relative paths, one file as dataset_dir."""
     save_nifti(tmp_path / "scan.nii.gz", thick().astype(np.int16), make_affine([1, 1, 4]))

@@ -813,6 +813,7 @@ def test_37_sizes(tmp_path):
     assert [r.error.reason for r in discover(tmp_path / "in", max_voxels=2).refused] == [Reason.TOO_LARGE]
 
 
+@pytest.mark.slow
 def test_37_two_thousand_slices(tmp_path):
     many = np.arange(2000, dtype=np.int32).reshape(1, 1, 2000) + np.zeros((2, 3, 1), dtype=np.int32)
     write_series(tmp_path / "in", many, np.diag([1.0, 1.0, 0.7, 1.0]))
@@ -881,6 +882,7 @@ def test_58_long_and_odd_decimal_strings(tmp_path):
     assert_exact(found_in(tmp_path / "in"))
 
 
+@pytest.mark.slow
 def test_59_no_patient_data_in_any_message(tmp_path, caplog, capfd, recwarn):
     """A canary in every text element of good and bad files."""
     canary = "CANARY"

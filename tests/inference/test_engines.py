@@ -24,6 +24,7 @@ def network():
     return network.requires_grad_(False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 def test_engines_agree_at_every_size(network, name):
     converted = Engine(name)(network)
@@ -44,6 +45,7 @@ def test_a_volume_is_the_same_with_every_engine(network, name):
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES[1:])
 def test_one_conversion_serves_all_scans_until_the_weights_are_others(network, name):
     engine = Engine(name)
@@ -54,6 +56,7 @@ def test_one_conversion_serves_all_scans_until_the_weights_are_others(network, n
     torch.testing.assert_close(engine(other)(image), other(image), atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow
 def test_results_stay_when_the_next_is_computed(network):
     """A runtime that hands out its own buffer would overwrite them."""
     for name in ENGINES:

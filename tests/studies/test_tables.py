@@ -127,6 +127,7 @@ def test_table2_and_our_rows_through_the_bundles_own_commands(folders):
     assert "hr, site1: PSNR" in (folders / "out" / "table2.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
