@@ -219,6 +219,60 @@ def test_padding_is_put_back_and_its_tag_kept(tmp_path):
         assert (ds.pixel_array[:, 6:] > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("centre", "width", "photometric", "expected"),
+    [
+        ("2000", "800", "MONOCHROME2", [2000]),
+        (["2000", "1500"], ["800", "300"], "MONOCHROME2", [2000, 1500]),
+        ("2000", "800", "MONOCHROME1", [65535 - 2000]),
+        ("2000", "0", "MONOCHROME2", None),
+        (["2000", "1500"], "800", "MONOCHROME2", None),
+    ],
+)
+def test_windows_are_kept_where_they_are_constant(tmp_path, centre, width, photometric, expected):
+    """Every voxel looks as it did: as far from the centre, in the direction that the grey scale runs."""
+    array, affine = ramp_series()
+    facts = {"WindowCenter": centre, "WindowWidth": width, "PhotometricInterpretation": photometric}
+    write_source(tmp_path / "source", array, affine, **facts)
+    (series,) = discover(tmp_path / "source").series
+    written, _, _ = derive(series, tmp_path / "derived")
+    for ds in (pydicom.dcmread(path) for path in written.files):
+        assert ("WindowCenter" in ds) == (expected is not None)
+        if expected is not None:
+            assert [float(value) for value in np.atleast_1d(ds.WindowCenter)] == expected
+            assert np.atleast_1d(ds.WindowWidth).tolist() == np.atleast_1d(width).astype(float).tolist()
+
+
+def test_a_window_of_its_own_for_each_slice_is_none_for_all(tmp_path):
+    write_source(
+        tmp_path / "source", *ramp_series(), WindowWidth="800",
+        edit=lambda k, ds: setattr(ds, "WindowCenter", str(2000 + k)) or ds,
+    )  # fmt: skip
+    (series,) = discover(tmp_path / "source").series
+    written, _, _ = derive(series, tmp_path / "derived")
+    assert "WindowCenter" not in pydicom.dcmread(written.files[0])
+
+
+@pytest.mark.system
+def test_validators_find_no_error_in_what_comes_from_a_converted_object(tmp_path):
+    classic = write_source(tmp_path / "classic", *ramp_series(), WindowCenter="2000", WindowWidth="800")
+    converted = highdicom.legacy.LegacyConvertedEnhancedMRImage(
+        [pydicom.dcmread(file) for file in classic],
+        series_instance_uid=derived_uid("converted"),
+        series_number=9,
+        sop_instance_uid=derived_uid("converted", "1"),
+        instance_number=1,
+    )
+    (tmp_path / "source").mkdir()
+    converted.save_as(tmp_path / "source" / "x.dcm")
+    (series,) = discover(tmp_path / "source").series
+    written, array, affine = derive(series, tmp_path / "derived")
+    assert_valid(written.files, [tmp_path / "source" / "x.dcm"])
+    assert check_series(written.files, series.files, affine, array) == []
+    first = pydicom.dcmread(written.files[0])
+    assert (first.EchoTime, first.ScanningSequence, first.WindowCenter) == (90, "SE", 2000)
+
+
 @pytest.mark.parametrize("signed", [False, True])
 def test_pixel_representation_is_that_of_the_source(tmp_path, signed):
     write_source(tmp_path / "source", *ramp_series(), signed=signed)

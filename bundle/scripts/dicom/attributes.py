@@ -18,8 +18,12 @@ PATIENT_AND_STUDY = (
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "PatientSize",
     "PatientWeight", "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
     "StudyInstanceUID", "StudyID", "FrameOfReferenceUID", "PositionReferenceIndicator", "PatientPosition",
-    "BodyPartExamined",
+    "BodyPartExamined", "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID",
+    "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
 )  # fmt: skip
+# type 2 of patient and study: there, though empty, where the source has them so
+KEPT_EMPTY = ("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialTimePointID")
 
 # how the thick slices were acquired
 ACQUISITION = (
@@ -52,7 +56,9 @@ def copy_constant(sources: Sequence[Dataset], target: Dataset, keywords: Sequenc
         if keyword not in first:
             continue
         element = first[keyword]
-        if element.is_empty or any(keyword not in ds or ds[keyword].value != element.value for ds in sources[1:]):
+        if (element.is_empty and keyword not in KEPT_EMPTY) or any(
+            keyword not in ds or ds[keyword].value != element.value for ds in sources[1:]
+        ):
             continue
         if keyword in REQUIRED_EMPTY or _is_valid(element):
             target.add(element)

@@ -73,7 +73,7 @@ def _difference(one: Header, other: Header) -> float:
 
 
 def _n_places(headers: Sequence[Header]) -> int:
-    along = np.sort([np.asarray(header.position) @ _normal(headers[0]) for header in headers])
+    along = np.sort(np.array([header.position for header in headers]) @ _normal(headers[0]))
     return 1 + int((np.diff(along) >= SAME_POSITION_MM).sum())
 
 

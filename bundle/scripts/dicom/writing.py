@@ -230,17 +230,25 @@ def _common(source: SeriesCandidate, sources: Sequence[Dataset], provenance: Pro
     series.ReferencedInstanceSequence = DicomSequence(_references(source.slices, purpose=False))
     ds.ReferencedSeriesSequence = DicomSequence([series])
     ds.ContributingEquipmentSequence = DicomSequence([_equipment(provenance)])
-    _look(ds, sources)
+    _look(ds, source, sources)
     return ds
 
 
-def _look(ds: Dataset, sources: Sequence[Dataset]) -> None:
-    """The source's window, where one pair holds for all slices and applies to values that are not inverted."""
+def _look(ds: Dataset, source: SeriesCandidate, sources: Sequence[Dataset]) -> None:
+    """The source's windows, where they are the same for all slices; centres follow values that are inverted."""
     window = Dataset()
     copy_constant(sources, window, ("WindowCenter", "WindowWidth"))
-    inverted = any(source.get("PhotometricInterpretation") == "MONOCHROME1" for source in sources)
-    if len(window) == 2 and not inverted and np.size(window.WindowCenter) == 1 and float(window.WindowWidth) >= 1:
-        ds.update(window)
+    centres, widths = (np.atleast_1d(window.get(keyword, ())) for keyword in ("WindowCenter", "WindowWidth"))
+    if len(centres) != len(widths) or not len(widths) or min(map(float, widths)) < 1:
+        return
+    first = source.slices[0]
+    if any(header.photometric == "MONOCHROME1" for header in source.slices):
+        if len({(h.photometric, h.slope, h.intercept, h.signed, h.bits_stored) for h in source.slices}) > 1:
+            return
+        # a stored value s has become -1 - s or 2^bits - 1 - s
+        mirrored = (-1 if first.signed else 2**first.bits_stored - 1) * first.slope + 2 * first.intercept
+        window.WindowCenter = [_number(mirrored - float(centre)) for centre in centres]
+    ds.update(window)
 
 
 def _grid(ds: Dataset, sources: Sequence[Dataset], affine_ras: np.ndarray, values: np.ndarray) -> None:
