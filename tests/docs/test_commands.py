@@ -64,7 +64,7 @@ SMALLER = {
     r"benchmarks\.exports": "--rounds 1 --slices 2",
     r"benchmarks\.inference": "--rows 32 --slices 5 --repeats 1 --engines torch",
     r"benchmarks\.gpu": "--rows 32 --slices 5 --repeats 1 --device cpu",
-    r"benchmarks\.modes": "--device cpu --repeats 1 --modes float32",
+    r"benchmarks\.modes": "--device cpu --repeats 1 --modes contiguous",
     r"benchmarks\.memory": "--sizes 16,16,6 24,24,8",
     r"benchmarks\.scaling": "--repeats 1",
     r"benchmarks\.startup": "--repeats 1",
@@ -122,13 +122,14 @@ def data(tmp_path_factory) -> Path:
     rows = [
         ("train/ct/lidc0314.nii.gz", "CT", "CT/ct0.nii.gz"),
         ("train/mr_thick/oms01_t1w.nii.gz", "MR", "MR/mr0.nii.gz"),
+        ("train/mr_thick/oms12_t1w.nii.gz", "MR", "MR/mr1.nii.gz"),
     ]
     (folder / "DATA").mkdir()
     with (folder / "DATA" / "MANIFEST.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["path", "modality", "use"])
         for path, modality, source in rows:
-            (folder / "DATA" / path).parent.mkdir(parents=True)
+            (folder / "DATA" / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / source, folder / "DATA" / path)
             table.writerow([path, modality, "train; weights may ship"])
     (folder / "sizes.json").write_text('{"dot": {"blocks": 1, "layers": 1, "growth": 4, "features": 4}}')
