@@ -32,7 +32,7 @@ PACKAGES = ("torch", "monai", "numpy", "onnxruntime", "onnx", "openvino")
 
 
 def choose(ids: Mapping[str, Any], screen: Screen) -> dict[str, Any]:
-    """Ids of ``inference.json`` that make it quick: ``device``, ``engine``, ``autocast``.
+    """Ids of ``inference.json`` that make it quick: ``engine``, ``autocast``, and ``device`` where it must be told.
 
     Args:
         ids: what the user has set.
@@ -44,7 +44,9 @@ def choose(ids: Mapping[str, Any], screen: Screen) -> dict[str, Any]:
     if any(name.split("::")[0] in FORCED for name in ids):
         return {}
     found = measurement(ids, screen)
-    return {"device": found["device"], **found["best"]}
+    # a GPU of Apple's is not what the config takes by itself
+    device = {"device": "mps"} if found["device"] == "mps" else {}
+    return {**device, **found["best"]}
 
 
 def measurement(ids: Mapping[str, Any], screen: Screen) -> dict[str, Any]:

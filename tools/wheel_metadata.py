@@ -2,7 +2,8 @@
 """What the wheel depends on, taken from ``requirements*.txt`` so that there is one list.
 
 A requirements file pins the version that is tested; a wheel is installed beside other packages, so it asks for that
-version or a later one. ``pip install -c constraints.txt`` gives the tested versions.
+version or a later one; a line that ends in ``# wheel: >=VERSION`` names an older one that has been tried as well.
+``pip install -c constraints.txt`` gives the tested versions.
 """
 
 from __future__ import annotations
@@ -12,15 +13,21 @@ from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-__all__ = ["EXTRAS", "CustomMetadataHook", "requirements"]
+__all__ = ["CustomMetadataHook", "requirements"]
 
-EXTRAS = ("train", "fast", "hosts", "cluster")
+
+LOWEST = "wheel: "
 
 
 def requirements(file: Path) -> list[str]:
     """The requirements of one file, each with its pin as the lowest version."""
-    lines = (line.split("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
-    return [line.replace("==", ">=") for line in lines if line and not line.startswith("-")]
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        pin, _, remark = (part.strip() for part in line.partition("#"))
+        if pin and not pin.startswith("-"):
+            name = pin.partition("==")[0]
+            found.append(name + remark.removeprefix(LOWEST) if remark.startswith(LOWEST) else pin.replace("==", ">="))
+    return found
 
 
 class CustomMetadataHook(MetadataHookInterface):
@@ -30,4 +37,6 @@ class CustomMetadataHook(MetadataHookInterface):
         """Called by Hatch with the ``[project]`` table."""
         root = Path(self.root)
         metadata["dependencies"] = requirements(root / "requirements.txt")
-        metadata["optional-dependencies"] = {name: requirements(root / f"requirements-{name}.txt") for name in EXTRAS}
+        extras = {file.stem.removeprefix("requirements-"): file for file in sorted(root.glob("requirements-*.txt"))}
+        extras.pop("dev", None)  # for those who work on the project
+        metadata["optional-dependencies"] = {name: requirements(file) for name, file in extras.items()}

@@ -40,7 +40,7 @@ def test_metadata_has_what_the_schema_requires():
 def test_versions_are_the_pinned_ones():
     files = ("requirements.txt", "requirements-train.txt")
     text = "\n".join((ROOT / name).read_text() for name in files)
-    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", text, re.M))
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)", text, re.M))
     stated = {
         "monai": METADATA["monai_version"],
         "torch": METADATA["pytorch_version"],

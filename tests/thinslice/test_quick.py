@@ -65,7 +65,7 @@ def test_it_is_measured_once_for_each_set_of_weights(screen, monkeypatch, tmp_pa
     monkeypatch.setattr(quick, "measure", measure)
     for _ in range(2):
         found = quick.choose({"device": "cpu", "flips": True}, screen)
-        assert found == {"device": "cpu", "engine": "torch", "autocast": "bfloat16"}
+        assert found == {"engine": "torch", "autocast": "bfloat16"}
     (tmp_path / "own.pt").write_bytes(b"weights")
     own = {"device": "cpu", "ckpt_path": str(tmp_path / "own.pt")}
     quick.choose(own, screen)
@@ -84,7 +84,7 @@ def test_whoever_sets_engine_or_precision_has_chosen(ids, screen, monkeypatch):
 def test_a_cache_that_cannot_be_written_to_does_not_stop_the_run(screen, monkeypatch, tmp_path):
     (tmp_path / "thinslice").write_text("a file where the folder should be")
     monkeypatch.setattr(quick, "measure", lambda device, ids: {"best": {"engine": "torch"}, "device": device})
-    assert quick.choose({"device": "cpu"}, screen) == {"device": "cpu", "engine": "torch"}
+    assert quick.choose({"device": "cpu"}, screen) == {"engine": "torch"}
 
 
 @pytest.mark.slow

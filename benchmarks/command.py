@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole command ``thinslice SCAN OUT`` against the same with a plain float32 loop, and against ``--exact``.
+
+Each is a process from start to exit, in turns: reading, computing, data consistency and writing included. The plain
+loop is ``monai.bundle run`` with its inferer replaced by :func:`benchmarks.inference.plain_loop`. Seconds of the
+processor are told beside seconds of the clock, since they suffer less from what else the machine does.
+
+    python -m benchmarks.command --scan HEAD.nii.gz --repeats 3
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import Inferer
+
+from benchmarks.inference import plain_loop
+from benchmarks.machine import in_turns, parser_of, run_process, save_report, table
+from tools.run_bundle import ROOT, bundle_command
+
+__all__ = ["PlainLoop", "measure"]
+
+
+class PlainLoop(Inferer):
+    """One slice at a time, both orientations, averaged; takes the place of ``inferer`` in ``inference.json``."""
+
+    def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """``(1, 1, H1, H2, n)`` to ``(1, 1, H1, H2, K * n)``."""
+        return plain_loop(inputs.float(), network.to(memory_format=torch.contiguous_format))
+
+
+def both_clocks(run: Callable[[], object]) -> complex:
+    """Seconds of the clock, and (imaginary part) of the processor in the processes that a call starts."""
+    before, started = os.times(), time.perf_counter()
+    run()
+    seconds, after = time.perf_counter() - started, os.times()
+    busy = after.children_user + after.children_system - before.children_user - before.children_system
+    return complex(seconds, busy)
+
+
+def measure(scan: Path, repeats: int) -> dict[str, dict[str, float]]:
+    """Medians by command: ``seconds``, ``processor_seconds`` and ``ratio``, how many times quicker than plain.
+
+    Args:
+        scan: a thick scan.
+        repeats: turns; one more is made before, which measures the machine for ``thinslice``.
+    """
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    with tempfile.TemporaryDirectory() as folder:
+        plain: dict[str, Any] = {"inferer": "{'_target_': 'benchmarks.command.PlainLoop'}", "device": "cpu"}
+        ours = [sys.executable, "-m", "thinslice", scan, folder, "--device", "cpu"]
+        commands = {
+            "plain float32 loop": bundle_command(["inference.json"], dataset_dir=scan, output_dir=folder, **plain),
+            "thinslice --exact": [*ours, "--exact"],
+            "thinslice": ours,
+        }
+        run_process(ours)
+        runs = {name: lambda words=words: run_process(words) for name, words in commands.items()}
+        clocks = in_turns(runs, repeats, both_clocks)  # type: ignore[arg-type]
+    first = clocks["plain float32 loop"]
+    return {
+        name: {
+            "seconds": float(np.median(found.real)),
+            "processor_seconds": float(np.median(found.imag)),
+            "ratio": float(np.median(first.real / found.real)),
+            "processor_ratio": float(np.median(first.imag / found.imag)),
+        }
+        for name, found in clocks.items()
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--scan", type=Path, required=True, help="a thick scan, NIfTI")
+    parser.add_argument("--repeats", type=int, default=3)
+    a = parser.parse_args()
+    report = measure(a.scan.resolve(), a.repeats)
+    names = list(next(iter(report.values())))
+    print(table(["command", *names], [[name, *(f"{v:.2f}" for v in row.values())] for name, row in report.items()]))
+    save_report(report, a.output)
+
+
+if __name__ == "__main__":
+    main()
