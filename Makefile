@@ -16,11 +16,12 @@ help: ## list the targets
 
 setup: $(VENV)/.ready ## make the environment (pinned versions, from the package index)
 
-$(VENV)/.ready: requirements.txt requirements-dev.txt constraints.txt
+$(VENV)/.ready: $(wildcard requirements*.txt) constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and "Python 3.11 or 3.12 is needed, this is " + sys.version.split()[0] + "; give another with PYTHON=...")'
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -r requirements-dev.txt
 	$(RUN) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt --no-deps monailabel
+	$(RUN) -m pip install --disable-pip-version-check --progress-bar off --no-deps --no-build-isolation -e .
 	touch $@
 
 demo: setup ## super-resolve the made-up patient, or your own scan: make demo INPUT=<file or folder>

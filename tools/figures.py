@@ -43,7 +43,7 @@ def collect(evaluations: dict[str, Path], weights: Path) -> Figures:
         weights: whose figures they are.
 
     Returns:
-        ``model_sha256``, ``facts`` of the evaluations, and ``slices``: direction to head to method to ``psnr``, ``ssim``.
+        ``model_sha256``, ``facts`` of the evaluations, and ``slices``: direction to head to method to figures.
     """
     found: Figures = {"model_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(), "facts": {}, "slices": {}}
     for direction, path in evaluations.items():
