@@ -9,7 +9,7 @@ TABLE_ARGS = --hr $(HR) $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(if $(CT),--ct
 	$(if $(HR_TRAIN),--hr-train "$(HR_TRAIN)") $(if $(BUDGET),--budget $(BUDGET)) $(if $(ROWS),--rows $(ROWS)) \
 	--output "$(OUT)" $(ARGS)
 
-.PHONY: help setup demo test test-fast check train smoke ablation mutate table1 table2 bench model docs release test-clients clean
+.PHONY: help setup demo test test-fast check train smoke ablation mutate table1 table2 bench model docs release test-clients test-container clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -74,6 +74,9 @@ test-clients: setup ## run a real MONAI Label server and the MONAI Deploy applic
 	$(RUN) -m tools.client_environments
 	rm -f out/clients/figures.jsonl
 	CLIENTS=1 $(RUN) -m pytest -s tests/clients $(ARGS)
+
+test-container: setup ## build the container on a bare Debian and run it (needs root, podman, debootstrap; minutes)
+	CONTAINER=1 $(RUN) -m pytest -s tests/container $(ARGS)
 
 clean: ## remove what the targets made, except the environment
 	rm -rf out runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

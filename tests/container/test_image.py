@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The container, built from this checkout on a Debian that ``debootstrap`` makes: ``make test-container``.
+
+Needs root, ``podman``, ``debootstrap`` and some minutes. What pip is set to on this machine (index, certificates) is
+lent to the build and is not in the image. Where an image is there already, ``IMAGE=name`` tests that one.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+
+from phantom.dicom import write_series
+from tests.conftest import ROOT, make_affine, run_bundle, save_nifti, smooth_volume
+from tests.thinslice.test_mercure import task
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif("CONTAINER" not in os.environ, reason="make test-container runs it"),
+]
+NAME = "localhost/thinslice:test"
+BASE = "localhost/thinslice-base:test"
+LENT = ("/etc/ssl/certs", "/usr/local/share/ca-certificates", "/etc/pip.conf", *os.environ.get("LEND", "").split())
+
+
+def podman(*words, check=True, **options):
+    result = subprocess.run(
+        ["podman", *map(str, words)], capture_output=True, text=True, check=False, timeout=3000, **options
+    )
+    assert not check or result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    return result
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    """Name of the image."""
+    if name := os.environ.get("IMAGE"):
+        return name
+    if podman("image", "exists", BASE, check=False).returncode:
+        root = tmp_path_factory.mktemp("base") / "root"
+        include = "--include=python3,python3-venv,ca-certificates"
+        subprocess.run(["debootstrap", "--variant=minbase", include, "bookworm", root, *mirror()], check=True)
+        tar = subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE)
+        podman("import", "-", BASE, stdin=tar.stdout)
+        shutil.rmtree(root)
+    lent = [word for path in LENT if Path(path).exists() for word in ("--volume", f"{path}:{path}:ro")]
+    settings = [word for name in os.environ if name.startswith("PIP_") for word in ("--env", name)]
+    torch = ["--build-arg", f"TORCH={os.environ['TORCH']}"] if "TORCH" in os.environ else []
+    words = ["--isolation", "chroot", "--network", "host", "--build-arg", f"BASE={BASE}", *torch, *lent, *settings]
+    podman("build", *words, "--tag", NAME, ROOT)
+    return NAME
+
+
+def mirror():
+    """The mirror that this machine takes its packages from."""
+    for file in Path("/etc/apt/sources.list.d").glob("*.sources"):
+        for line in file.read_text().splitlines():
+            if line.startswith("URIs:"):
+                return [line.split()[1]]
+    return []
+
+
+@pytest.fixture
+def run(image, tmp_path):
+    """Run the image without a network, with ``tmp_path`` as its ``/data``, as a user of no name and no rights."""
+    (tmp_path / "out").mkdir()
+    shutil.chown(tmp_path / "out", 12345, 12345)
+
+    def start(*words, options=(), user="12345:12345"):
+        # limits: a machine that is a container itself may not raise its own
+        limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"]
+        safe = ["--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "all"]
+        runtime = ["--runtime", os.environ["RUNTIME"]] if "RUNTIME" in os.environ else []
+        mine = ["--volume", f"{tmp_path}:/data", "--user", user, "--env", "OMP_NUM_THREADS=1"]
+        return podman(*runtime, "run", "--rm", *limits, *safe, *mine, *options, image, *words, check=False)
+
+    return start
+
+
+def voxels(path):
+    return np.asarray(nib.load(path).dataobj)
+
+
+def test_a_scan_comes_out_as_the_bundle_has_it(run, tmp_path):
+    scan = save_nifti(tmp_path / "scan é.nii.gz", smooth_volume((40, 36, 8)).astype(np.int16), make_affine([1, 1, 4]))
+    result = run("scan é.nii.gz", "out", "--exact")
+    assert result.returncode == 0, result.stdout + result.stderr
+    command = ["--config_file", ROOT / "bundle/configs/inference.json", "--bundle_root", ROOT / "bundle"]
+    ours = run_bundle(*command, "--dataset_dir", scan, "--output_dir", tmp_path / "bundle", cwd=tmp_path)
+    assert ours.returncode == 0, ours.stderr
+    found, expected = (voxels(tmp_path / name / "scan é_sr.nii.gz") for name in ("out", "bundle"))
+    # the image may have another version of PyTorch than the tests have
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_it_runs_as_a_user_without_rights(run):
+    result = run("doctor", user="10001")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "dB over cubic interpolation: all is well" in result.stdout
+
+
+def test_mercure_starts_it_with_two_folders_and_no_command(run, tmp_path):
+    write_series(tmp_path / "in", smooth_volume((48, 40, 8)), make_affine([1, 1, 4]))
+    task(tmp_path / "in", exact=True)
+    folders = ["--env", "MERCURE_IN_DIR=/data/in", "--env", "MERCURE_OUT_DIR=/data/out"]
+    result = run(options=folders)
+    assert result.returncode == 0, result.stdout + result.stderr
+    files = list((tmp_path / "out").iterdir())
+    assert len(files) == 32
+    assert pydicom.dcmread(files[0]).ImageType[0] == "DERIVED"
+
+
+def test_the_image_holds_no_scan_and_nothing_that_was_lent_to_the_build(run, image):
+    words = ["/", "-xdev", "(", "-name", "*.dcm", "-o", "-name", "*.nii.gz", "-o", "-path", "/etc/pip.conf", ")"]
+    result = run(*words, "-not", "-path", "*/test*/*", options=["--entrypoint", "find"])
+    assert result.stdout.split() == [], result.stdout
+    kept = podman("image", "inspect", "--format", "{{.Config.Env}}", image).stdout
+    assert "PIP_INDEX" not in kept
+    assert "PIP_CERT" not in kept
