@@ -4,7 +4,7 @@
 #   podman run --rm -v "$PWD:/data" thinslice /data/scan.nii.gz /data/out
 #
 # PyTorch comes from the package index that pip is set to. PyTorch's own index has a build for the CPU alone, which is
-# several GB smaller, and builds for each CUDA: --build-arg TORCH_INDEX=ADDRESS. `deploy/container.md` has the commands.
+# several GB smaller, and builds for each CUDA: --build-arg TORCH_INDEX=ADDRESS. docs/container.md has the commands.
 ARG BASE=docker.io/library/python:3.12-slim
 
 FROM ${BASE} AS build
