@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 
+SAME_DIRECTION = 2e-3  # largest difference of the components of one gradient, as it is stated from slice to slice
 MOMENTS = ("TriggerTime", "AcquisitionDateTime", "AcquisitionTime")
 
 
@@ -63,15 +64,17 @@ def split_by_diffusion(part: Part) -> list[Part]:
     """One part per b-value, named by it in s/mm2, and per direction of the gradient, in the order of acquisition."""
     weightings: list[tuple[int | None, tuple[float, ...] | None]] = []
     groups: list[list[Header]] = []
+    known: dict[tuple, int] = {}  # most slices say exactly what another one has said
     for header in part.headers:
         b_value = None if header.b_value is None else round(header.b_value)
-        for weighting, group in zip(weightings, groups, strict=True):
-            if weighting[0] == b_value and _same_direction(weighting[1], header.gradient):
-                group.append(header)
-                break
-        else:
-            weightings.append((b_value, header.gradient))
-            groups.append([header])
+        said = b_value, header.gradient
+        if said not in known:
+            near = (i for i, one in enumerate(weightings) if one[0] == b_value and _same_direction(one[1], said[1]))
+            known[said] = next(near, len(groups))
+            if known[said] == len(groups):
+                weightings.append(said)
+                groups.append([])
+        groups[known[said]].append(header)
     if len(groups) == 1:
         return [part]
     parts = []
@@ -89,7 +92,7 @@ def split_by_diffusion(part: Part) -> list[Part]:
 def _same_direction(one: tuple[float, ...] | None, other: tuple[float, ...] | None) -> bool:
     if one is None or other is None:
         return one is other
-    return bool(np.abs(np.subtract(one, other)).max() <= 0.01)
+    return max(abs(a - b) for a, b in zip(one, other, strict=True)) <= SAME_DIRECTION
 
 
 def split_by_time(part: Part) -> list[Part]:

@@ -86,13 +86,14 @@ def _by_stack_id(headers: Sequence[Header]) -> list[list[Header]]:
 
 def _by_direction(headers: Sequence[Header]) -> list[list[Header]]:
     groups: list[list[Header]] = []
+    known: dict[tuple[float, ...] | None, int] = {}  # most slices say exactly what another one has said
     for header in headers:
-        for group in groups:
-            if _difference(group[0], header) <= SAME_DIRECTION:
-                group.append(header)
-                break
-        else:
-            groups.append([header])
+        if header.orientation not in known:
+            near = (i for i, group in enumerate(groups) if _difference(group[0], header) <= SAME_DIRECTION)
+            known[header.orientation] = next(near, len(groups))
+            if known[header.orientation] == len(groups):
+                groups.append([])
+        groups[known[header.orientation]].append(header)
     return groups
 
 
@@ -104,15 +105,15 @@ def _by_place(headers: list[Header], min_slices: int) -> list[list[Header]]:
     normal = _normal(headers[0])
     points = np.array([header.position for header in headers])
     along = points @ normal
-    sideways: list[tuple[np.ndarray, list[int]]] = []
-    for i, offset in enumerate(points - np.outer(along, normal)):
-        for centre, members in sideways:
-            if np.linalg.norm(centre - offset) <= SIDEWAYS_MM:
-                members.append(i)
-                break
-        else:
-            sideways.append((offset, [i]))
-    groups = [[headers[i] for i in members] for _, members in sideways]
+    offsets = points - np.outer(along, normal)
+    groups: list[list[Header]] = []
+    left = np.ones(len(headers), dtype=bool)
+    while left.any():
+        beside = left & (np.linalg.norm(offsets - offsets[left.argmax()], axis=1) <= SIDEWAYS_MM)
+        groups.append([headers[i] for i in np.flatnonzero(beside)])
+        left &= ~beside
+        if len(groups) * min_slices > len(headers):
+            break
     if len(groups) > 1 and min(map(_n_places, groups)) < min_slices:
         return [headers]  # a slice out of line, or a sheared stack: refused by what is wrong with it
     return [stack for group in groups for stack in _by_jump(group, normal, min_slices)]
