@@ -174,6 +174,7 @@ class Looker:
 @pytest.fixture
 def looker(browser):
     context = browser.new_context(viewport={"width": 1280, "height": 720}, accept_downloads=True)
+    context.set_default_timeout(SECONDS)
     looker = Looker(context.new_page())
     yield looker
     context.close()

@@ -346,13 +346,19 @@ async function open(id) {
       if (pane === acquired) view.firstWindow = [0.005, 0.995].map((fraction) => quantile(volume, fraction));
       return view.firstWindow;
     });
-    if (pane === acquired) preview();
+    if (pane === acquired) {
+      preview();
+      await nextFrame(); // so that it is seen before the result takes the time
+      await result.attach();
+    }
   }
   begin();
   say(null);
   draw();
   document.body.dataset.state = "ready";
 }
+
+const nextFrame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 
 // What follows from the two volumes once both are there.
 function begin() {
@@ -373,9 +379,10 @@ function begin() {
   view.voxel = result.counts.map((n) => Math.floor(n / 2));
   view.plane = picked("plane") === "all" ? 2 : Number(picked("plane"));
   setWindow(view.firstWindow);
+  panes.forEach((pane) => pane.setSmooth(element("smooth").checked));
   element("thin").max = stack.result_slices - 1;
   element("thin-label").textContent = stack.slice_thickness_mm === null
-    ? `Acquired every ${stack.acquired_spacing_mm.toFixed(2)} mm, thickness not stated: slabs drawn as wide as their spacing`
+    ? `Acquired every ${stack.acquired_spacing_mm.toFixed(2)} mm; thickness unknown, drawn as wide`
     : `Acquired every ${stack.acquired_spacing_mm.toFixed(2)} mm, ${stack.slice_thickness_mm.toFixed(2)} mm thick`;
   element("sliders").replaceChildren(...[2, 1, 0].map((axis) => sliceSlider(axis)));
   document.querySelectorAll(".of-map").forEach((part) => { part.hidden = !description.map; });
@@ -689,6 +696,7 @@ function connect() {
     refresh();
   }));
   element("smooth").addEventListener("change", () => {
+    if (!result.volume) return;
     panes.forEach((pane) => pane.setSmooth(element("smooth").checked));
     refresh();
   });
@@ -725,7 +733,7 @@ function followBar(event) {
 
 async function main() {
   try {
-    for (const pane of panes) await pane.attach();
+    await acquired.attach();
   } catch {
     say("This browser offers no WebGL 2, which the viewer needs. Try another browser or switch hardware acceleration on.");
     document.body.dataset.state = "error";

@@ -32,7 +32,10 @@ class Pane {
     this.niivue.screenFieldOfViewExtendedVox = (sliceType) => this.fieldOfView(PLANES[NIIVUE_SLICE_TYPE.indexOf(sliceType)]);
   }
 
+  // Once, when it is first needed: NiiVue compiles some twenty programs for the graphics card.
   async attach() {
+    if (this.attached) return;
+    this.attached = true;
     await this.niivue.attachToCanvas(this.canvas, false);
     this.niivue.addColormap("map", MAP_COLOURS);
     this.section.style.backgroundColor = ""; // NiiVue makes it black, which would hide what lies under a wipe
@@ -134,6 +137,7 @@ class Pane {
   }
 
   setSmooth(smooth) {
+    if (this.niivue.opts.isNearestInterpolation === !smooth) return;
     this.niivue.setInterpolation(!smooth);
   }
 
