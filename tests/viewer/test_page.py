@@ -345,7 +345,9 @@ def test_a_batch_with_a_list_and_a_search(looker, phantom_pair, odd_pair, tmp_pa
         for file in source.iterdir():
             (tmp_path / name).mkdir(exist_ok=True)
             shutil.copy(file, tmp_path / name / re.sub(r"^(head|odd)", name, file.name))
-    with serving(cases_in_output(tmp_path)) as server:
+    report = tmp_path / "report.html"
+    report.write_text('<!doctype html><link rel="icon" href="data:,"><p>what the batch says')
+    with serving(cases_in_output(tmp_path), report=report) as server:
         looker.open(server.url)
         page = looker.page
         assert page.locator("#list button").all_inner_texts() == ["0a1b", "0a99", "77ff"]
@@ -361,6 +363,8 @@ def test_a_batch_with_a_list_and_a_search(looker, phantom_pair, odd_pair, tmp_pa
         # an address that names a series opens it
         looker.open(f"{server.url}?series=0a99")
         assert page.inner_text("#name") == "0a99"
+        page.click("#report")
+        assert page.inner_text("p") == "what the batch says"
 
 
 def test_the_export_opens_without_a_server(looker, folder, tmp_path):

@@ -93,7 +93,7 @@ def export_case(case: ViewerCase, file: BinaryIO | Any, limit_mb: float) -> list
 def _read(path: Any) -> _Volume:
     image: Any = nib.load(path)
     exact = (image.dataobj.slope, image.dataobj.inter) == (1, 0) and image.get_data_dtype().name in (
-        "int8", "uint8", "int16",
+        "int8", "uint8", "int16", "uint16",
     )  # fmt: skip
     array = np.asarray(image.dataobj.get_unscaled() if exact else image.dataobj)
     array = array.reshape(array.shape[:3])
