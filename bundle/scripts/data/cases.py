@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import tempfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..archives import is_archive, unpack
 from ..dicom.discovery import SeriesCandidate, discover
 from ..dicom.reading import read_series
 from ..formats import is_volume_file, read_volume_file, volume_stem
@@ -25,12 +27,14 @@ class Cases:
         skipped: ``(name, error)`` of each file or series that is not our business.
         location: where it was looked for.
         hint: what to do when there is nothing.
+        unpacked: the folder that an archive was unpacked to; it goes with the last reference to it.
     """
 
     items: list[dict[str, object]] = field(default_factory=list)
     refused: list[tuple[str, CaseError]] = field(default_factory=list)
     skipped: list[tuple[str, CaseError]] = field(default_factory=list)
     location: str = ""
+    unpacked: tempfile.TemporaryDirectory | None = None
     hint: str = "put scans (NIfTI files, DICOM series) there, or correct the path"
 
 
@@ -38,9 +42,9 @@ def find_cases(location: str | Path, modality: str = "MR") -> Cases:
     """List the scans in a folder (at any depth), or the one that a path names.
 
     Args:
-        location: a folder, or one file of a volume (NIfTI, MGH, NRRD, MetaImage). Each such file is a case named by its
-            path in the folder without the suffix (``patient01/FLAIR``), so that results mirror the folders; each volume
-            of a DICOM series is a case named by its hashed UID.
+        location: a folder, a zip or tar archive, or one file of a volume (NIfTI, MGH, NRRD, MetaImage). Each such file
+            is a case named by its path in the folder without the suffix (``patient01/FLAIR``), so that results mirror
+            the folders; each volume of a DICOM series is a case named by its hashed UID.
         modality: of the DICOM series that are wanted, ``MR`` or ``CT``.
 
     Returns:
@@ -54,6 +58,14 @@ def find_cases(location: str | Path, modality: str = "MR") -> Cases:
         return cases
     if not root.exists():
         return cases
+    if root.is_file() and is_archive(root):
+        unpacked = tempfile.TemporaryDirectory(prefix="scans-")  # made with mode 0700
+        try:
+            unpack(root, Path(unpacked.name))
+        except CaseError as error:
+            cases.refused.append((root.name, error))
+            return cases
+        return replace(find_cases(unpacked.name, modality), location=str(location), unpacked=unpacked)
     found = discover(root, modality)
     by_name: dict[str, list[Path]] = {}
     for file in found.nifti:

@@ -219,7 +219,9 @@ def _better_known(path: Path, error: CaseError) -> CaseError:
     if name.endswith(".img") and is_volume_file(path.with_suffix(".hdr")):
         return CaseError(Reason.NOT_AN_IMAGE, "the data of a pair are read with their .hdr file; nothing to do")
     if name.endswith(ARCHIVES):
-        return CaseError(Reason.ARCHIVE, "an archive is not looked into; unpack it first")
+        return CaseError(
+            Reason.ARCHIVE, "an archive inside a folder is not looked into; give it alone, or unpack it first"
+        )
     return error
 
 
