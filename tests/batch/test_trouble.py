@@ -78,7 +78,7 @@ def test_a_wrong_setting_is_said_before_any_series(tmp_path, batch_here, capsys,
     assert words in said
     assert len(said.splitlines()) == 1
     new = {str(path.relative_to(tmp_path)) for path in set(tmp_path.rglob("*")) - set(before)}
-    assert new <= {"out", "out/.lock"}
+    assert new <= {"out", "out/.lock", "out/.index.sqlite"}
 
 
 def test_nothing_to_process_is_said_so(tmp_path, batch_here, capsys):
@@ -135,7 +135,7 @@ def test_a_signal_while_looking_through_the_tree_ends_the_run_at_once(tmp_path, 
     started = time.monotonic()
     assert batch_here(stable_seconds=30) == 128 + number
     assert time.monotonic() - started < 20
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", ".index.sqlite"}
     assert batch_here() == 0  # the lock is free
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -17,12 +18,13 @@ from distributed import Client, Worker, WorkerPlugin, get_worker
 
 from .isolation import Team
 from .report import SeriesRecord
-from .series import Task, WorkerSpec
+from .tasks import Task, WorkerSpec
 
 __all__ = ["Cluster"]
 
 NAME = "series"
 RETRIES = 2  # a series that kills three processes is given up
+ASK_SECONDS = 2.0
 
 
 class Cluster:
@@ -51,16 +53,25 @@ class Cluster:
         self.client = Client(address, timeout=timeout_seconds, set_as_default=False)
         self.client.register_plugin(_Series(spec, stage, team), name=NAME)
         self.executor = self.client.get_executor(pure=False, retries=RETRIES)
+        self.asked, self.threads = float("-inf"), 0
         logging.getLogger(type(self).__name__).info("dashboard: %s", self.client.dashboard_link)
 
     @property
     def size(self) -> int:
         """How many series can be under way; changes as workers come and go."""
-        return max(1, sum(self.client.nthreads().values()))
+        if time.monotonic() - self.asked > ASK_SECONDS:
+            self.asked = time.monotonic()
+            self.threads = int(self.client.scheduler_info(n_workers=0).get("total_threads", 0))
+        return max(1, self.threads)
 
     def submit(self, task: Task) -> Future[SeriesRecord]:
-        """Have a series done by any worker."""
-        return self.executor.submit(_do, task)
+        """Have a series done by any worker; cancelled if the scheduler is lost."""
+        if self.client.status == "running":
+            return self.executor.submit(_do, task)
+        lost: Future[SeriesRecord] = Future()
+        lost.cancel()
+        lost.set_running_or_notify_cancel()
+        return lost
 
     def stop(self) -> None:
         """End all processes and leave."""

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``report.html``: the report for a person, one file that needs no network and names no patient."""
+"""``report.html``: the report for a person, in pages that need no network and name no patient."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..files import whole
 from ..reasons import Reason
+from .report import Records
 
 __all__ = ["PICTURES", "PLAIN_WORDS", "write_html"]
 
 PICTURES = "pictures.json"
+PAGES = "report"
 TEMPLATE = "report.html.j2"
 PLAIN_WORDS = {
     Reason.NONFINITE: "It contains values that are not numbers.",
@@ -59,15 +64,31 @@ PLAIN_WORDS = {
 }
 
 
-def write_html(output_dir: Path, report: Mapping[str, Any]) -> None:
-    """Write ``report.html`` beside ``report.json``, one series at a time, so that memory does not grow with them.
+def write_html(
+    output_dir: Path,
+    summary: Mapping[str, Any],
+    records: Records,
+    left_out: Mapping[str, int],
+    results_per_page: int,
+    lines_per_page: int,
+) -> None:
+    """Write ``report.html``, and its further pages into the folder ``report``.
 
     ``source`` and the paths of left-out files are not shown: folders are often named after patients.
+
+    Args:
+        output_dir: the batch's.
+        summary: the run in numbers.
+        records: one per discovered series.
+        left_out: number of files of no series, by reason.
+        results_per_page: series with a result, each with its pictures.
+        lines_per_page: series without one.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    template = environment.get_template(TEMPLATE)
 
     def pictures(record: Mapping[str, Any]) -> dict[str, Any] | None:
         path = output_dir / str(record["series"]) / PICTURES
@@ -76,21 +97,30 @@ def write_html(output_dir: Path, report: Mapping[str, Any]) -> None:
         except (OSError, ValueError):
             return None
 
-    series = report["series"]
-    stream = environment.get_template(TEMPLATE).stream(
-        summary=report["summary"],
-        done=[record for record in series if record["status"] in ("ok", "skipped")],
-        others=[record for record in series if record["status"] not in ("ok", "skipped")],
-        left_out=_counted(report["files"]),
-        pictures=pictures,
-        words=lambda reason: PLAIN_WORDS[Reason(reason)],
-    )
-    with whole(output_dir / "report.html") as part, part.open("w", encoding="utf-8") as file:
-        file.writelines(stream)
+    shutil.rmtree(output_dir / PAGES, ignore_errors=True)
+    number = records.counts("done")
+    pages = max(1, -(-number.get(True, 0) // results_per_page), -(-number.get(False, 0) // lines_per_page))
+    done, others = records.of(True), records.of(False)
+    for page in range(1, pages + 1):
+        stream = template.stream(
+            summary=summary,
+            done=list(islice(done, results_per_page)),
+            others=list(islice(others, lines_per_page)),
+            left_out=left_out,
+            pictures=pictures,
+            words=lambda reason: PLAIN_WORDS[Reason(reason)],
+            page=page,
+            pages=pages,
+            link=partial(_link, page),
+        )
+        with whole(output_dir / _name(page)) as part, part.open("w", encoding="utf-8") as file:
+            file.writelines(stream)
 
 
-def _counted(files: list[dict[str, str]]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for file in files:
-        counts[file["reason"]] = counts.get(file["reason"], 0) + 1
-    return dict(sorted(counts.items()))
+def _name(page: int) -> str:
+    return "report.html" if page == 1 else f"{PAGES}/{page:05}.html"
+
+
+def _link(page: int, other: int) -> str:
+    """From one page to another."""
+    return _name(other) if page == 1 else f"../{_name(other)}"

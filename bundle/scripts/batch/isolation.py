@@ -15,29 +15,31 @@ import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing import connection, parent_process
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from tqdm import tqdm
 
+from ..orphans import end_with_starter
 from ..reasons import Reason
 from .report import SeriesRecord, Status
-from .series import Pipeline, Task, WorkerSpec, process
+from .tasks import Task, WorkerSpec
+
+if TYPE_CHECKING:
+    from .series import Pipeline
 
 __all__ = ["CannotStartError", "Team", "WorkerDiedError"]
 
 PRELOAD = ["monai.bundle", "monai.engines", "monai.inferers", "torch", "pydicom"]
 WATCH_SECONDS = 0.1
-EXIT_MEMORY, EXIT_START, EXIT_ALONE = 70, 71, 72
+EXIT_MEMORY, EXIT_START = 70, 71
 
 
 class CannotStartError(Exception):
@@ -165,50 +167,42 @@ def _start(spec: WorkerSpec, stage: Path) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _be_quiet()
     ready = threading.Event()
-    threading.Thread(target=_guard, args=(spec, ready), daemon=True).start()
+    me = psutil.Process()
+
+    def check(seconds: float) -> None:
+        if not ready.is_set() and seconds > spec.timeout_seconds:
+            os._exit(EXIT_START)
+        if spec.memory_limit_bytes and _busy.is_set() and me.memory_info().rss > spec.memory_limit_bytes:
+            os._exit(EXIT_MEMORY)
+
+    end_with_starter(check, WATCH_SECONDS)
     tqdm.set_lock(threading.RLock())  # the default is a semaphore, which a process that is killed would leave behind
-    if spec.threads:
-        torch.set_num_threads(spec.threads)
     try:
+        from .series import Pipeline  # here, not above: who starts this process hands out work and needs no MONAI
+
+        if spec.threads:
+            torch.set_num_threads(spec.threads)
         _pipeline = Pipeline(spec, stage)
     except BaseException as error:
         _pipeline = CannotStartError(_cause(error))
-    if spec.memory_limit_bytes is not None and not torch.cuda.is_initialized():
-        # CUDA reserves address space by the hundred GiB: there, the watch on resident memory must do
-        limit = psutil.Process().memory_info().vms + spec.memory_limit_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    else:
+        if spec.memory_limit_bytes is not None and not torch.cuda.is_initialized():
+            # CUDA reserves address space by the hundred GiB: there, the watch on resident memory must do
+            limit = me.memory_info().vms + spec.memory_limit_bytes
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     ready.set()
 
 
 def _do(task: Task) -> SeriesRecord:
     if isinstance(_pipeline, CannotStartError):
         raise _pipeline
-    with _at_work():
-        return process(_pipeline, task)
+    from .series import process
 
-
-@contextmanager
-def _at_work() -> Iterator[None]:
     _busy.set()
     try:
-        yield
+        return process(_pipeline, task)
     finally:
         _busy.clear()
-
-
-def _guard(spec: WorkerSpec, ready: threading.Event) -> None:
-    """End the process with the one that started it, whatever it is doing, and when it grows or does not get ready."""
-    starter = parent_process()
-    assert starter is not None
-    me = psutil.Process()
-    seconds = 0.0
-    while not connection.wait([starter.sentinel], WATCH_SECONDS):
-        seconds += WATCH_SECONDS
-        if not ready.is_set() and seconds > spec.timeout_seconds:
-            os._exit(EXIT_START)
-        if spec.memory_limit_bytes and _busy.is_set() and me.memory_info().rss > spec.memory_limit_bytes:
-            os._exit(EXIT_MEMORY)
-    os._exit(EXIT_ALONE)
 
 
 def _be_quiet() -> None:

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a batch says about itself: ``report.json`` and ``report.csv``; fields in ``docs/batch.md``."""
+"""What a batch says about itself: ``report.json`` and tables; fields in ``docs/batch.md``."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from ..files import write_json, write_text
+from ..files import whole, write_json
 
-__all__ = ["SCHEMA_VERSION", "SeriesRecord", "Status", "exit_code", "make_report", "write_report"]
+__all__ = ["RECORD", "SCHEMA_VERSION", "Records", "SeriesRecord", "Status", "exit_code", "summary_of", "write_report"]
 
+RECORD = "record.json"
 SCHEMA_VERSION = "2.0"
 
 
@@ -62,54 +62,112 @@ class SeriesRecord:
     warnings: list[str] = field(default_factory=list)
 
 
-def exit_code(records: Sequence[SeriesRecord], signal_number: int | None = None) -> int:
+class Records:
+    """The records of a run, each once, in the order of their series; on disk, so that memory does not grow with them.
+
+    Digests of outputs are left to the ``record.json`` of each series.
+    """
+
+    def __init__(self) -> None:
+        self.db = sqlite3.connect("")  # a temporary file that goes with the process
+        self.db.execute(
+            "CREATE TABLE records "
+            "(series TEXT PRIMARY KEY, done INT, status TEXT, reason TEXT, files INT, content TEXT)"
+        )
+
+    def add(self, record: SeriesRecord) -> None:
+        """Keep one."""
+        content = json.dumps(asdict(replace(record, outputs={})))
+        done = record.status in (Status.OK, Status.SKIPPED)
+        row = (record.series, done, str(record.status), record.reason, record.n_files, content)
+        self.db.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def of(self, *done: bool) -> Iterator[dict[str, Any]]:
+        """Records with a result (``True``), without one (``False``), or both."""
+        marks = ", ".join(str(int(one)) for one in done)
+        for (content,) in self.db.execute(f"SELECT content FROM records WHERE done IN ({marks}) ORDER BY series"):
+            yield json.loads(content)
+
+    def counts(self, column: str) -> dict[Any, int]:
+        """How many there are by ``status``, ``reason`` or ``done``."""
+        rows = self.db.execute(f"SELECT {column}, count(*) FROM records WHERE {column} NOT NULL GROUP BY {column}")
+        return dict(sorted(rows))
+
+    def files(self) -> int:
+        """How many files they are about."""
+        return int(self.db.execute("SELECT coalesce(sum(files), 0) FROM records").fetchone()[0])
+
+
+def exit_code(records: Records, signal_number: int | None = None) -> int:
     """0 all done, 3 some series without result, 4 nothing to process, 128 + the signal that ended the run."""
     if signal_number is not None:
         return 128 + signal_number
-    if not records:
-        return 4
-    return 0 if all(record.status in (Status.OK, Status.SKIPPED) for record in records) else 3
+    done = records.counts("done")
+    return 4 if not done else 3 if 0 in done else 0
 
 
-def make_report(
-    records: Sequence[SeriesRecord], files: Sequence[Mapping[str, str]], facts: Mapping[str, Any], code: int
-) -> dict[str, Any]:
-    """The report as plain JSON types.
+def summary_of(records: Records, left_out: Mapping[str, int], facts: Mapping[str, Any], code: int) -> dict[str, Any]:
+    """The run in numbers.
 
     Args:
         records: one per discovered series.
-        files: ``path``, ``reason`` and ``message`` of each file of no series.
-        facts: of the run as a whole; they go into the summary.
+        left_out: number of files of no series, by reason.
+        facts: of the run as a whole.
         code: exit code.
     """
-    statuses = Counter(str(record.status) for record in records)
-    reasons = Counter(record.reason for record in records if record.reason)
-    summary = {
+    statuses = records.counts("status")
+    return {
         "exit_code": code,
-        "series": len(records),
-        "files": sum(record.n_files for record in records) + len(files),
-        **{str(status): statuses[status] for status in Status},
-        "reasons": dict(sorted(reasons.items())),
+        "series": sum(statuses.values()),
+        "files": records.files() + sum(left_out.values()),
+        **{str(status): statuses.get(str(status), 0) for status in Status},
+        "reasons": records.counts("reason"),
         **facts,
     }
-    return {
+
+
+def write_report(
+    output_dir: Path,
+    summary: Mapping[str, Any],
+    records: Records,
+    files: Callable[[], Iterable[dict[str, str]]],
+    most: int,
+) -> None:
+    """Write ``report.json``, ``report.csv`` (one line per series) and ``files.csv`` (one per file of no series).
+
+    Args:
+        output_dir: where; each is written whole or not at all.
+        summary: from :func:`summary_of`.
+        records: one per discovered series.
+        files: ``path``, ``reason`` and ``message`` of each file of no series, at every call from the first on.
+        most: series, and files of no series, that ``report.json`` lists; where there are more it holds null.
+    """
+    names = [name for name in SeriesRecord.__dataclass_fields__ if name != "outputs"]
+    _write_table(output_dir / "report.csv", names, records.of(True, False))
+    _write_table(output_dir / "files.csv", ["path", "reason", "message"], files())
+    few = summary["series"] <= most
+    few_files = summary["files"] - records.files() <= most
+    report = {
         "schema_version": SCHEMA_VERSION,
         "summary": summary,
-        "series": [asdict(record) for record in sorted(records, key=lambda one: one.series)],
-        "files": sorted((dict(file) for file in files), key=lambda one: one["path"]),
+        "series": [_whole_record(output_dir, record) for record in records.of(True, False)] if few else None,
+        "files": sorted(files(), key=lambda one: one["path"]) if few_files else None,
     }
-
-
-def write_report(output_dir: Path, report: Mapping[str, Any]) -> None:
-    """Write ``report.json`` and ``report.csv`` (one line per series), each whole or not at all."""
-    table = io.StringIO()
-    names = list(SeriesRecord.__dataclass_fields__)
-    writer = csv.DictWriter(table, names)
-    writer.writeheader()
-    for record in report["series"]:
-        writer.writerow({name: _cell(record[name]) for name in names})
-    write_text(output_dir / "report.csv", table.getvalue())
     write_json(output_dir / "report.json", report, indent=2)
+
+
+def _whole_record(output_dir: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """With the digests that were left to the series' folder."""
+    if record["reason"] is None:
+        record["outputs"] = json.loads((output_dir / record["series"] / RECORD).read_text())["outputs"]
+    return record
+
+
+def _write_table(path: Path, names: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    with whole(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows({name: _cell(row[name]) for name in names} for row in rows)
 
 
 def _cell(value: object) -> object:

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
@@ -22,17 +23,19 @@ from typing import Any, Protocol
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..dicom.discovery import Discovered, RefusedSeries, SeriesCandidate
+from ..dicom.discovery import RefusedSeries, SeriesCandidate
+from ..dicom.index import Index
 from ..reasons import Reason
 from .html import write_html
 from .isolation import CannotStartError, Team, WorkerDiedError
-from .report import SeriesRecord, Status, exit_code, make_report, write_report
-from .series import Task, WorkerSpec
+from .report import Records, SeriesRecord, Status, exit_code, summary_of, write_report
 from .staging import STAGING, BatchUsageError, check_apart, check_space, locked, sweep
+from .tasks import Task, WorkerSpec
 
 __all__ = ["BatchRunner", "Executor"]
 
 JOBS = ".jobs"
+INDEX = ".index.sqlite"
 EXECUTORS = ("local", "dask")
 POLL_SECONDS = 0.5
 
@@ -60,7 +63,7 @@ class BatchRunner:
         output_dir: apart from it; gets one folder per series and the reports.
         inference_configs: config files of the bundle's inference, merged in order.
         inference: overrides of their ids; nested dictionaries reach nested ids.
-        discover: ``folder -> Discovered``.
+        discover: ``folder, SQLite file -> Index``.
         executor: ``local``, or ``dask`` for a cluster that already runs.
         scheduler: address of the cluster's scheduler.
         workers: processes at a time of the local executor.
@@ -71,6 +74,10 @@ class BatchRunner:
             ``None`` sets no limit.
         free_space_factor: bytes of free space wanted per byte of input.
         pictures: slices per plane in the report; 0 makes none.
+        results_per_page: series with a result on one page of ``report.html``.
+        lines_per_page: series without one.
+        report_json_most: series, or files of no series, that ``report.json`` lists; where there are more, only the
+            tables do.
         progress: show a progress bar.
     """
 
@@ -81,7 +88,7 @@ class BatchRunner:
         output_dir: str,
         inference_configs: Sequence[str],
         inference: Mapping[str, Any],
-        discover: Callable[[Path], Discovered],
+        discover: Callable[[Path, Path], Index],
         executor: str = "local",
         scheduler: str | None = None,
         workers: int = 1,
@@ -91,6 +98,9 @@ class BatchRunner:
         memory_limit_gib: float | None = None,
         free_space_factor: float = 24,
         pictures: int = 9,
+        results_per_page: int = 25,
+        lines_per_page: int = 500,
+        report_json_most: int = 10000,
         progress: bool = True,
     ) -> None:
         self.dataset_dir = Path(dataset_dir)
@@ -100,6 +110,9 @@ class BatchRunner:
         self.scheduler = scheduler
         self.workers = workers
         self.free_space_factor = free_space_factor
+        self.results_per_page = results_per_page
+        self.lines_per_page = lines_per_page
+        self.report_json_most = report_json_most
         self.progress = progress
         self.spec = WorkerSpec(
             configs=tuple(str(Path(path).resolve()) for path in inference_configs),
@@ -114,7 +127,7 @@ class BatchRunner:
         self.signal: int | None = None
         self.working = False  # from here on a signal is noted, and the report written
         self.able = False  # whether a process has become ready
-        self.records: list[SeriesRecord] = []
+        self.records = Records()
         self.log = logging.getLogger(type(self).__name__)
 
     def run(self) -> int:
@@ -139,22 +152,28 @@ class BatchRunner:
     def _run(self) -> int:
         started = datetime.now(UTC)
         clock = time.perf_counter()
-        found = self.discover(self.dataset_dir)
+        self.index = self.discover(self.dataset_dir, self.output_dir / INDEX)
         self.working = True
-        if found.series:
-            self._check_space(found.series)
-            self._process(found.series)
-        self.records.extend(self._refused(series) for series in found.refused)
+        if count := self.index.count():
+            self._check_space()
+            self._process(count)
+        for series in self.index.refused():
+            self.records.add(self._refused(series))
+        left_out = Counter(str(file.error.reason) for file in self.index.left_out())
         code = exit_code(self.records, self.signal)
         facts = {
             "started_at": started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - clock, 3),
             "executor": self.executor,
         }
-        report = make_report(self.records, self._left_out(found), facts, code)
-        write_html(self.output_dir, report)
-        write_report(self.output_dir, report)
-        self._say(self.records, code)
+        summary = summary_of(self.records, left_out, facts, code)
+        write_html(
+            self.output_dir, summary, self.records, dict(sorted(left_out.items())), self.results_per_page,
+            self.lines_per_page,
+        )  # fmt: skip
+        write_report(self.output_dir, summary, self.records, self._left_out, self.report_json_most)
+        self._say(code)
+        self.index.close()
         return code
 
     def _check_settings(self) -> None:
@@ -170,9 +189,9 @@ class BatchRunner:
                 f"scheduler must be an address with executor dask and null with local, got {self.scheduler}; correct it"
             )
 
-    def _check_space(self, series: Sequence[SeriesCandidate]) -> None:
-        todo = [one for one in series if not (self.output_dir / one.key).exists()]
-        check_space(self.output_dir, int(sum(_size(one) for one in todo) * self.free_space_factor))
+    def _check_space(self) -> None:
+        needed = sum(size for key, size in self.index.sizes() if not (self.output_dir / key).exists())
+        check_space(self.output_dir, int(needed * self.free_space_factor))
 
     # --- what is known before a pixel is read
 
@@ -199,18 +218,14 @@ class BatchRunner:
             n_files=len(series.files),
         )
 
-    def _left_out(self, found: Discovered) -> list[dict[str, str]]:
-        files = [(file.path, str(file.error.reason), file.error.message) for file in found.files]
-        nifti = "a NIfTI file is no DICOM series; run inference.json on it"
-        files += [(path, str(Reason.NOT_AN_IMAGE), nifti) for path in found.nifti]
-        return [
-            {"path": os.path.relpath(path, self.dataset_dir), "reason": reason, "message": message}
-            for path, reason, message in files
-        ]
+    def _left_out(self) -> Iterator[dict[str, str]]:
+        for file in self.index.left_out():
+            path = os.path.relpath(file.path, self.dataset_dir)
+            yield {"path": path, "reason": str(file.error.reason), "message": file.error.message}
 
     # --- the work
 
-    def _process(self, series: Sequence[SeriesCandidate]) -> None:
+    def _process(self, count: int) -> None:
         """Have every series done, or say why it is not."""
         stage = self.output_dir / f"{STAGING}-{uuid.uuid4().hex}"
         try:
@@ -220,9 +235,9 @@ class BatchRunner:
                 f"output_dir must be writable, got {error.strerror}; choose another folder"
             ) from error
         hidden = None if self.progress else True  # None: no bar where the output is not a terminal
-        with logging_redirect_tqdm(), tqdm(total=len(series), desc="series", unit="series", disable=hidden) as bar:
+        with logging_redirect_tqdm(), tqdm(total=count, desc="series", unit="series", disable=hidden) as bar:
             try:
-                for record in self._records(map(self._task, series), stage):
+                for record in self._records(map(self._task, self.index.series()), stage):
                     self._note(record)
                     bar.update()
             finally:
@@ -291,14 +306,13 @@ class BatchRunner:
         return record
 
     def _note(self, record: SeriesRecord) -> None:
-        self.records.append(record)
+        self.records.add(record)
         why = f" {record.reason}: {record.message}" if record.reason else ""
         self.log.info("%s %s%s", record.series, record.status, why)
 
-    def _say(self, records: Sequence[SeriesRecord], code: int) -> None:
-        for record in records:
-            if record.status not in (Status.OK, Status.SKIPPED):
-                print(f"{record.series}: {record.status}: {record.reason}: {record.message}", file=sys.stderr)
+    def _say(self, code: int) -> None:
+        for record in self.records.of(False):
+            print("{series}: {status}: {reason}: {message}".format_map(record), file=sys.stderr)
         if code == 4:
             print(f"{self.dataset_dir}: nothing to process; put DICOM series there", file=sys.stderr)
 
@@ -332,7 +346,3 @@ def _flat(ids: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from _flat(value, f"{prefix}{key}::")
         else:
             yield f"{prefix}{key}", value
-
-
-def _size(series: SeriesCandidate) -> int:
-    return sum(size for size, _ in series.stamps)

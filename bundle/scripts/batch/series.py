@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,57 +38,14 @@ from ..inference.evaluator import CaseEvaluator, case_error
 from ..reasons import CaseError, Reason
 from .html import PICTURES
 from .pictures import make_pictures
-from .report import SeriesRecord, Status
+from .report import RECORD, SeriesRecord, Status
 from .staging import publish, sync
+from .tasks import Task, WorkerSpec
 
-__all__ = ["RECORD", "Pipeline", "Task", "WorkerSpec", "process"]
+__all__ = ["Pipeline", "process"]
 
-RECORD = "record.json"
 ACQUIRED = "_acquired.nii.gz"
 VOLATILE = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "progress", "cases", "imports", "_desc_")
-
-
-@dataclass(frozen=True)
-class WorkerSpec:
-    """What a worker is made from, and what it may do.
-
-    Attributes:
-        configs: inference config files of the bundle, merged in order.
-        ids: overrides of them; nested ids with ``::``.
-        bundle_root: the bundle.
-        pictures: slices per plane for the report; 0 makes none.
-        threads: of torch; ``None`` leaves torch's own choice.
-        timeout_seconds: for one series, and for a worker to become ready.
-        series_per_worker: a process is replaced after so many.
-        memory_limit_bytes: resident memory of a process, and of what it may allocate on top of the loaded model;
-            ``None`` sets no limit.
-    """
-
-    configs: tuple[str, ...]
-    ids: Mapping[str, Any]
-    bundle_root: str
-    pictures: int = 0
-    threads: int | None = None
-    timeout_seconds: float = 3600
-    series_per_worker: int = 20
-    memory_limit_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Task:
-    """One series to do.
-
-    Attributes:
-        series: what discovery found.
-        record: what is known of it already.
-        final: its folder in ``output_dir``, where an earlier run may have left a result.
-        jobs: folder where moments of derivation are kept, so that a run that goes on gives the same bytes.
-    """
-
-    series: SeriesCandidate
-    record: SeriesRecord
-    final: Path
-    jobs: Path
 
 
 class Pipeline:

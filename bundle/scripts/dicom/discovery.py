@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -172,8 +172,7 @@ def discover(
     taken: dict[str, set[int]] = {}
     for each in members.values():
         taken.setdefault(each.headers[0].study, set()).add(each.headers[0].series_number or 0)
-    found.series[:] = number_derived(found.series, taken)
-    found.series.sort(key=lambda one: one.key)
+    found.series[:] = number_derived(sorted(found.series, key=lambda one: one.key), taken)
     found.refused.sort(key=lambda one: one.key)
     found.files.sort(key=lambda one: one.path)
     return found
@@ -328,26 +327,24 @@ def _paths(headers: Iterable[Header], copies: Iterable[Path] = ()) -> tuple[Path
     return tuple(sorted({*(header.path for header in headers), *copies}))
 
 
-def number_derived(candidates: Sequence[SeriesCandidate], taken: Mapping[str, set[int]]) -> list[SeriesCandidate]:
+def number_derived(candidates: Iterable[SeriesCandidate], taken: Mapping[str, set[int]]) -> Iterator[SeriesCandidate]:
     """Give each derived series a number: 100 times the source's and 1, or the next that is free in its study.
 
     Args:
-        candidates: volumes of any studies.
+        candidates: volumes of any studies, in the order of their keys.
         taken: the numbers that the series of each study have, by the hash of the study's UID.
 
-    Returns:
-        The candidates in the order of their keys.
+    Yields:
+        The candidates in the same order.
     """
     used = {study: set(numbers) for study, numbers in taken.items()}
-    numbered = []
-    for candidate in sorted(candidates, key=lambda one: one.key):
+    for candidate in candidates:
         first = candidate.slices[0]
         number = (first.series_number or 0) % 10**6 * 100 + 1
         while number in used.setdefault(first.study, set()):
             number += 1
         used[first.study].add(number)
-        numbered.append(replace(candidate, derived_number=number))
-    return numbered
+        yield replace(candidate, derived_number=number)
 
 
 def sort_copies(files: Sequence[list[Header]]) -> Members:

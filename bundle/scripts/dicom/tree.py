@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..reasons import CaseError, Reason
 
-__all__ = ["Stamp", "list_tree", "stamp_of"]
+__all__ = ["Stamp", "changed", "list_tree", "stamp_of", "walk"]
 
 Stamp = tuple[int, int]
 
@@ -35,14 +35,14 @@ def list_tree(
         Regular files with size and time, and ``CHANGED`` where the two looks differ; and all other entries with the
         reason why they are not opened.
     """
-    entries = dict(_walk(Path(root)))
+    entries = dict(walk(Path(root)))
     if stable_seconds > 0:
         time.sleep(stable_seconds)
-        before, entries = entries, dict(_walk(Path(root)))
-        entries |= {path: _changed("it was taken away") for path in before.keys() - entries.keys()}
+        before, entries = entries, dict(walk(Path(root)))
+        entries |= {path: changed("it was taken away") for path in before.keys() - entries.keys()}
         for path, found in entries.items():
             if isinstance(found, tuple) and before.get(path) != found:
-                entries[path] = (found[0], _changed("it is still being written"))
+                entries[path] = (found[0], changed("it is still being written"))
     files: dict[Path, tuple[Stamp, CaseError | None]] = {}
     others: list[tuple[Path, CaseError]] = []
     for path in sorted(entries):
@@ -54,11 +54,12 @@ def list_tree(
     return files, others
 
 
-def _changed(how: str) -> CaseError:
+def changed(how: str) -> CaseError:
+    """A file moves while it is looked at."""
     return CaseError(Reason.CHANGED, f"a file must stay as it is while it is read, but {how}; run again later")
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, tuple[Stamp, CaseError | None] | CaseError]]:
+def walk(root: Path) -> Iterator[tuple[Path, tuple[Stamp, CaseError | None] | CaseError]]:
     """Every entry that is not a folder, and every folder that cannot be listed."""
     folders = [root]
     while folders:
@@ -75,7 +76,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, tuple[Stamp, CaseError | None] | C
             try:
                 status = entry.stat(follow_symlinks=False)
             except OSError:
-                yield path, _changed("it was taken away")
+                yield path, changed("it was taken away")
                 continue
             if stat.S_ISDIR(status.st_mode):
                 folders.append(path)
