@@ -81,6 +81,8 @@ class BatchRunner:
         progress: show a progress bar.
     """
 
+    team = Team
+
     def __init__(
         self,
         bundle_root: str,
@@ -245,11 +247,11 @@ class BatchRunner:
 
     def _start(self, stage: Path) -> Executor:
         if self.scheduler is None:
-            return Team(self.spec, self.workers, stage)
+            return self.team(self.spec, self.workers, stage)
         try:
             from .cluster import Cluster  # an extra, which a run on one machine does without
 
-            return Cluster(self.scheduler, self.spec, stage)
+            return Cluster(self.scheduler, self.spec, stage, self.team)
         except ModuleNotFoundError as error:
             message = f"executor dask needs the package {error.name}; pip install distributed"
             raise BatchUsageError(message) from error

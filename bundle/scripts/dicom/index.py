@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ..formats import is_volume_file
 from ..orphans import end_with_starter
 from ..reasons import CaseError, Reason
 from .discovery import (
@@ -31,7 +32,6 @@ from .discovery import (
     LeftOutFile,
     RefusedSeries,
     SeriesCandidate,
-    is_nifti,
     look_at,
     number_derived,
     series_volumes,
@@ -46,7 +46,7 @@ __all__ = ["Index", "index_tree"]
 FILES_PER_JOB, SERIES_PER_JOB = 200, 20
 COMMIT_SECONDS = 2.0
 NEVER = -1  # as time of modification: no file has it, so the next look reads the file again
-NIFTI = CaseError(Reason.NOT_AN_IMAGE, "a NIfTI file is no DICOM series; run inference.json on it")
+VOLUME = CaseError(Reason.NOT_AN_IMAGE, "a NIfTI file or the like is no DICOM series; run inference.json on it")
 # a folder is dirty inside one look only; a series stays dirty until its volumes are known
 SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT);
@@ -237,8 +237,8 @@ class Index:
                 new.append((number, name, *stamp, 1, str(error.reason), error.message))
             elif known.get(name) == stamp:
                 continue
-            elif is_nifti(Path(os.fsdecode(name))):
-                new.append((number, name, *stamp, 0, str(NIFTI.reason), NIFTI.message))
+            elif is_volume_file(_join(folder, name)):
+                new.append((number, name, *stamp, 0, str(VOLUME.reason), VOLUME.message))
             else:
                 new.append((number, name, *stamp, 1, None, None))
         gone = [] if more else [(number, name) for name in known.keys() - found.keys()]

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The batch on an archive: real tasks, records, reports and Dask, with a stand-in for the network.
+
+A stand-in sleeps instead of super-resolving, for a time drawn around ``--series-seconds`` and divided by ``--speed``;
+one series in a hundred fails, and as often as a node would die (``--deaths-per-hour`` of the archive's own time) a
+worker is killed with SIGKILL and another one started. With ``--speed 0`` nobody sleeps, and what is left is the batch's
+and Dask's own time per series.
+
+    python -m benchmarks.archive --series 100000 --speed 0
+    python -m benchmarks.archive --series 100000 --speed 20000 --deaths-per-hour 1
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from scripts.batch.isolation import Team
+from scripts.batch.report import SeriesRecord, Status
+from scripts.batch.runner import BatchRunner
+from scripts.batch.tasks import Task, WorkerSpec
+from scripts.dicom.discovery import SeriesCandidate, discover
+from scripts.reasons import Reason
+
+from benchmarks.cluster import LocalCluster
+from benchmarks.machine import parser_of, save_report, table
+from phantom.dicom import write_series
+
+SLICES, FACTOR = 30, 4
+
+
+class StandIn(Team):
+    """Does nothing to a series but take its time, and says what a series says of itself."""
+
+    def __init__(self, spec: WorkerSpec, size: int, stage: Path) -> None:
+        self.ids = spec.ids
+
+    def do(self, task: Task) -> SeriesRecord:
+        """Sleep; one in a hundred is refused."""
+        draw = np.random.default_rng(int(task.series.key, 16))
+        seconds = float(self.ids["series_seconds"] * draw.lognormal(sigma=0.5))
+        if self.ids["speed"]:
+            time.sleep(seconds / self.ids["speed"])
+        if draw.random() < 0.01:
+            return replace(task.record, status=Status.REFUSED, reason=str(Reason.CONSTANT), message="stand-in")
+        grid = {"shape": [320, 320, SLICES], "spacing_mm": [0.9, 0.9, 4.0], "affine_ras": np.eye(4).tolist()}
+        grid |= {"thick_axis": 2}
+        digest = hashlib.sha256(task.series.key.encode()).hexdigest()
+        outputs = {f"{task.series.key}/dicom/{k:04}.dcm": digest for k in range(FACTOR * SLICES)}
+        return replace(
+            task.record, status=Status.OK, geometry_before=grid, geometry_after=grid, outputs=outputs,
+            nifti=f"{task.series.key}/{task.series.key}_sr.nii.gz", n_slices_out=FACTOR * SLICES,
+            input_sha256=digest, model_sha256=digest, config_sha256=digest, seconds=seconds, peak_memory_bytes=2**31,
+            clipped_voxels=0, data_consistency_residual=0.0,
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """Nobody is left to stop."""
+
+
+class StandInIndex:
+    """As many series as wanted, all like one."""
+
+    def __init__(self, one: SeriesCandidate, series: int) -> None:
+        self.one, self.number = one, series
+
+    def count(self) -> int:
+        """How many."""
+        return self.number
+
+    def sizes(self) -> Iterator[tuple[str, int]]:
+        """None takes space."""
+        return iter(())
+
+    def series(self) -> Iterator[SeriesCandidate]:
+        """Each under a key of its own."""
+        for number in range(self.number):
+            yield replace(self.one, key=hashlib.sha256(str(number).encode()).hexdigest()[:16])
+
+    def refused(self) -> Iterator[Any]:
+        """None is refused before its turn."""
+        return iter(())
+
+    left_out = refused
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
+class Archive(BatchRunner):
+    """The batch with stand-ins."""
+
+    team = StandIn
+
+
+class Peaks:
+    """Peak resident memory of processes by name, looked at now and then."""
+
+    def __init__(self, **processes: psutil.Process) -> None:
+        self.processes = processes
+        self.mib = dict.fromkeys(processes, 0.0)
+
+    def look(self) -> None:
+        """Look once."""
+        for name, process in self.processes.items():
+            self.mib[name] = max(self.mib[name], process.memory_info().rss / 2**20)
+
+
+def measure(
+    series: int, workers: int, threads: int, series_seconds: float, speed: float, deaths_per_hour: float
+) -> dict[str, Any]:
+    """One archive."""
+    with tempfile.TemporaryDirectory() as folder, LocalCluster(Path(folder) / "cluster", workers, threads) as cluster:
+        source, output = Path(folder) / "in", Path(folder) / "out"
+        write_series(source, np.random.default_rng(0).integers(0, 1000, (16, 16, SLICES)), np.diag([1, 1, 5, 1.0]))
+        (one,) = discover(source).series
+        archive = Archive(
+            bundle_root=".", dataset_dir=str(source), output_dir=str(output), inference_configs=[],
+            inference={"series_seconds": series_seconds, "speed": speed},
+            discover=lambda root, path: StandInIndex(one, series),  # type: ignore[arg-type, return-value]
+            executor="dask", scheduler=cluster.address, pictures=0,
+        )  # fmt: skip
+        peaks = Peaks(client=psutil.Process(), scheduler=psutil.Process(cluster.scheduler.pid))
+        over = threading.Event()
+        deaths = 0
+
+        def watch() -> None:
+            nonlocal deaths
+            # seconds here between two deaths there
+            pause = 3600 / deaths_per_hour / speed if deaths_per_hour else 0
+            last = time.monotonic()
+            while not over.wait(1):
+                peaks.look()
+                if pause and time.monotonic() - last > pause:
+                    last = time.monotonic()
+                    deaths += 1
+                    cluster.workers.pop(0).kill()
+                    cluster.start_worker()
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        started = time.perf_counter()
+        code = archive.run()
+        seconds = time.perf_counter() - started
+        over.set()
+        watcher.join()
+        summary = json.loads((output / "report.json").read_text())["summary"]
+        with (output / "report.csv").open() as file:
+            lines = sum(1 for _ in csv.reader(file)) - 1
+        pages = [output / "report.html", *(output / "report").glob("*.html")]
+        return {
+            "series": series, "code": code, "seconds": seconds, "processing_seconds": summary["seconds"],
+            "report_seconds": seconds - summary["seconds"], "summary": summary, "lines": lines, "deaths": deaths,
+            "pages": len(pages), "largest_page_kib": max(page.stat().st_size for page in pages) / 1024,
+            "table_mib": (output / "report.csv").stat().st_size / 2**20, "peak_mib": peaks.mib,
+            "milliseconds_per_series": 1000 * summary["seconds"] / series,
+        }  # fmt: skip
+
+
+def main() -> None:
+    """Command line."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--series", type=int, default=2000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--per-worker", type=int, default=20, help="series at a time of each worker")
+    parser.add_argument("--series-seconds", type=float, default=60, help="median of a series")
+    parser.add_argument("--speed", type=float, default=0, help="seconds of the archive in one of ours; 0: no sleep")
+    parser.add_argument("--deaths-per-hour", type=float, default=0, help="of the archive's own time")
+    a = parser.parse_args()
+    r = measure(a.series, a.workers, a.per_worker, a.series_seconds, a.speed, a.deaths_per_hour)
+    rows = [
+        ["exit code; records", f"{r['code']}; {r['lines']}"],
+        ["done, refused, failed", "{ok}, {refused}, {failed}".format_map(r["summary"])],
+        ["workers killed", str(r["deaths"])],
+        ["processing, s", f"{r['processing_seconds']:.1f}"],
+        ["processing per series, ms", f"{r['milliseconds_per_series']:.2f}"],
+        ["reports, s", f"{r['report_seconds']:.1f}"],
+        ["report.csv, MiB", f"{r['table_mib']:.1f}"],
+        ["pages; largest, KiB", f"{r['pages']}; {r['largest_page_kib']:.0f}"],
+        *([f"peak memory of the {name}, MiB", f"{mib:.0f}"] for name, mib in r["peak_mib"].items()),
+    ]
+    print(table([f"{r['series']} series", ""], rows))
+    save_report(r, a.output)
+
+
+if __name__ == "__main__":
+    main()
