@@ -70,7 +70,7 @@ def _run(source: Path, output: Path, own: dict[str, Any], others: dict[str, Any]
     report = output / "report.json"
     if code == 2 or not report.is_file():
         return code
-    records = json.loads(report.read_text(encoding="utf-8"))["series"]
+    records = json.loads(report.read_text(encoding="utf-8"))["series"] or []  # null where only the tables list them
     for record in records:
         if not record["reason"]:  # of the others the batch has told why
             screen.say(_line(record, output))
