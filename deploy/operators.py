@@ -71,7 +71,7 @@ class ReaderOperator(Operator):
 class SuperResolutionOperator(MonaiBundleInferenceOperator):
     """The SDK's bundle operator, but the result keeps its dtype, its grid and its affine.
 
-    Output ``pred``: ``(I, J, K)`` on the K-times grid, axes as stored, with the result's own meta data.
+    Output ``pred``: ``(I, J, K)`` on the thin grid, axes as stored, with the result's own meta data.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class WriterOperator(Operator):
         meta = pred.metadata()
         try:
             if isinstance(meta["source"], SeriesCandidate):
-                self._write_series(meta["case"], pred.asnumpy(), meta["affine"], meta["source"])
+                self._write_series(meta, pred.asnumpy())
             else:
                 self.save(MetaTensor(pred.asnumpy()[None], meta=meta))
         except Exception as error:  # as above
@@ -154,12 +154,13 @@ class WriterOperator(Operator):
         else:
             logging.getLogger(type(self).__name__).info("%s done", meta["case"])
 
-    def _write_series(self, case: str, array: np.ndarray, affine: Any, source: SeriesCandidate) -> None:
+    def _write_series(self, meta: dict[str, Any], array: np.ndarray) -> None:
         self.output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=self.output) as folder:
-            part = Path(folder) / case
-            write_series(part, array, np.asarray(affine, dtype=np.float64), source, self.provenance)
-            os.rename(part, self.output / case)
+            part = Path(folder) / meta["case"]
+            affine = np.asarray(meta["affine"], dtype=np.float64)
+            write_series(part, array, affine, meta["source"], self.provenance, float(meta["scale_factor"]))
+            os.rename(part, self.output / meta["case"])
 
 
 def provenance_of(bundle: Path, moment: datetime) -> Provenance:
@@ -175,6 +176,5 @@ def provenance_of(bundle: Path, moment: datetime) -> Provenance:
         version=metadata["version"],
         model_sha256=hashlib.sha256((bundle / "models" / "model.pt").read_bytes()).hexdigest(),
         config_sha256=hashlib.sha256(config + moment.isoformat().encode()).hexdigest(),
-        scale_factor=json.loads(config)["scale_factor"],
         derived_at=moment,
     )

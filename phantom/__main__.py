@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=3)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--seed", type=int, default=0, help="of the first patient; the next ones count on")
-    parser.add_argument("--scale-factor", type=int, default=4, help="thin slices per thick one")
+    parser.add_argument("--scale-factor", type=float, default=4, help="thin slices per thick one")
     arguments = parser.parse_args()
     shape, spacing = SIZES[arguments.size]
     seeds = range(arguments.seed, arguments.seed + arguments.patients)

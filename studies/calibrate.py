@@ -53,7 +53,7 @@ def calibration(spread: np.ndarray, error: np.ndarray, bins: int) -> dict[str, A
     }
 
 
-def measure(dataset_dir: Path, axis: str, scale_factor: int, bins: int, ids: dict[str, Any]) -> dict[str, Any]:
+def measure(dataset_dir: Path, axis: str, scale_factor: float, bins: int, ids: dict[str, Any]) -> dict[str, Any]:
     """Degrade, run, compare every volume of a folder; unit: percent of the truth's range."""
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +66,7 @@ def measure(dataset_dir: Path, axis: str, scale_factor: int, bins: int, ids: dic
             name = str(item["case"])
             nib.save(nib.Nifti1Image(thick[0].numpy(), thick.affine.numpy()), thick_dir / f"{name}.nii.gz")
             truths[name] = thin[0].numpy()
-        ids = {"slice_profile": "gaussian", **ids}  # what DegradeVolume has just done
+        ids = {"slice_profile": "gaussian", "scale_factor": scale_factor, **ids}  # what DegradeVolume has just done
         run_bundle(["inference.json"], dataset_dir=thick_dir, output_dir=output_dir, disagreement=True, **ids)
         for name, truth in truths.items():
             found, spread = (
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="thin-slice MR volumes that were never trained on")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--axis", default="axial")
-    parser.add_argument("--scale-factor", type=int, default=4)
+    parser.add_argument("--scale-factor", type=float, default=4)
     parser.add_argument("--bins", type=int, default=20)
     accept_overrides(parser)
     arguments = parser.parse_args()

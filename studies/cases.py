@@ -16,7 +16,7 @@ from scripts.data.cases import find_cases
 from scripts.degradation import SliceProfileOperator
 from scripts.evaluation.metrics import psnr, score_volume
 from scripts.evaluation.resolution import score_through_plane
-from scripts.geometry import Orientation, voxel_spacing_mm
+from scripts.geometry import Orientation, SliceGrid, voxel_spacing_mm
 from scripts.intensity import IntensityRange
 from scripts.transforms.consistency import scan_operator
 from scripts.transforms.orient import working_spacing_mm
@@ -101,7 +101,7 @@ class Case:
         return self.intensity_range.from_unit_(stored).numpy()
 
     def truth_in_unit_range(self) -> torch.Tensor:
-        """``(H1, H2, K * n_slices)`` in working axes, as the scan is scaled."""
+        """``(H1, H2, n_thin)`` in working axes, as the scan is scaled."""
         return self.orientation.apply(self.intensity_range.to_unit(self.data["label"].as_tensor()))[0]
 
     def slab(self, rows: int) -> tuple[Scan, torch.Tensor]:
@@ -134,7 +134,7 @@ class CaseSet:
         self.folder = folder
         self.label = f"{folder.name}, {Path(protocol).stem}"
         self.parser = parser
-        self.scale_factor = int(parser.get_parsed_content("scale_factor"))
+        self.scale_factor = float(parser.get_parsed_content("evaluation_factor"))
         self.profile = str(parser.get_parsed_content("slice_profile"))
         self.thickness_to_spacing = float(parser.get_parsed_content("evaluation_thickness_to_spacing"))
         self.preprocessing = parser.get_parsed_content("preprocessing")
@@ -152,15 +152,16 @@ class CaseSet:
         """Names of the cases."""
         return [str(item["case"]) for item in self.items]
 
-    def operator(self) -> SliceProfileOperator:
-        """D of the protocol."""
-        return SliceProfileOperator(self.scale_factor, self.profile, self.scale_factor * self.thickness_to_spacing)
+    def operator(self, n_slices: int = 1) -> SliceProfileOperator:
+        """D of the protocol, for a scan of so many slices."""
+        grid = SliceGrid.over_slab(n_slices, self.scale_factor)
+        return SliceProfileOperator(grid, self.profile, self.thickness_to_spacing)
 
     def case(self, index: int) -> Case:
         """Read a case and make it thick."""
         data = self.preprocessing(dict(self.items[index]))
         image = data["image"]
-        operator = scan_operator(image, self.scale_factor, self.profile, None)
+        operator = scan_operator(image, self.profile, None)
         rows, columns, slices = map(float, working_spacing_mm(image))
         case = Case(self.names[index], data, Scan(image.as_tensor()[0].contiguous(), (rows, columns, slices), operator))
         expected = self.parser.get_parsed_content("expected_spacing_mm")
@@ -177,7 +178,7 @@ class CaseSet:
 
         Args:
             case: the case.
-            thin: ``(H1, H2, K * n_slices)`` in unit range.
+            thin: ``(H1, H2, n_thin)`` in unit range.
             consistent: apply the table's data consistency first.
         """
         image = MetaTensor(case.image.as_tensor().clone(), meta=dict(case.image.meta))
@@ -207,7 +208,7 @@ def training_scans(folder: Path, case_set: CaseSet) -> list[Scan]:
     parser.update({"mr_dir": str(folder), "dataset_dir": str(folder)})
     transform = parser.get_parsed_content("mr_preprocessing")
     return [
-        Scan(item["image"][0].contiguous(), _spacing(item["spacing_mm"]), case_set.operator())
+        Scan(item["image"][0].contiguous(), _spacing(item["spacing_mm"]), case_set.operator(item["image"].shape[-1]))
         for item in (transform(dict(entry)) for entry in find_cases(folder).items)
     ]
 

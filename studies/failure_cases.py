@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from scripts.evaluation.metrics import psnr
 from scripts.files import write_json
-from scripts.networks.rdn import upsample_cubic
+from scripts.geometry import SliceGrid
+from scripts.networks.interpolation import interpolate_cubic
 from scripts.nifti import read_nifti
 from scripts.transforms.degrade import thicken
 
@@ -82,14 +83,16 @@ def interpolated(thick: np.ndarray) -> np.ndarray:
     return high[0].permute(1, 2, 0).numpy()
 
 
-def measure(path: Path, axis: int, scale_factor: int, seed: int, ids: dict[str, Any]) -> tuple[list[dict], dict]:
+def measure(path: Path, axis: int, scale_factor: float, seed: int, ids: dict[str, Any]) -> tuple[list[dict], dict]:
     """Run all cases; returns the rows and the pictures."""
     source = read_nifti(path)
     volume = np.moveaxis(source.array, axis, 2)
-    length = volume.shape[2] // scale_factor * scale_factor
-    volume = np.ascontiguousarray(volume[..., :length])
+    grid = SliceGrid.under_slab(volume.shape[2], scale_factor)
+    volume = np.ascontiguousarray(volume[..., : grid.n_thin])
     affine = source.affine_ras[:, [*[a for a in range(3) if a != axis], axis, 3]]
-    ids = {"slice_profile": PROFILE, **ids}
+    ids = {"slice_profile": PROFILE, "scale_factor": scale_factor, **ids}
+    positions = torch.tensor(grid.positions, dtype=torch.float32)
+    nearest_slice = grid.positions.round().astype(int).clip(0, grid.n_slices - 1)
     rows, pictures = [], {}
     with tempfile.TemporaryDirectory() as folder:
         made = {}
@@ -104,12 +107,12 @@ def measure(path: Path, axis: int, scale_factor: int, seed: int, ids: dict[str, 
         run_bundle(["inference.json"], dataset_dir=Path(folder) / "in", output_dir=Path(folder) / "out", **ids)
         for case, (name, truth, thick) in made.items():
             found = np.asarray(nib.load(Path(folder) / "out" / f"{case}_sr.nii.gz").dataobj, np.float32)
-            cubic = upsample_cubic(torch.from_numpy(thick)[:, None], scale_factor)[:, 0].numpy()
+            cubic = interpolate_cubic(torch.from_numpy(thick), positions).numpy()
             data_range = float(truth.max() - truth.min())
             scores = [psnr(result, truth, data_range) for result in (cubic, found)]
             rows.append({"case": name, "cubic_db": scores[0], "ours_db": scores[1], "gain_db": scores[1] - scores[0]})
             middle = truth.shape[1] // 2
-            nearest = np.repeat(thick, scale_factor, axis=2)
+            nearest = thick[..., nearest_slice]
             pictures[name] = [v[:, middle].T[::-1] for v in (nearest, cubic, found, truth)]
     return rows, pictures
 
@@ -140,7 +143,7 @@ def main() -> None:
     parser.add_argument("--volume", type=Path, required=True, help="one thin-slice MR volume that was never trained on")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--axis", type=int, default=2, help="voxel axis that is made thick")
-    parser.add_argument("--scale-factor", type=int, default=4)
+    parser.add_argument("--scale-factor", type=float, default=4)
     parser.add_argument("--seed", type=int, default=0)
     accept_overrides(parser)
     arguments = parser.parse_args()

@@ -20,7 +20,7 @@ from scripts.data.cases import find_cases
 from scripts.evaluation.resolution import sharpness_ratio
 from scripts.files import write_json
 from scripts.geometry import Orientation, voxel_spacing_mm
-from scripts.networks.rdn import upsample_cubic
+from scripts.networks.interpolation import interpolate_cubic
 from scripts.training.collapse import period_peak
 from scripts.transforms.consistency import in_plane_noise_sigma, scan_operator
 from scripts.transforms.intensity import ScaleMRd
@@ -37,25 +37,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="thick-slice MR scans")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--scale-factor", type=int, default=4)
+    parser.add_argument("--scale-factor", type=float, default=4)
     accept_overrides(parser)
     arguments = parser.parse_args()
     factor, ids = arguments.scale_factor, dict(arguments.set)
     profile = str(ids.get("slice_profile", json.loads(INFERENCE.read_text())["slice_profile"]))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        run_bundle(["inference.json"], dataset_dir=arguments.data, output_dir=folder, output_dtype="float32", **ids)
+        run_bundle(
+            ["inference.json"],
+            dataset_dir=arguments.data,
+            output_dir=folder,
+            output_dtype="float32",
+            scale_factor=factor,
+            **ids,
+        )
         for item in find_cases(arguments.data).items:
             loaded = LoadImageVolumed("image")({"image": item["image"], "case": item["case"]})
             data = OrientThickAxisLastd("image")(loaded)
+            data["image"].meta["scale_factor"] = factor
             scan = data["image"].as_tensor().clone()
             unit = ScaleMRd("image", 0.5, 99.5)(dict(data))["image"]
             found = nib.load(Path(folder) / f"{item['case']}_sr.nii.gz")
             orientation = Orientation.of(np.asarray(found.affine), int(data["image"].meta["thick_axis"]))
             thin = orientation.apply(torch.from_numpy(np.asarray(found.dataobj, np.float32))[None])
-            cubic = upsample_cubic(scan[0][:, None], factor)[:, 0]
             spacing = voxel_spacing_mm(np.asarray(found.affine))[list(orientation.axes)]
-            operator = scan_operator(data["image"], factor, profile, None)
+            operator = scan_operator(data["image"], profile, None)
+            cubic = interpolate_cubic(scan[0], torch.tensor(operator.grid.positions, dtype=torch.float32))
             value_range = float(scan.max() - scan.min())
             unit_range = 2 / (unit.meta["intensity_high"] - unit.meta["intensity_low"])
             rows.append(

@@ -17,7 +17,7 @@ import torch
 from scripts.data.cases import find_cases
 from scripts.evaluation.scores import save_volume
 from scripts.files import write_json
-from scripts.geometry import find_thick_axis, thick_slice_affine
+from scripts.geometry import find_thick_axis
 from scripts.training.budget import processor_seconds
 from scripts.training.weights import load_weights
 from scripts.transforms.degrade import thicken
@@ -241,8 +241,7 @@ class Rows:
 
     def _eclare(self, case_set: CaseSet, case: Case, folder: Path) -> tuple[np.ndarray, float]:
         folder.mkdir(parents=True, exist_ok=True)
-        factor = case_set.scale_factor
-        thick_affine = thick_slice_affine(case.affine, case.thick_axis, factor)
+        thick_affine = case.scan.operator.grid.thick_affine(case.affine, case.thick_axis)
         nib.save(nib.Nifti1Image(case.thick(), thick_affine), folder / "thick.nii.gz")
         return run_eclare(
             folder / "thick.nii.gz", folder / "result", case_set.thickness_to_spacing, case.truth.shape, case.affine
@@ -290,8 +289,10 @@ class Rows:
             "ct_dir": inputs.ct,
             "mr_dir": self._thick_mr(),
             "seed": inputs.seed,
-            "scale_factor": self.first.scale_factor,
             # all rows know the operator
+            "scale_factors::lowest": self.first.scale_factor,
+            "scale_factors::highest": self.first.scale_factor,
+            "acquired_profile": self.first.profile,
             "slice_profiles": json.dumps({self.first.profile: 1.0}),
             "thickness_to_spacing": [self.first.thickness_to_spacing] * 2,
             **inputs.overrides,

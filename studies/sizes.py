@@ -18,8 +18,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from scripts.degradation import SliceProfileOperator
 from scripts.files import write_json
-from scripts.networks.rdn import RDN
+from scripts.geometry import SliceGrid
+from scripts.networks.srnet import SRNet
 
 from thinslice.curves import read_curves
 from tools.make_model import RECIPE, prepare, train_stage
@@ -29,6 +31,7 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
 SIZES = ROOT / "studies" / "sizes.json"
+SCALE_FACTOR = 4  # at which speed is measured
 METRIC = "psnr_gain_over_cubic_db"
 
 
@@ -39,15 +42,17 @@ def last_gain_db(output: Path) -> float:
     return float(curves[tag][1][-1])
 
 
-def seconds_per_megapixel(networks: dict[str, RDN], rounds: int) -> dict[str, float]:
+def seconds_per_megapixel(networks: dict[str, SRNet], rounds: int) -> dict[str, float]:
     """Median seconds per million LR pixels, all sizes in turns on one batch of thick slices."""
+    operator = SliceProfileOperator(SliceGrid.over_slab(48, SCALE_FACTOR))
+    told = torch.tensor(operator.grid.positions).float(), torch.tensor([operator.condition(1 / SCALE_FACTOR)])
     batch = torch.randn(4, 1, 128, 48).to(memory_format=torch.channels_last)
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     with torch.no_grad():
         for turn in range(rounds + 1):
             for name, network in networks.items():
                 started = time.perf_counter()
-                network(batch)
+                network(batch, *told)
                 if turn:  # the first round warms up
                     seconds[name].append(time.perf_counter() - started)
     return {name: float(np.median(values)) / batch.numel() * 1e6 for name, values in seconds.items()}
@@ -66,11 +71,12 @@ def main() -> None:
     accept_overrides(parser)
     arguments = parser.parse_args()
     output = arguments.output.resolve()
-    scale_factor = json.loads((BUNDLE / "configs" / "common.json").read_text())["scale_factor"]
-    datalist = prepare(arguments.data, output / "data", scale_factor)
+    datalist = prepare([arguments.data], output / "data")
     sizes = {name: size for name, size in json.loads(arguments.sizes.read_text()).items() if name != "_desc_"}
+    shape = json.loads((BUNDLE / "configs" / "common.json").read_text())["network_def"]
+    del shape["_target_"]
     networks = {
-        name: RDN(scale_factor, **size).to(memory_format=torch.channels_last).eval() for name, size in sizes.items()
+        name: SRNet(**{**shape, **size}).to(memory_format=torch.channels_last).eval() for name, size in sizes.items()
     }
     ids = dict(arguments.set)
     rows = {}

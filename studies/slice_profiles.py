@@ -19,9 +19,9 @@ import torch
 from scripts.data.cases import find_cases, read_case
 from scripts.degradation import SliceProfileOperator
 from scripts.evaluation.metrics import psnr
-from scripts.geometry import find_thick_axis
+from scripts.geometry import SliceGrid, find_thick_axis
 from scripts.inference.predictor import Predictor
-from scripts.networks.rdn import upsample_cubic
+from scripts.networks.interpolation import interpolate_cubic
 from scripts.training.collapse import period_peak
 from tqdm import tqdm
 
@@ -35,36 +35,38 @@ def middle(volume: np.ndarray, thick_axis: int, side: int) -> np.ndarray:
     return np.ascontiguousarray(moved[start[0] : start[0] + side, start[1] : start[1] + side])
 
 
-def study(acquired: torch.Tensor, thin: torch.Tensor, scale_factor: int) -> dict[str, tuple[float, float]]:
+def study(acquired: torch.Tensor, thin: torch.Tensor, scale_factor: float) -> dict[str, tuple[float, float]]:
     """Assumed profile to ``(correction / standard deviation of the scan, period figure)``.
 
     Args:
         acquired: ``(H1, H2, n_slices)``.
-        thin: ``(H1, H2, K * n_slices)``, the network's result without data consistency.
+        thin: ``(H1, H2, n_thin)``, the network's result without data consistency.
         scale_factor: K.
     """
-    cubic = upsample_cubic(acquired[None], scale_factor)[0]
+    grid = SliceGrid.over_slab(acquired.shape[-1], scale_factor)
+    cubic = interpolate_cubic(acquired, torch.tensor(grid.positions, dtype=torch.float32))
     rows = {"cubic": (float("nan"), period_peak(cubic[:, None], scale_factor))}
     rows["network alone"] = (0.0, period_peak(thin[:, None], scale_factor))
     for profile, ratio in ASSUMED:
-        operator = SliceProfileOperator(scale_factor, profile, ratio * scale_factor)
+        operator = SliceProfileOperator(grid, profile, ratio)
         result = operator.enforce(thin.clone(), acquired)
         correction = float((result - thin).square().mean().sqrt() / acquired.std())
         rows[f"{profile} {ratio:g}"] = (correction, period_peak(result[:, None], scale_factor))
     return rows
 
 
-def cost_of_a_wrong_profile(truth: np.ndarray, predictor: Predictor, factor: int) -> dict[str, dict[str, float]]:
+def cost_of_a_wrong_profile(truth: np.ndarray, predictor: Predictor, factor: float) -> dict[str, dict[str, float]]:
     """PSNR in dB of a thin volume made thick with one profile and explained by another: made, then assumed."""
-    truth = truth[..., : truth.shape[2] // factor * factor]
+    grid = SliceGrid.under_slab(truth.shape[2], factor)
+    truth = truth[..., : grid.n_thin]
     thin, affine = torch.from_numpy(truth.copy()), np.diag([1.0, 1.0, float(factor), 1.0])
     result: dict[str, dict[str, float]] = {}
     for made in ("gaussian", "box"):
-        acquired = SliceProfileOperator(factor, made).degrade(thin)
+        acquired = SliceProfileOperator(grid, made).degrade(thin)
         alone = predictor(acquired.numpy(), affine).as_tensor().float()
         result[made] = {
             assumed: psnr(
-                SliceProfileOperator(factor, assumed).enforce(alone.clone(), acquired).numpy(),
+                SliceProfileOperator(grid, assumed).enforce(alone.clone(), acquired).numpy(),
                 truth,
                 float(np.ptp(truth)),
             )
@@ -79,9 +81,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--thin", type=Path, help="thin MR, on which a wrong profile has a price")
     parser.add_argument("--side", type=int, default=72, help="of the middle, pixels")
+    parser.add_argument("--scale-factor", type=float, default=4)
     arguments = parser.parse_args()
-    predictor = Predictor(data_consistency="off", output_dtype="float32", progress=False)
-    factor = predictor.inferer.scale_factor
+    predictor = Predictor(
+        scale_factor=arguments.scale_factor, data_consistency="off", output_dtype="float32", progress=False
+    )  # fmt: skip
+    factor = arguments.scale_factor
     scans = {}
     for item in tqdm(find_cases(arguments.data).items, desc="scans"):
         _, volume = read_case(item["image"])

@@ -33,7 +33,7 @@ def main() -> None:
         sys.exit(str(error))
     runner = Rows(inputs, inputs.sets[0].parser.get("ours"))
     rows = [runner.run(method) for method in methods]
-    title = f"Table 1: super-resolution by {inputs.sets[0].scale_factor} along the thick axis"
+    title = f"Table 1: super-resolution by {inputs.sets[0].scale_factor:g} along the thick axis"
     print(write_table("table1", title, rows, "ours_stage123", runner, lpips_reason, list(METHODS)))
     print(f"table: {inputs.output / 'table1.md'}\nfigures: {inputs.output / 'figures'}")
 

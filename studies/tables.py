@@ -79,7 +79,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Inputs, str]:
     sets = [CaseSet(folder, protocol, ids) for folder, protocol in zip(arguments.hr, protocols, strict=True)]
     if len({s.operator() for s in sets}) > 1:
         raise ValueError(
-            "all protocols must have one operator (scale_factor, slice_profile, thickness); run them apart"
+            "all protocols must have one operator (evaluation_factor, slice_profile, thickness); run them apart"
         )
     settings = {
         "cases": {f"{s.label}, {protocol}": s.names for s, protocol in zip(sets, protocols, strict=True)},
@@ -165,7 +165,7 @@ def write_table(
 def _facts(inputs: Inputs) -> dict[str, Any]:
     operator = inputs.sets[0].operator()
     return {
-        "scale_factor": operator.scale_factor,
+        "scale_factor": operator.grid.scale_factor,
         "slice_profile": operator.profile,
         "fwhm_voxels": operator.fwhm,
         "budget_s": inputs.budget_s,
@@ -264,7 +264,7 @@ def _markdown(content: dict[str, Any], runner: Rows) -> str:
         f"Every learned row was trained for {facts['budget_s']:g} {unit}: `zssr` and `smore` on each scan, the others "
         f"once. The column {unit} is training and application to all cases together. Data consistency: "
         f"{facts['data_consistency']}. All rows know the operator: {facts['slice_profile']}, K = "
-        f"{facts['scale_factor']}, FWHM {facts['fwhm_voxels']:g} thin slices. All peers are re-implementations from "
+        f"{facts['scale_factor']:g}, FWHM {facts['fwhm_voxels']:g} thin slices. All peers are re-implementations from "
         "their papers, except sinc (SimpleITK) and eclare.",
         "",
         *[f"* {name}: {text}" for name, text in content["definitions"].items() if name in SHOWN],

@@ -13,6 +13,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
+from scripts.degradation import SliceProfileOperator
+from scripts.geometry import SliceGrid
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
@@ -102,14 +105,30 @@ def run_bundle(*args: str, cwd: Path, timeout: float = 600) -> subprocess.Comple
     )
 
 
+def told(n_slices, scale_factor, thickness_to_spacing=1.0, row_to_slice_spacing=0.25, profile="gaussian"):
+    """What SRNet is told about a stack: positions of the thin slices and ``(1, 4)`` condition."""
+    operator = SliceProfileOperator(SliceGrid.over_slab(n_slices, scale_factor), profile, thickness_to_spacing)
+    positions = torch.tensor(operator.grid.positions, dtype=torch.float32)
+    return positions, torch.tensor([operator.condition(row_to_slice_spacing)], dtype=torch.float32)
+
+
+def oriented_scan(volume, scale_factor, spacing_mm=(1.0, 1.0, 4.0), slice_thickness_mm=float("nan")):
+    """A working volume ``(H1, H2, n_slices)`` as the preprocessing leaves it: ``(1, H1, H2, n_slices)``, K chosen."""
+    meta = {
+        "original_affine": np.diag([*spacing_mm, 1.0]), "thick_axis": 2, "working_spacing_mm": np.array(spacing_mm),
+        "slice_thickness_mm": slice_thickness_mm, "stored_dtype": "float32", "scale_factor": scale_factor,
+    }  # fmt: skip
+    return MetaTensor(torch.as_tensor(volume, dtype=torch.float32)[None], meta=meta)
+
+
+TINY_NETWORK = {
+    "blocks": 1, "layers": 2, "growth": 4, "features": 4, "sets": 2, "thin_features": 4, "hidden": 4,
+}  # fmt: skip
 TINY = {
-    "network_def::blocks": 1,
-    "network_def::layers": 2,
-    "network_def::growth": 4,
-    "network_def::features": 4,
+    **{f"network_def::{name}": value for name, value in TINY_NETWORK.items()},
     "patch_rows": 16,
-    "patch_slices": 6,
-    "margin_slices": 1,
+    "patch_columns": 24,
+    "margin": 8,
     "batch_size": 2,
     "val_patches": 4,
     "val_interval": 3,

@@ -93,16 +93,15 @@ def _made_up_patient(folder: Path, ids: dict[str, Any], screen: Screen) -> tuple
     import nibabel as nib
     import numpy as np
     import torch
-    from scripts.degradation import SliceProfileOperator
-    from scripts.geometry import thick_slice_affine
-    from scripts.networks.rdn import upsample_cubic
+    from scripts.geometry import SliceGrid
+    from scripts.networks.interpolation import interpolate_cubic
+    from scripts.transforms.degrade import thicken
 
     from .phantom.patient import make_patient
 
     patient = make_patient(**PATIENT)
-    thick = SliceProfileOperator(THICK_FACTOR).degrade(torch.from_numpy(patient.mr))
-    affine = thick_slice_affine(patient.affine_ras, 2, THICK_FACTOR)
-    nib.save(nib.Nifti1Image(np.rint(thick.numpy()).astype(np.int16), affine), folder / "patient.nii.gz")
+    thick, affine = thicken(patient.mr, patient.affine_ras, scale_factor=THICK_FACTOR, thick_axis=2)
+    nib.save(nib.Nifti1Image(np.rint(thick).astype(np.int16), affine), folder / "patient.nii.gz")
     for way in measurement(ids, screen)["ways"]:
         name = " ".join(str(way[key]) for key in ("engine", "autocast") if way[key])
         found = way.get("error") or f"{way['typical_seconds']:.0f} s for a typical head, {way['psnr_db']:.3f} dB"
@@ -113,6 +112,7 @@ def _made_up_patient(folder: Path, ids: dict[str, Any], screen: Screen) -> tuple
     if code:
         return code, 0.0
     result = np.asarray(nib.nifti1.load(folder / "patient_sr.nii.gz").dataobj, dtype=np.float32)
-    cubic = upsample_cubic(thick[:, None].contiguous(), THICK_FACTOR)[:, 0].numpy()
+    positions = torch.tensor(SliceGrid.over_slab(thick.shape[2], THICK_FACTOR).positions)
+    cubic = interpolate_cubic(torch.from_numpy(thick), positions).numpy()
     errors = [float(np.mean((volume - patient.mr) ** 2)) for volume in (cubic, result)]
     return 0, 10 * float(np.log10(errors[0] / errors[1]))

@@ -88,16 +88,14 @@ def measure(device: str, ids: Mapping[str, Any]) -> dict[str, Any]:
         ids: network and weights, where they are not the shipped ones.
     """
     import torch
-    from scripts.degradation import SliceProfileOperator
-    from scripts.geometry import thick_slice_affine
+    from scripts.transforms.degrade import thicken
 
     from .phantom.patient import make_patient
 
     settings = json.loads(SETTINGS.read_text(encoding="utf-8"))
     factor = settings["thick_factor"]
     patient = make_patient(**{name: _tuple(value) for name, value in settings["patient"].items()})
-    thick = SliceProfileOperator(factor).degrade(torch.from_numpy(patient.mr)).numpy()
-    scan = (thick, thick_slice_affine(patient.affine_ras, 2, factor))
+    scan = thick, _ = thicken(patient.mr, patient.affine_ras, scale_factor=factor, thick_axis=2)
     ways = [_try(way, device, ids, scan, patient.mr) for way in settings["ways"][torch.device(device).type]]
     for _ in range(settings["rounds"]):
         for way in ways:  # in turns, so that a neighbour on the machine slows all of them

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from scripts.data.cases import find_cases, read_case
 from scripts.evaluation.metrics import score_volume
-from scripts.geometry import Orientation, find_thick_axis, super_resolution_affine, voxel_spacing_mm
-from scripts.networks.rdn import upsample_cubic
+from scripts.geometry import Orientation, SliceGrid, find_thick_axis, voxel_spacing_mm
+from scripts.networks.interpolation import interpolate_cubic
 from scripts.reasons import CaseError
 from scripts.transforms.degrade import thicken
 
@@ -28,7 +28,7 @@ from tools.run_bundle import run_bundle
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
-SCALE_FACTOR = 4  # of the shipped weights
+PHANTOM_FACTOR = 4  # thin slices per thick one of the made-up patient
 PHANTOM_PROFILE = "gaussian"  # how the made-up patient is scanned, and the bundle is told so
 
 
@@ -36,7 +36,7 @@ def phantom_scan(folder: Path, shape: tuple[int, int, int], seed: int) -> np.nda
     """Write the made-up patient as a tilted 4 mm DICOM series; returns the thin truth, same slab."""
     patient = make_patient(seed, shape, angles_degrees=(12.0, -7.0, 5.0))
     thick, affine = thicken(
-        patient.mr, patient.affine_ras, scale_factor=SCALE_FACTOR, thick_axis=2, profile=PHANTOM_PROFILE
+        patient.mr, patient.affine_ras, scale_factor=PHANTOM_FACTOR, thick_axis=2, profile=PHANTOM_PROFILE
     )
     # columns run to the patient's left and rows to the back in DICOM; any other choice is as good
     write_series(folder, thick, affine, seed=seed)
@@ -84,14 +84,18 @@ def show(name: str, source: object, output: Path, seconds: float, truth: np.ndar
     result = nib.load(output / f"{name}_sr.nii.gz")
     thin = np.asarray(result.dataobj, dtype=np.float32)
     thick_axis = find_thick_axis(scan.affine_ras)
-    if not np.allclose(result.affine, super_resolution_affine(scan.affine_ras, thick_axis, SCALE_FACTOR), atol=1e-3):
-        raise SystemExit(f"{name}: the result must lie on the K-times grid; report this with the case's shape")
+    factor = voxel_spacing_mm(scan.affine_ras)[thick_axis] / voxel_spacing_mm(result.affine)[thick_axis]
+    grid = SliceGrid.over_slab(scan.array.shape[thick_axis], round(float(factor), 4))
+    expected = grid.thin_affine(scan.affine_ras, thick_axis)
+    if thin.shape[thick_axis] != grid.n_thin or not np.allclose(result.affine, expected, atol=1e-2):
+        raise SystemExit(f"{name}: the result must cover the scan's slab; report this with the case's shape")
     print(describe("before", scan.array, scan.affine_ras))
     print(describe("after", thin, result.affine) + f"   {seconds:.0f} s")
     orientation = Orientation.of(scan.affine_ras, thick_axis)
     before, ours = (orientation.apply(torch.from_numpy(a)[None])[0] for a in (scan.array, thin))
-    cubic = upsample_cubic(before[:, None].contiguous(), SCALE_FACTOR)[:, 0].numpy()
-    volumes = {"acquired": np.repeat(before.numpy(), SCALE_FACTOR, axis=2), "cubic": cubic, "this model": ours.numpy()}
+    cubic = interpolate_cubic(before, torch.tensor(grid.positions, dtype=torch.float32)).numpy()
+    nearest = grid.positions.round().astype(int).clip(0, grid.n_slices - 1)
+    volumes = {"acquired": before.numpy()[..., nearest], "cubic": cubic, "this model": ours.numpy()}
     if truth is not None:
         # the phantom's axes are the series' own, so the truth is already on the result's grid
         volumes["truth"] = orientation.apply(torch.from_numpy(truth)[None])[0].numpy()
@@ -119,7 +123,7 @@ def main() -> None:
     ids: dict[str, Any] = {}
     truth, location = None, arguments.input
     if location is None:
-        ids = {"slice_profile": PHANTOM_PROFILE}
+        ids = {"slice_profile": PHANTOM_PROFILE, "scale_factor": PHANTOM_FACTOR}
         location = output / "dicom"
         shutil.rmtree(location, ignore_errors=True)
         print("making a patient ...", flush=True)

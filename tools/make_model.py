@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the shipped weights from the public data, by one seeded recipe that can be interrupted and started again.
 
-The data folder has a ``MANIFEST.csv`` with the columns ``path``, ``modality`` and ``use``; only rows whose use is
+Each data folder has a ``MANIFEST.csv`` with the columns ``path``, ``modality`` and ``use``; only rows whose use is
 ``train`` and whose licence lets weights ship are taken. High-resolution MR is never shown to the network: each such
 volume is first made into three thick stacks, axial, sagittal and coronal, as a clinic would have acquired them.
 """
@@ -23,43 +23,62 @@ from scripts.transforms.degrade import thicken
 from tools.run_bundle import BUNDLE, ROOT, accept_overrides, run_bundle
 
 RECIPE = ROOT / "tools" / "recipe.json"
-VALIDATION = ("oms12", "rider0117")  # held out for selection: one person with three contrasts, one CT
-PATIENTS = ("oms01", "oms03", "oms04", "oms12", "t1_adi", "t1_uih", "lidc0314", "rider0117", "lungfcp0001")
+WHO = ROOT / "tools" / "model_data.json"
+THICK = 4  # thin slices per slice of a stack made of a high-resolution MR
 
 
-def patient_of(name: str) -> str:
-    """Patient of a file; the two ``t1_uih`` scans may be one person and count as one.
+def patient_of(name: str, modality: str, who: dict[str, Any]) -> tuple[str, str]:
+    """Anatomy and patient of a file.
+
+    Args:
+        name: of the file.
+        modality: ``ct`` or ``mr``.
+        who: content of ``model_data.json``.
 
     Raises:
-        ValueError: for a file that the recipe does not know.
+        ValueError: for a file that it does not know.
     """
-    for patient in PATIENTS:
-        if name.startswith(patient):
-            return patient
-    raise ValueError(f"training files must be those the recipe knows, got {name}; add its patient to PATIENTS")
+    for anatomy, group in who[modality].items():
+        for patient in group["patients"]:
+            if name.startswith(patient):
+                return anatomy, patient
+    raise ValueError(f"training files must be those that {WHO.name} knows, got {name}; add its patient there")
 
 
-def prepare(data: Path, output: Path, scale_factor: int) -> Path:
+def prepare(folders: list[Path], output: Path) -> Path:
     """Lay out ``ct/`` and ``mr/`` and the datalist under ``output``; returns the datalist's path."""
-    datalist: dict[str, dict[str, list[dict[str, str]]]] = {}
-    with (data / "MANIFEST.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["use"].startswith("train")]
-    for row in rows:
-        if "weights may ship" not in row["use"]:
-            continue
-        source = data / row["path"]
-        modality = row["modality"].lower()
-        for target in place(source, output / modality, row["path"].startswith("train/mr_hr"), scale_factor):
-            patient = patient_of(target.name)
-            part = "validation" if patient in VALIDATION else "training"
-            parts = datalist.setdefault(modality, {"training": [], "validation": []})
-            parts[part].append({"image": target.name, "patient": patient})
+    who = json.loads(WHO.read_text())
+    datalist: dict[str, dict[str, list[dict[str, Any]]]] = {
+        modality: {"training": [], "validation": []} for modality in ("ct", "mr")
+    }
+    for data in folders:
+        with (data / "MANIFEST.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["use"].startswith("train")]
+        for row in rows:
+            if "weights may ship" not in row["use"]:
+                continue
+            modality = row["modality"].lower()
+            for target in place(data / row["path"], output / modality, "mr_hr" in row["path"]):
+                anatomy, patient = patient_of(target.name, modality, who)
+                part = "validation" if patient in who["validation"] else "training"
+                datalist[modality][part].append({"image": target.name, "patient": patient, "anatomy": anatomy})
+    for modality, parts in datalist.items():
+        weigh(parts["training"], {anatomy: group["share"] for anatomy, group in who[modality].items()})
     path = output / "datalist.json"
     write_json(path, datalist)
     return path
 
 
-def place(source: Path, folder: Path, is_hr_mr: bool, scale_factor: int) -> list[Path]:
+def weigh(items: list[dict[str, Any]], shares: dict[str, float]) -> None:
+    """Give each scan a ``weight``: its anatomy's share, parted among the patients, then among each one's scans."""
+    for item in items:
+        fellows = [other for other in items if other["anatomy"] == item["anatomy"]]
+        patients = {other["patient"] for other in fellows}
+        scans = sum(other["patient"] == item["patient"] for other in fellows)
+        item["weight"] = shares[item["anatomy"]] / len(patients) / scans
+
+
+def place(source: Path, folder: Path, is_hr_mr: bool) -> list[Path]:
     """Copy a training volume, or make its three thick stacks."""
     folder.mkdir(parents=True, exist_ok=True)
     if not is_hr_mr:
@@ -72,7 +91,7 @@ def place(source: Path, folder: Path, is_hr_mr: bool, scale_factor: int) -> list
         image = nib.load(source)
         volume = np.asarray(image.dataobj, dtype=np.float32)
         for axis, target in enumerate(targets):
-            thick, affine = thicken(volume, image.affine, scale_factor=scale_factor, thick_axis=axis)
+            thick, affine = thicken(volume, image.affine, scale_factor=THICK, thick_axis=axis)
             with whole(target) as part:
                 nib.save(nib.Nifti1Image(thick, affine), part)
     return targets
@@ -103,17 +122,16 @@ def train_stage(
 def main() -> None:
     """Prepare, train every stage that has iterations, copy the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with MANIFEST.csv")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders with MANIFEST.csv")
     parser.add_argument("--output", type=Path, required=True, help="checkpoints, logs and weights go here")
-    parser.add_argument("--iterations", type=int, nargs=2, default=(1500, 6800), help="of stage 1 and 2")
+    parser.add_argument("--iterations", type=int, nargs=2, default=(600, 11500), help="of stage 1 and 2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="override file for the configs")
     accept_overrides(parser)
     parser.add_argument("--install", action="store_true", help="copy the result to bundle/models/model.pt")
     arguments = parser.parse_args()
     output = arguments.output.resolve()
-    scale_factor = json.loads((BUNDLE / "configs" / "common.json").read_text())["scale_factor"]
-    datalist = prepare(arguments.data, output, scale_factor)
+    datalist = prepare(arguments.data, output)
     ids = dict(arguments.set)
     for stage, iterations in enumerate(arguments.iterations, start=1):
         train_stage(stage, iterations, output, datalist, output, arguments.recipe, arguments.seed, **ids)

@@ -20,7 +20,9 @@ from pathlib import Path
 
 import torch
 from monai.bundle import ConfigParser
+from scripts.degradation import SliceProfileOperator
 from scripts.files import sha256, whole
+from scripts.geometry import SliceGrid
 from scripts.inference.engines import onnx_model
 from scripts.training.weights import load_weights
 from torch import nn
@@ -73,10 +75,15 @@ def export(bundle: Path) -> None:
     network.requires_grad_(False)
     (bundle / "models" / "model.onnx").write_bytes(onnx_model(network))
     for name, computed in (("model.ts", _torchscript(bundle)), ("model.onnx", _onnx(bundle))):
-        for shape in ((1, 1, 40, 12), (3, 1, 21, 30)):
-            image = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        for shape, factor in (((1, 1, 40, 12), 4.0), ((3, 1, 21, 30), 2.3)):
+            operator = SliceProfileOperator(SliceGrid.over_slab(shape[-1], factor))
+            inputs = {
+                "image": torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1,
+                "positions": torch.tensor(operator.grid.positions, dtype=torch.float32),
+                "condition": torch.tensor([operator.condition(1 / factor)]),
+            }
             with torch.no_grad():
-                error = float((computed(image) - network(image)).abs().max())
+                error = float((computed(**inputs) - network(**inputs)).abs().max())
             if not error < TOLERANCE:
                 raise SystemExit(f"{name} must equal model.pt to {TOLERANCE:g}, got a difference of {error:.1e}")
 
@@ -85,11 +92,11 @@ def _torchscript(bundle: Path) -> torch.jit.ScriptModule:
     return torch.jit.load(bundle / "models" / "model.ts")
 
 
-def _onnx(bundle: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+def _onnx(bundle: Path) -> Callable[..., torch.Tensor]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(bundle / "models" / "model.onnx", providers=["CPUExecutionProvider"])
-    return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+    return lambda **inputs: torch.from_numpy(session.run(None, {name: x.numpy() for name, x in inputs.items()})[0])
 
 
 def build(output: Path, root: Path = ROOT) -> Path:

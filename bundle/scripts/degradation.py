@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The slice-profile operator D, its adjoint, and data consistency.
 
-Acquiring thick slices is a linear map along one axis: LR slice ``k`` is a weighted mean of the HR slices around its
-centre. For a given (profile, FWHM, K, number of slices) that map is one banded matrix, made here and nowhere else.
-Training, evaluation and data consistency all use it; nothing else in the project downsamples along the thick axis.
+Acquiring thick slices is a linear map along one axis: each thick slice is a weighted mean of the thin slices around
+its centre. For a given profile, thickness and :class:`scripts.geometry.SliceGrid` that map is one banded matrix, made
+here and nowhere else. Training, evaluation and data consistency all use it; nothing else in the project downsamples
+along the thick axis.
 """
 
 from __future__ import annotations
@@ -15,52 +16,64 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from .geometry import hr_slice_coordinate
+from .geometry import SliceGrid
 
-__all__ = ["SLICE_PROFILES", "SliceProfileOperator", "slice_profile_matrix"]
+__all__ = ["SLICE_PROFILES", "SliceProfileOperator", "profile_sigma", "slice_profile_matrix"]
 
-SLICE_PROFILES = ("gaussian", "box", "decimation")
+SLICE_PROFILES = ("gaussian", "box", "slr", "decimation")
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 GAUSSIAN_CUT_SIGMAS = 3.0
+SLR_TRANSITION = 0.3  # of the FWHM: how wide each flank of a typical selective pulse's slice profile is
+
+
+def profile_sigma(profile: str, fwhm: float) -> float:
+    """Standard deviation of a slice profile, in the unit of ``fwhm``; 0 for ``decimation``."""
+    if profile == "gaussian":
+        return fwhm / FWHM_PER_SIGMA
+    if profile == "box":
+        return fwhm / math.sqrt(12)
+    if profile == "slr":  # a box convolved with the box of its flank
+        return fwhm * math.sqrt((1 + SLR_TRANSITION**2) / 12)
+    return 0.0
 
 
 @lru_cache(maxsize=64)
-def slice_profile_matrix(profile: str, fwhm: float, scale_factor: int, n_slices: int) -> np.ndarray:
+def slice_profile_matrix(profile: str, fwhm: float, grid: SliceGrid) -> np.ndarray:
     """The operator as a matrix.
 
-    Row ``k`` holds the weights of LR slice ``k``, centred at HR coordinate ``c_k = k K + (K - 1) / 2``:
+    Row ``k`` holds the weights of thick slice ``k``, centred at thin coordinate ``c_k = grid.first + k K``:
 
     * ``gaussian``: ``exp(-(j - c_k)^2 / (2 sigma^2))`` with ``sigma = FWHM / 2.3548``, cut at 3 sigma;
-    * ``box``: how much of HR voxel ``[j - 1/2, j + 1/2]`` lies inside ``[c_k - FWHM/2, c_k + FWHM/2]``;
-    * ``decimation``: the value at ``c_k`` (linear between the two middle voxels when K is even).
+    * ``box``: how much of thin voxel ``[j - 1/2, j + 1/2]`` lies inside ``[c_k - FWHM/2, c_k + FWHM/2]``;
+    * ``slr``: the integral over the voxel of a trapezoid of that FWHM whose flanks are ``SLR_TRANSITION * FWHM`` wide,
+      as a Shinnar-Le Roux selective pulse makes;
+    * ``decimation``: the value at ``c_k`` (linear between two voxels where it falls between them).
 
     Voxels outside the volume are left out and every row is normalised to sum 1, so a constant stays constant.
 
     Args:
         profile: one of ``SLICE_PROFILES``.
-        fwhm: full width at half maximum in HR voxels (slice thickness / HR slice spacing); ignored by ``decimation``.
-        scale_factor: K >= 1.
-        n_slices: number of LR slices.
+        fwhm: full width at half maximum in thin voxels (slice thickness / thin spacing); ignored by ``decimation``.
+        grid: where the slices lie.
 
     Returns:
-        Read-only float64 array of shape ``(n_slices, scale_factor * n_slices)``.
+        Read-only float64 array of shape ``(n_slices, n_thin)``.
 
     Raises:
-        ValueError: for an unknown profile, or a width, factor or count that is too small.
+        ValueError: for an unknown profile or a width that is too small.
     """
     if profile not in SLICE_PROFILES:
         raise ValueError(f"profile must be one of {SLICE_PROFILES}, got {profile!r}; correct slice_profile")
-    if scale_factor < 1 or n_slices < 1:
-        raise ValueError(f"scale_factor and n_slices must be >= 1, got {scale_factor} and {n_slices}")
     if profile != "decimation" and not fwhm >= 1:
-        raise ValueError(f"fwhm must be >= 1 HR voxel for profile {profile!r}, got {fwhm}; use 'decimation' instead")
-    centres = hr_slice_coordinate(np.arange(n_slices, dtype=np.float64), scale_factor)
-    offset = np.arange(scale_factor * n_slices, dtype=np.float64)[None, :] - np.asarray(centres)[:, None]
+        raise ValueError(f"fwhm must be >= 1 thin voxel for profile {profile!r}, got {fwhm}; use 'decimation' instead")
+    offset = np.arange(grid.n_thin, dtype=np.float64)[None, :] - grid.slice_coordinates[:, None]
     if profile == "gaussian":
         sigma = fwhm / FWHM_PER_SIGMA
         weights = np.exp(-0.5 * (offset / sigma) ** 2) * (np.abs(offset) <= GAUSSIAN_CUT_SIGMAS * sigma)
     elif profile == "box":
         weights = np.clip(np.minimum(offset + 0.5, fwhm / 2) - np.maximum(offset - 0.5, -fwhm / 2), 0, None)
+    elif profile == "slr":
+        weights = _trapezoid_integral(offset + 0.5, fwhm) - _trapezoid_integral(offset - 0.5, fwhm)
     else:
         weights = np.clip(1 - np.abs(offset), 0, None)
     weights = weights / weights.sum(axis=1, keepdims=True)
@@ -68,12 +81,26 @@ def slice_profile_matrix(profile: str, fwhm: float, scale_factor: int, n_slices:
     return weights
 
 
+def _trapezoid_integral(z: np.ndarray, fwhm: float) -> np.ndarray:
+    """Integral up to ``z`` of the trapezoid of height 1: quadratic on the flanks, linear on the top."""
+    flank = SLR_TRANSITION * fwhm
+    inner, outer = (fwhm - flank) / 2, (fwhm + flank) / 2
+    rising = np.clip(z + outer, 0, flank)
+    top = np.clip(z, -inner, inner) + inner
+    falling = np.clip(z - inner, 0, flank)
+    return rising**2 / (2 * flank) + top + falling - falling**2 / (2 * flank)
+
+
 @lru_cache(maxsize=16)
-def _pseudo_inverse(profile: str, fwhm: float, scale_factor: int, n_slices: int, eps: float) -> np.ndarray:
-    """``D^T (D D^T + eps I)^-1`` as a float64 array of shape ``(K n_slices, n_slices)``."""
-    matrix = slice_profile_matrix(profile, fwhm, scale_factor, n_slices)
-    gram = matrix @ matrix.T + eps * np.eye(n_slices)
-    result = np.linalg.solve(gram, matrix).T
+def _correction(profile: str, fwhm: float, grid: SliceGrid, eps: float, smoothness: float, cutoff: float) -> np.ndarray:
+    """``S D^T (D S D^T + eps)^-1`` without the directions that D all but erases, ``(n_thin, n_slices)`` float64."""
+    matrix = slice_profile_matrix(profile, fwhm, grid)
+    distance = np.subtract.outer(np.arange(grid.n_thin), np.arange(grid.n_thin)) / (smoothness * grid.scale_factor)
+    spread = np.exp(-0.5 * distance**2) @ matrix.T  # S D^T
+    values, vectors = np.linalg.eigh(matrix @ spread)
+    kept = values > cutoff * values[-1]
+    factors = np.where(kept, 1 / np.where(kept, values + eps * values.mean(), 1), 0)
+    result = spread @ (vectors * factors) @ vectors.T
     result.flags.writeable = False
     return result
 
@@ -83,62 +110,92 @@ class SliceProfileOperator:
     """D for one slice profile; every method works along the **last** axis of a tensor of any leading shape.
 
     Args:
-        scale_factor: K, the number of thin slices per thick slice.
-        profile: ``gaussian``, ``box`` or ``decimation``.
-        fwhm: width of the profile in HR voxels, that is ``K * slice_thickness / slice_spacing``. ``None`` means K:
-            slices that touch, neither gap nor overlap.
+        grid: where thick and thin slices lie.
+        profile: ``gaussian``, ``box``, ``slr`` or ``decimation``.
+        thickness_to_spacing: slice thickness / slice spacing: 1 for slices that touch, less with gaps, more with
+            overlaps. The profile's FWHM is K times that, but at least one thin voxel: a narrower profile cannot be told
+            from it.
+        smoothness: data consistency corrects along smooth curves: the correlation length of the correction in slice
+            spacings (standard deviation of a Gaussian kernel S). Without it the shape of the profile would show in the
+            correction as a rhythm.
+        cutoff: data consistency leaves alone what D weakens too much (eigenvalues of ``D S D^T`` below this fraction of
+            the largest). A box of two spacings has a null exactly at the slices' own rhythm, where the inverse would
+            blow noise up without bound.
     """
 
-    scale_factor: int
+    grid: SliceGrid
     profile: str = "gaussian"
-    fwhm: float | None = None
+    thickness_to_spacing: float = 1.0
+    smoothness: float = 0.75
+    cutoff: float = 1e-3
 
-    def matrix(self, n_slices: int) -> np.ndarray:
-        """``(n_slices, K * n_slices)`` float64 matrix of this operator (see :func:`slice_profile_matrix`)."""
-        return slice_profile_matrix(self.profile, self._fwhm, self.scale_factor, n_slices)
+    @property
+    def fwhm(self) -> float:
+        """Width of the profile in thin voxels."""
+        return max(1.0, self.grid.scale_factor * self.thickness_to_spacing)
 
-    def degrade(self, hr: torch.Tensor) -> torch.Tensor:
-        """D x: ``(..., K * n_slices)`` to ``(..., n_slices)``.
-
-        Raises:
-            ValueError: if the last axis is not a multiple of K.
-        """
-        n_slices, remainder = divmod(hr.shape[-1], self.scale_factor)
-        if remainder or not n_slices:
-            raise ValueError(
-                f"length along the thick axis must be a multiple of {self.scale_factor}, got {hr.shape[-1]}; crop first"
-            )
-        return hr @ self._tensor(self.matrix(n_slices), hr).T
-
-    def adjoint(self, lr: torch.Tensor) -> torch.Tensor:
-        """D^T y: ``(..., n_slices)`` to ``(..., K * n_slices)``."""
-        return lr @ self._tensor(self.matrix(lr.shape[-1]), lr)
-
-    def enforce(self, hr: torch.Tensor, lr: torch.Tensor, eps: float = 0.0) -> torch.Tensor:
-        """Data consistency, **in place**: ``x <- x + D^T (D D^T + eps)^-1 (y - D x)``.
-
-        The nearest volume to ``hr`` (in the least-squares sense) that explains the acquired slices; with ``eps = 0``
-        it explains them exactly, with ``eps > 0`` up to noise of variance ``eps`` times the variance of the error of
-        ``hr``.
+    def condition(self, row_to_slice_spacing: float) -> tuple[float, float, float, float]:
+        """The numbers that tell SRNet how a scan was acquired (see :class:`scripts.networks.srnet.SRNet`).
 
         Args:
-            hr: ``(..., K * n_slices)`` estimate, overwritten.
+            row_to_slice_spacing: spacing of the rows of the network's images over the slice spacing.
+
+        Returns:
+            ``1 / K``, slice thickness / slice spacing, standard deviation of the profile / slice spacing, and
+            ``row_to_slice_spacing``.
+        """
+        scale_factor = self.grid.scale_factor
+        thickness = 0.0 if self.profile == "decimation" else self.fwhm / scale_factor
+        return 1 / scale_factor, thickness, profile_sigma(self.profile, thickness), row_to_slice_spacing
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """``(n_slices, n_thin)`` float64 matrix of this operator (see :func:`slice_profile_matrix`)."""
+        return slice_profile_matrix(self.profile, self.fwhm, self.grid)
+
+    def degrade(self, hr: torch.Tensor) -> torch.Tensor:
+        """D x: ``(..., n_thin)`` to ``(..., n_slices)``.
+
+        Raises:
+            ValueError: if the last axis is not that of the grid.
+        """
+        self._check("the thin volume", hr, self.grid.n_thin)
+        return hr @ self._tensor(self.matrix, hr).T
+
+    def adjoint(self, lr: torch.Tensor) -> torch.Tensor:
+        """D^T y: ``(..., n_slices)`` to ``(..., n_thin)``."""
+        self._check("the thick volume", lr, self.grid.n_slices)
+        return lr @ self._tensor(self.matrix, lr)
+
+    def enforce(self, hr: torch.Tensor, lr: torch.Tensor, eps: float = 0.0) -> torch.Tensor:
+        """Data consistency, **in place**: ``x <- x + S D^T (D S D^T + eps)^-1 (y - D x)``.
+
+        The most likely volume for an estimate ``hr`` whose error has covariance S along the axis. With ``eps = 0`` it
+        explains the acquired slices exactly (but for what ``cutoff`` leaves alone), with ``eps > 0`` up to noise of
+        variance ``eps`` times that of the error of ``hr`` in the slices.
+
+        Args:
+            hr: ``(..., n_thin)`` estimate, overwritten.
             lr: ``(..., n_slices)`` acquired slices, same intensity scale.
             eps: ratio of noise variance to estimate variance, >= 0.
 
         Returns:
             ``hr``.
         """
-        n_slices = lr.shape[-1]
-        matrix = self._tensor(self.matrix(n_slices), hr)
-        inverse = self._tensor(_pseudo_inverse(self.profile, self._fwhm, self.scale_factor, n_slices, float(eps)), hr)
+        matrix = self._tensor(self.matrix, hr)
+        inverse = self._tensor(
+            _correction(self.profile, self.fwhm, self.grid, float(eps), self.smoothness, self.cutoff), hr
+        )
         for x, y in zip(hr, lr, strict=True) if hr.ndim > 2 else [(hr, lr)]:
             x += (y - x @ matrix.T) @ inverse.T
         return hr
 
-    @property
-    def _fwhm(self) -> float:
-        return float(self.scale_factor if self.fwhm is None else self.fwhm)
+    @staticmethod
+    def _check(what: str, volume: torch.Tensor, length: int) -> None:
+        if volume.shape[-1] != length:
+            raise ValueError(
+                f"{what} must have {length} slices along its last axis, got {volume.shape[-1]}; make the grid of it"
+            )
 
     @staticmethod
     def _tensor(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:

@@ -9,17 +9,18 @@ Vocabulary used everywhere in this bundle:
 * *Slice spacing* is the distance between neighbouring slice centres, from the positions. *Slice thickness* is
   the width of the slab that one slice averages. They are two different numbers.
 * The *thick axis* is the voxel axis along which the slices are stacked. The other two axes are *in-plane*.
-* *LR* is the acquired grid with ``n_slices`` along the thick axis, *HR* the grid with ``scale_factor`` (K) times
-  as many slices **over the same physical slab**: slice ``k`` of the LR grid sits at HR coordinate
-  ``k * K + (K - 1) / 2``, the centre of the block of K thin slices that it covers.
+* *LR* is the acquired grid with ``n_slices`` along the thick axis, *HR* the grid of thin slices **over the same
+  physical slab**. The scale factor ``K`` is slice spacing over thin spacing, any real number above 1.
 
-The one place where the half-voxel shift lives is :func:`hr_slice_coordinate`; the degradation operator and the
-affine are both made from it.
+The one place where the half-voxel shift lives is :class:`SliceGrid`; the degradation operator, the network's
+positions and the affine are all made from it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,20 +28,171 @@ from nibabel.orientations import io_orientation
 
 __all__ = [
     "Orientation",
+    "SliceGrid",
+    "check_target",
+    "choose_scale_factor",
     "find_thick_axis",
-    "hr_slice_coordinate",
-    "super_resolution_affine",
     "swap_lps_ras",
-    "thick_slice_affine",
     "voxel_spacing_mm",
 ]
 
 ANATOMICAL_PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
-def hr_slice_coordinate(lr_coordinate: np.ndarray | float, scale_factor: int) -> np.ndarray | float:
-    """HR coordinate of a point given by its LR coordinate along the thick axis: ``c = k * K + (K - 1) / 2``."""
-    return lr_coordinate * scale_factor + (scale_factor - 1) / 2
+@dataclass(frozen=True)
+class SliceGrid:
+    """Where thick and thin slices lie relative to each other, along the thick axis.
+
+    Attributes:
+        n_slices: number of thick slices.
+        n_thin: number of thin slices.
+        scale_factor: K = slice spacing / thin spacing, > 0, any real number.
+        first: thin coordinate of thick slice 0; thick slice ``k`` sits at ``first + k K``.
+    """
+
+    n_slices: int
+    n_thin: int
+    scale_factor: float
+    first: float
+
+    def __post_init__(self) -> None:
+        if self.n_slices < 1 or self.n_thin < 1 or not self.scale_factor > 0:
+            raise ValueError(
+                "a grid must have slices and a scale factor > 0, got "
+                f"{self.n_slices} thick and {self.n_thin} thin ones, K = {self.scale_factor}"
+            )
+
+    @classmethod
+    def over_slab(cls, n_slices: int, scale_factor: float) -> SliceGrid:
+        """The thin grid of ``n_slices`` thick slices: ``round(n K)`` thin ones, centred on the slab.
+
+        For whole K, thick slice ``k`` sits at thin coordinate ``k K + (K - 1) / 2``, the centre of its K thin slices.
+        The slab's outer faces and those of the thin grid differ by at most half a thin slice, equally at both ends.
+        """
+        n_thin = max(1, math.floor(n_slices * scale_factor + 0.5))
+        return cls(n_slices, n_thin, scale_factor, (n_thin - 1) / 2 - (n_slices - 1) / 2 * scale_factor)
+
+    @classmethod
+    def under_slab(cls, n_thin: int, scale_factor: float) -> SliceGrid:
+        """The thick grid that a volume of ``n_thin`` slices is degraded to: as many slices as fit, from the start.
+
+        The thin slices that are left over at the end are cut off: the grid is :meth:`over_slab` of those that fit.
+
+        Raises:
+            ValueError: if not even one fits.
+        """
+        n_slices = math.floor(n_thin / scale_factor + 1e-6)
+        if n_slices < 1:
+            raise ValueError(f"there must be at least {scale_factor:g} thin slices, got {n_thin}; use a smaller factor")
+        grid = cls.over_slab(n_slices, scale_factor)
+        return grid if grid.n_thin <= n_thin else cls.over_slab(n_slices - 1, scale_factor)
+
+    @classmethod
+    def covering(cls, n_thin: int, scale_factor: float) -> SliceGrid:
+        """The ``ceil(n_thin / K)`` thick slices that cover a window of ``n_thin`` thin ones, centred on it."""
+        n_slices = math.ceil(n_thin / scale_factor - 1e-6)
+        return cls(n_slices, n_thin, scale_factor, (n_thin - 1) / 2 - (n_slices - 1) / 2 * scale_factor)
+
+    @classmethod
+    def of_positions(cls, n_slices: int, positions: Sequence[float]) -> SliceGrid:
+        """The grid whose :attr:`positions` these are (at least two)."""
+        scale_factor = round((len(positions) - 1) / (positions[-1] - positions[0]), 5)
+        return cls(n_slices, len(positions), scale_factor, round(-positions[0] * scale_factor, 5))
+
+    def widened(self, margin: int) -> SliceGrid:
+        """The same thick slices with ``margin`` more thin ones on both sides."""
+        return replace(self, n_thin=self.n_thin + 2 * margin, first=self.first + margin)
+
+    @property
+    def slice_coordinates(self) -> np.ndarray:
+        """``(n_slices,)`` thin coordinates of the thick slices."""
+        return self.first + np.arange(self.n_slices, dtype=np.float64) * self.scale_factor
+
+    @property
+    def positions(self) -> np.ndarray:
+        """``(n_thin,)`` thick coordinates of the thin slices."""
+        return (np.arange(self.n_thin, dtype=np.float64) - self.first) / self.scale_factor
+
+    def thin_affine(self, affine: np.ndarray, thick_axis: int) -> np.ndarray:
+        """``(4, 4)`` affine of the thin grid, given that of the thick one."""
+        return np.asarray(affine, dtype=np.float64) @ np.linalg.inv(self._thick_to_thin(thick_axis))
+
+    def thick_affine(self, affine: np.ndarray, thick_axis: int) -> np.ndarray:
+        """``(4, 4)`` affine of the thick grid, given that of the thin one."""
+        return np.asarray(affine, dtype=np.float64) @ self._thick_to_thin(thick_axis)
+
+    def _thick_to_thin(self, thick_axis: int) -> np.ndarray:
+        """``(4, 4)`` map from thick to thin voxel coordinates."""
+        matrix = np.eye(4)
+        matrix[thick_axis, thick_axis] = self.scale_factor
+        matrix[thick_axis, 3] = self.first
+        return matrix
+
+
+def check_target(target_spacing_mm: float | str | None, scale_factor: float | None, max_scale_factor: float) -> None:
+    """Demand that the ids that say how thin slices become make sense together.
+
+    Raises:
+        ValueError: naming the one that does not.
+    """
+    if scale_factor is None:
+        number = isinstance(target_spacing_mm, (int, float)) and target_spacing_mm > 0
+        if target_spacing_mm != "isotropic" and not number:
+            raise ValueError(
+                f"target_spacing_mm must be a number of mm > 0 or 'isotropic', got {target_spacing_mm!r}; "
+                "correct it, or give scale_factor"
+            )
+    elif target_spacing_mm not in (None, "isotropic"):
+        raise ValueError(
+            f"only one of target_spacing_mm and scale_factor must be given, got {target_spacing_mm} and "
+            f"{scale_factor}; leave one out"
+        )
+    elif not 1 < scale_factor <= max_scale_factor:
+        raise ValueError(
+            f"scale_factor must be > 1 and <= max_scale_factor ({max_scale_factor:g}), got {scale_factor:g}; correct it"
+        )
+
+
+def choose_scale_factor(
+    spacing_mm: np.ndarray,
+    target_spacing_mm: float | str | None,
+    scale_factor: float | None,
+    max_scale_factor: float,
+) -> tuple[float, str]:
+    """How many thin slices per thick slice a scan gets, and why.
+
+    Args:
+        spacing_mm: ``(3,)``, slice spacing last.
+        target_spacing_mm: thin spacing in mm, or ``isotropic``: the finer in-plane spacing.
+        scale_factor: K; wins over ``isotropic``.
+        max_scale_factor: a target that needs more gets this much.
+
+    Returns:
+        K and a line that says what was chosen and why. The line begins with ``limited`` where the target is not met.
+
+    Raises:
+        ValueError: if the scan is as fine as the target.
+    """
+    slices_mm = float(spacing_mm[2])
+    if scale_factor is not None:
+        factor = float(scale_factor)
+        return factor, f"{slices_mm:.4g} mm to {slices_mm / factor:.4g} mm, scale_factor {factor:g} as asked"
+    if target_spacing_mm == "isotropic":
+        target, asked = float(min(spacing_mm[:2])), "isotropic with the finer in-plane spacing"
+    else:
+        target, asked = float(target_spacing_mm), "target_spacing_mm as asked"  # type: ignore[arg-type]
+    factor = slices_mm / target
+    if not factor > 1:
+        raise ValueError(
+            f"the slice spacing must be larger than the target of {target:.4g} mm, got {slices_mm:.4g} mm; "
+            "the scan is already as fine, or give a finer target_spacing_mm"
+        )
+    if factor > max_scale_factor:
+        return float(max_scale_factor), (
+            f"limited: {slices_mm:.4g} mm to {slices_mm / max_scale_factor:.4g} mm, since {target:.4g} mm ({asked}) "
+            f"would need K = {factor:.3g} and at most {max_scale_factor:g} is allowed"
+        )
+    return factor, f"{slices_mm:.4g} mm to {target:.4g} mm, K = {factor:.4g}, {asked}"
 
 
 def swap_lps_ras(affine: np.ndarray) -> np.ndarray:
@@ -159,31 +311,3 @@ class Orientation:
         """Working axes back to stored axes; the length along the thick axis may have changed."""
         volume = volume.flip([1 + axis for axis in range(3) if self.flips[axis]])
         return volume.permute(0, *(1 + self.axes.index(axis) for axis in range(3)))
-
-
-def super_resolution_affine(affine: np.ndarray, thick_axis: int, scale_factor: int) -> np.ndarray:
-    """Affine of the HR grid: spacing / K along ``thick_axis``, the same slab, every other axis untouched.
-
-    Args:
-        affine: ``(4, 4)`` affine of the LR grid.
-        thick_axis: voxel axis 0, 1 or 2.
-        scale_factor: K >= 1.
-
-    Returns:
-        ``(4, 4)`` float64 affine; the origin moves by ``-(K - 1) / (2 K)`` of an LR step.
-    """
-    return np.asarray(affine, dtype=np.float64) @ np.linalg.inv(_lr_to_hr_voxels(thick_axis, scale_factor))
-
-
-def thick_slice_affine(affine: np.ndarray, thick_axis: int, scale_factor: int) -> np.ndarray:
-    """Affine of the LR grid that the degradation operator makes of an HR volume; inverse of the above."""
-    return np.asarray(affine, dtype=np.float64) @ _lr_to_hr_voxels(thick_axis, scale_factor)
-
-
-def _lr_to_hr_voxels(thick_axis: int, scale_factor: int) -> np.ndarray:
-    """``(4, 4)`` map from LR to HR voxel coordinates, read off :func:`hr_slice_coordinate`."""
-    origin = hr_slice_coordinate(0.0, scale_factor)
-    matrix = np.eye(4)
-    matrix[thick_axis, thick_axis] = hr_slice_coordinate(1.0, scale_factor) - origin
-    matrix[thick_axis, 3] = origin
-    return matrix

@@ -6,8 +6,7 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 import torch
-from scripts.geometry import hr_slice_coordinate
-from scripts.networks.rdn import upsample_cubic
+from scripts.networks.interpolation import interpolate_cubic
 
 from .scan import Scan
 
@@ -15,8 +14,8 @@ __all__ = ["bicubic", "bicubic_dc", "sinc"]
 
 
 def bicubic(scan: Scan) -> torch.Tensor:
-    """Cubic convolution along the thick axis (Keys 1981, a = -0.75 as in torch): ``(H1, H2, K * n_slices)``."""
-    return upsample_cubic(scan.image[None], scan.scale_factor)[0]
+    """Cubic convolution along the thick axis (Keys 1981, a = -0.75 as in torch): ``(H1, H2, n_thin)``."""
+    return interpolate_cubic(scan.image, scan.positions)
 
 
 def bicubic_dc(scan: Scan) -> torch.Tensor:
@@ -30,13 +29,13 @@ def sinc(scan: Scan) -> torch.Tensor:
     Beyond the centres of the outermost slices SimpleITK extrapolates nothing, so the scan is first continued by five
     copies of them.
     """
-    factor, radius = scan.scale_factor, 5
+    grid, radius = scan.operator.grid, 5
     h1, h2, n_slices = scan.image.shape
     # all lines side by side in one 2D image: across them the samples lie on voxels, where a sinc takes just that one
     lines = np.pad(scan.image.numpy().reshape(h1 * h2, n_slices), ((0, 0), (radius, radius)), mode="edge")
     image = sitk.GetImageFromArray(lines)  # numpy's last axis is SimpleITK's first
-    image.SetOrigin((hr_slice_coordinate(-float(radius), factor), 0.0))  # in HR voxels
-    image.SetSpacing((float(factor), 1.0))
-    size, identity = (n_slices * factor, h1 * h2), sitk.Transform(2, sitk.sitkIdentity)
-    grid = (image, size, identity, sitk.sitkLanczosWindowedSinc, (0.0, 0.0), (1.0, 1.0), image.GetDirection(), 0.0)
-    return torch.from_numpy(sitk.GetArrayFromImage(sitk.Resample(*grid))).reshape(h1, h2, n_slices * factor)
+    image.SetOrigin((grid.first - radius * grid.scale_factor, 0.0))  # in HR voxels
+    image.SetSpacing((float(grid.scale_factor), 1.0))
+    size, identity = (grid.n_thin, h1 * h2), sitk.Transform(2, sitk.sitkIdentity)
+    arguments = (image, size, identity, sitk.sitkLanczosWindowedSinc, (0.0, 0.0), (1.0, 1.0), image.GetDirection(), 0.0)
+    return torch.from_numpy(sitk.GetArrayFromImage(sitk.Resample(*arguments))).reshape(h1, h2, grid.n_thin)

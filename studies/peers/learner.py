@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,10 +24,10 @@ class PairLearner:
     """A network, and how it learns from pairs; where the pairs come from is the method's own.
 
     Args:
-        network: untrained; maps ``(B, 1, H, W)`` to ``(B, 1, H, K * W)``. Copies of it are trained.
+        network: untrained; maps images, positions and condition as :class:`scripts.networks.srnet.SRNet` does. Copies of it are trained.
         size: ``(rows, slices)`` of a training patch.
         batch_size: patches per step.
-        margin_slices: see :func:`studies.peers.training.random_pairs`.
+        margin_slices: thick slices beyond either end that are made, and are no target.
         learning_rate: of Adam, at its highest.
     """
 
@@ -64,17 +65,18 @@ class PairLearner:
             The trained copy.
         """
         network = copy.deepcopy(self.network).to(device).to(memory_format=torch.channels_last)
-        columns = operator.scale_factor * (self.size[1] + 2 * self.margin_slices)
-        source = RandPlanePatch(size=(self.size[0], columns), **patch)
-        draw = random_pairs(volumes, operator, source, self.batch_size, self.margin_slices, seed, device)
+        scale_factor = operator.grid.scale_factor
+        columns, margin = math.floor(self.size[1] * scale_factor), math.ceil(self.margin_slices * scale_factor)
+        source = RandPlanePatch(size=(self.size[0], columns + 2 * margin), **patch)
+        draw = random_pairs(volumes, operator, source, self.batch_size, margin, seed, device)
 
         def loss() -> torch.Tensor:
-            thick, thin = draw()
-            return F.l1_loss(network(thick), thin)
+            thick, thin, positions, condition = draw()
+            return F.l1_loss(network(thick, positions, condition)[:, :1], thin)
 
         train_within(network, loss, self.learning_rate, budget_s, type(self.network).__name__, autocast)
         return network
 
     def apply(self, network: nn.Module, scan: Scan) -> torch.Tensor:
-        """``(H1, H2, K * n_slices)``."""
+        """``(H1, H2, n_thin)``."""
         return both_orientations(network, scan)

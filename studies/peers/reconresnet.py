@@ -67,11 +67,10 @@ class ReconResNet(InterpolatedInput):
     """Residual network between two strided and two transposed convolutions.
 
     Args:
-        scale_factor: K.
         features: channels at full resolution; four times as many in the blocks.
         blocks: residual blocks.
         dropout: probability to drop a channel in a block.
     """
 
-    def __init__(self, scale_factor: int, features: int, blocks: int, dropout: float) -> None:
-        super().__init__(_Body(features, blocks, dropout), scale_factor)
+    def __init__(self, features: int, blocks: int, dropout: float) -> None:
+        super().__init__(_Body(features, blocks, dropout))

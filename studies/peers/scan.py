@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from monai.data import MetaTensor
 from scripts.degradation import SliceProfileOperator
+from scripts.geometry import SliceGrid
 from scripts.inference.inferer import ThroughPlaneInferer
-from scripts.networks.rdn import upsample_cubic
+from scripts.networks.interpolation import interpolate_cubic
 from torch import nn
 
-__all__ = ["InterpolatedInput", "Scan", "both_orientations"]
+__all__ = ["InterpolatedInput", "Scan", "both_orientations", "operator_on", "whole_factor"]
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,14 @@ class Scan:
     operator: SliceProfileOperator
 
     @property
-    def scale_factor(self) -> int:
+    def scale_factor(self) -> float:
         """K."""
-        return self.operator.scale_factor
+        return self.operator.grid.scale_factor
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """``(n_thin,)`` thick coordinates of the thin slices."""
+        return torch.tensor(self.operator.grid.positions, dtype=torch.float32)
 
     @property
     def thin_mm(self) -> float:
@@ -39,22 +47,40 @@ class Scan:
         return self.spacing_mm[2] / self.scale_factor
 
 
+def operator_on(operator: SliceProfileOperator, n_thin: int) -> SliceProfileOperator:
+    """The same slice profile, thickness and K on a block of ``n_thin`` slices."""
+    return replace(operator, grid=SliceGrid.under_slab(n_thin, operator.grid.scale_factor))
+
+
+def whole_factor(method: str, scale_factor: float) -> int:
+    """K of a method whose paper is for whole factors.
+
+    Raises:
+        ValueError: for any other K.
+    """
+    if scale_factor != int(scale_factor) or scale_factor < 2:
+        raise ValueError(
+            f"scale_factor must be a whole number >= 2 for {method}, got {scale_factor:g}; leave the row out"
+        )
+    return int(scale_factor)
+
+
 class InterpolatedInput(nn.Module):
     """A network that works on the HR grid, as one that takes thick slices: cubic interpolation plus what it lacks.
 
+    It takes any K, since the interpolation does.
+
     Args:
         body: maps ``(B, 1, H, W)`` to the same shape.
-        scale_factor: K.
     """
 
-    def __init__(self, body: nn.Module, scale_factor: int) -> None:
+    def __init__(self, body: nn.Module) -> None:
         super().__init__()
         self.body = body
-        self.scale_factor = scale_factor
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """``(B, 1, H, W)`` to ``(B, 1, H, K * W)``."""
-        cubic = upsample_cubic(image, self.scale_factor)
+    def forward(self, image: torch.Tensor, positions: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """``(B, 1, H, n)`` to ``(B, 1, H, N)`` at the positions; the condition is not used."""
+        cubic = interpolate_cubic(image, positions)
         return cubic + self.body(cubic)
 
 
@@ -62,13 +88,19 @@ def both_orientations(network: nn.Module, scan: Scan, batch_pixels: int = 2**14)
     """Run a network over both orientations that contain the thick axis and average, as the bundle does.
 
     Args:
-        network: maps ``(B, 1, H, W)`` to ``(B, 1, H, K * W)``.
+        network: maps images, positions and condition as :class:`scripts.networks.srnet.SRNet` does.
         scan: the scan.
         batch_pixels: LR pixels per forward.
 
     Returns:
-        ``(H1, H2, K * n_slices)`` on the CPU.
+        ``(H1, H2, n_thin)`` on the CPU.
     """
     device = next(network.parameters()).device
-    inferer = ThroughPlaneInferer(scan.scale_factor, batch_pixels)
-    return inferer(scan.image[None, None].to(device), network.eval())[0, 0].cpu()
+    thickness_mm = scan.operator.thickness_to_spacing * scan.spacing_mm[2]
+    meta = {
+        "working_spacing_mm": np.array(scan.spacing_mm), "slice_thickness_mm": thickness_mm,
+        "scale_factor": scan.scale_factor,
+    }  # fmt: skip
+    inferer = ThroughPlaneInferer(scan.operator.profile, batch_pixels=batch_pixels)
+    inputs = MetaTensor(scan.image[None, None], meta=meta).to(device)
+    return inferer(inputs, network.eval())[0, 0].cpu()

@@ -17,8 +17,11 @@ of 2021.
 from __future__ import annotations
 
 import torch
-from scripts.networks.rdn import shuffle_last_axis, upsample_cubic
+from scripts.networks.interpolation import interpolate_cubic
+from scripts.networks.rdn import shuffle_last_axis
 from torch import nn
+
+from .scan import whole_factor
 
 __all__ = ["WideResidualNetwork"]
 
@@ -27,15 +30,15 @@ class WideResidualNetwork(nn.Module):
     """WDSR (Yu et al. 2018, type A) on the LR grid with a 1 x K pixel shuffle.
 
     Args:
-        scale_factor: K.
+        scale_factor: K, whole.
         blocks: residual blocks.
         features: channels between the blocks.
         expansion: how many times wider a block is before its ReLU.
     """
 
-    def __init__(self, scale_factor: int, blocks: int, features: int, expansion: int) -> None:
+    def __init__(self, scale_factor: float, blocks: int, features: int, expansion: int) -> None:
         super().__init__()
-        self.scale_factor = scale_factor
+        self.scale_factor = whole_factor("smore", scale_factor)
         self.head = nn.Conv2d(1, features, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -45,14 +48,14 @@ class WideResidualNetwork(nn.Module):
             )
             for _ in range(blocks)
         )
-        self.tail = nn.Conv2d(features, scale_factor, 3, padding=1)
+        self.tail = nn.Conv2d(features, self.scale_factor, 3, padding=1)
         with torch.no_grad():
             self.tail.weight.mul_(0.1)
             self.tail.get_parameter("bias").zero_()  # random ones would be a rhythm of period K to unlearn
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """``(B, 1, H, W)`` to ``(B, 1, H, K * W)``."""
+    def forward(self, image: torch.Tensor, positions: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """``(B, 1, H, n)`` to ``(B, 1, H, K n)``; the condition is not used."""
         x = self.head(image)
         for block in self.blocks:
             x = x + block(x)
-        return upsample_cubic(image, self.scale_factor) + shuffle_last_axis(self.tail(x), self.scale_factor)
+        return interpolate_cubic(image, positions) + shuffle_last_axis(self.tail(x), self.scale_factor)

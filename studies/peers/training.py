@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from scripts.degradation import SliceProfileOperator
 from scripts.training.budget import processor_seconds, rate_factor
+from scripts.transforms.degrade import RandDegrade
 from scripts.transforms.patch import RandPlanePatch
 from torch import nn
 from tqdm import tqdm
 
 __all__ = ["Draw", "random_pairs", "train_within"]
 
-Draw = Callable[[], tuple[torch.Tensor, torch.Tensor]]
+Draw = Callable[[], tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
 def train_within(
@@ -72,7 +73,7 @@ def random_pairs(
     operator: SliceProfileOperator,
     patch: RandPlanePatch,
     batch_size: int,
-    margin_slices: int,
+    margin: int,
     seed: int,
     device: torch.device,
 ) -> Draw:
@@ -81,29 +82,30 @@ def random_pairs(
     Args:
         volumes: ``(1, I, J, K)`` in unit range and its spacing in mm, thick axis (if any) last.
         operator: D.
-        patch: draws a ``(1, rows, K * (slices + 2 * margin_slices))`` patch; the last axis is made thick.
+        patch: draws a ``(1, rows, columns + 2 * margin)`` patch; the last axis is made thick.
         batch_size: patches per batch.
-        margin_slices: slices cut off either end, where the profile was cut short.
+        margin: columns cut off either end, where the profile would be cut short.
         seed: of everything that is random here.
         device: where the batches go.
 
     Returns:
-        A function; each call draws ``(B, 1, rows, slices)`` and ``(B, 1, rows, K * slices)``.
+        A function; each call draws ``(B, 1, rows, n)``, ``(B, 1, rows, columns)``, and the positions and conditions that
+        go with them.
     """
     random = np.random.RandomState(seed)
     patch.set_random_state(seed)
-    margin = margin_slices * operator.scale_factor
+    thickness = operator.thickness_to_spacing
+    degrade = RandDegrade({operator.profile: 1.0}, (thickness, thickness), margin)
 
-    def one() -> torch.Tensor:
+    def one() -> tuple[torch.Tensor, ...]:
         volume, spacing_mm = volumes[random.randint(len(volumes))]
-        return patch(volume, spacing_mm).flip([axis for axis in (1, 2) if random.rand() < 0.5])
+        thin, (rows_mm, columns_mm) = patch(volume, spacing_mm)
+        thin = thin.flip([axis for axis in (1, 2) if random.rand() < 0.5])
+        return degrade(thin, operator.grid.scale_factor, float(rows_mm / columns_mm))
 
-    def draw() -> tuple[torch.Tensor, torch.Tensor]:
-        thin = torch.stack([one() for _ in range(batch_size)]).to(device)
-        thick = operator.degrade(thin)
-        return (
-            thick[..., margin_slices : thick.shape[-1] - margin_slices].contiguous(),
-            thin[..., margin : thin.shape[-1] - margin].contiguous(),
-        )
+    def draw() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        parts = zip(*(one() for _ in range(batch_size)), strict=True)
+        thick, thin, positions, condition = (torch.stack(part).to(device) for part in parts)
+        return thick, thin, positions[0], condition
 
     return draw

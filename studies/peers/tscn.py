@@ -26,13 +26,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from scripts.degradation import SliceProfileOperator
-from scripts.geometry import hr_slice_coordinate
 from scripts.networks.rdn import ResidualDenseBlock
 from torch import nn
 from torch.nn import functional as F
 
 from .interpolation import bicubic
-from .scan import Scan
+from .scan import Scan, operator_on, whole_factor
 from .training import train_within
 
 __all__ = ["TSCN", "SliceInterpolator"]
@@ -42,7 +41,7 @@ class SliceInterpolator(nn.Module):
     """f: the K thin slices from one acquired slice (included, if a thin slice lies there) to the next.
 
     Args:
-        scale_factor: K.
+        scale_factor: K, whole.
         blocks: residual dense blocks.
         layers: convolutions per block.
         growth: channels added by each.
@@ -51,10 +50,10 @@ class SliceInterpolator(nn.Module):
 
     fractions: torch.Tensor
 
-    def __init__(self, scale_factor: int, blocks: int, layers: int, growth: int, features: int) -> None:
+    def __init__(self, scale_factor: float, blocks: int, layers: int, growth: int, features: int) -> None:
         super().__init__()
-        self.scale_factor = scale_factor
-        centre = float(hr_slice_coordinate(0.0, scale_factor))
+        self.scale_factor = scale_factor = whole_factor("tscn", scale_factor)
+        centre = (scale_factor - 1) / 2  # HR coordinate of thick slice 0
         self.first = math.ceil(centre)  # HR coordinate of the first thin slice that f returns for slices 0 and 1
         positions = (self.first - centre + torch.arange(scale_factor)) / scale_factor
         self.register_buffer("fractions", positions.float()[:, None, None], persistent=False)
@@ -131,7 +130,7 @@ class TSCN:
 
     def synthetic_pair(self, scan: Scan, random: np.random.RandomState) -> tuple[torch.Tensor, torch.Tensor]:
         """Two neighbouring slices made thick along an in-plane axis, ``(2, h, w)``, and ``(K, h, w)`` between them."""
-        axis, factor = random.randint(2), scan.scale_factor
+        axis, factor = random.randint(2), self.network.scale_factor
         volume = scan.image.movedim(axis, -1)  # (other in-plane axis, thick axis, the axis to make thick)
         length = factor * (2 + 2 * self.margin_slices)
         zoom = max(1.0, scan.thin_mm / scan.spacing_mm[axis])  # voxels per thin slice
@@ -140,7 +139,7 @@ class TSCN:
             block = F.interpolate(block, size=length, mode="linear", align_corners=False)
         if random.rand() < 0.5:
             block = block.flip(-1)
-        thick = scan.operator.degrade(block)
+        thick = operator_on(scan.operator, length).degrade(block)
         low = self.margin_slices
         start = low * factor + self.network.first
         return thick[..., low : low + 2].movedim(-1, 0), block[..., start : start + factor].movedim(-1, 0)
@@ -173,8 +172,11 @@ class TSCN:
         slices; the K thin slices between these are centred at the middle slice.
         """
         between = torch.cat([network(triplet[:, :2]), network(triplet[:, 1:])], dim=1)  # (B, 2 K, H, W)
-        half_way = operator.degrade(between.movedim(1, -1)).movedim(-1, 1)  # (B, 2, H, W)
-        return operator.degrade(network(half_way).movedim(1, -1)).movedim(-1, 1)
+        half_way = (
+            operator_on(operator, between.shape[1]).degrade(between.movedim(1, -1)).movedim(-1, 1)
+        )  # (B, 2, H, W)
+        returned = network(half_way)
+        return operator_on(operator, returned.shape[1]).degrade(returned.movedim(1, -1)).movedim(-1, 1)
 
     def apply(self, network: nn.Module, scan: Scan) -> torch.Tensor:
         """``(H1, H2, K * n_slices)``."""
@@ -183,7 +185,7 @@ class TSCN:
         slices = scan.image.movedim(-1, 0).to(device)
         with torch.no_grad():
             for k in range(len(slices) - 1):
-                start = k * scan.scale_factor + self.network.first
+                start = k * self.network.scale_factor + self.network.first
                 between = network(slices[k : k + 2][None])[0].cpu()
-                result[..., start : start + scan.scale_factor] = between.movedim(0, -1)
+                result[..., start : start + self.network.scale_factor] = between.movedim(0, -1)
         return result

@@ -31,12 +31,11 @@ class ZSSRNetwork(InterpolatedInput):
     """Convolutions on the interpolated image; starts close to cubic interpolation.
 
     Args:
-        scale_factor: K.
         layers: convolutions of 3 x 3, at least two.
         features: channels between them.
     """
 
-    def __init__(self, scale_factor: int, layers: int, features: int) -> None:
+    def __init__(self, layers: int, features: int) -> None:
         body: list[nn.Module] = [nn.Conv2d(1, features, 3, padding=1), nn.ReLU()]
         for _ in range(layers - 2):
             body += [nn.Conv2d(features, features, 3, padding=1), nn.ReLU()]
@@ -44,4 +43,4 @@ class ZSSRNetwork(InterpolatedInput):
         with torch.no_grad():
             last.weight.mul_(0.1)
             last.get_parameter("bias").zero_()
-        super().__init__(nn.Sequential(*body, last), scale_factor)
+        super().__init__(nn.Sequential(*body, last))

@@ -13,22 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scripts.networks.rdn import RDN
+from scripts.networks.srnet import SRNet
 
-from tests.conftest import BUNDLE, ROOT, make_affine, run_workflow, smooth_volume
+from tests.conftest import BUNDLE, ROOT, TINY_NETWORK, make_affine, run_workflow, smooth_volume
 from tests.dicom.synthetic import write_series
 
-SIZE = {"blocks": 1, "layers": 1, "growth": 2, "features": 3}
-
 SETTINGS = {"device": "cpu", "threads_per_worker": 1, "progress": False}
-SETTINGS |= {f"network_def::{key}": value for key, value in SIZE.items()}
+SETTINGS |= {f"network_def::{key}": value for key, value in TINY_NETWORK.items()}
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "weights.pt"
-    torch.save(RDN(4, **SIZE).state_dict(), path)
+    torch.save(SRNet(**TINY_NETWORK).state_dict(), path)
     return path
 
 

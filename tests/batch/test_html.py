@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from PIL import Image
 from scripts.batch.html import PLAIN_WORDS
 from scripts.batch.pictures import make_pictures
-from scripts.geometry import Orientation, super_resolution_affine
+from scripts.geometry import Orientation, SliceGrid
 from scripts.reasons import Reason
 
 from tests.batch.conftest import read_report, thick_series
@@ -45,7 +45,7 @@ def test_pictures_show_the_same_place_before_and_after(thick_axis, orientation):
     scan = smooth_volume(shape)
     thin = np.repeat(scan, 4, axis=thick_axis) + 30.0
     image = MetaTensor(Orientation.of(affine, thick_axis).apply(torch.from_numpy(scan)[None]))
-    thin_affine = super_resolution_affine(affine, thick_axis, 4)
+    thin_affine = SliceGrid.over_slab(shape[thick_axis], 4).thin_affine(affine, thick_axis)
     pred = MetaTensor(torch.from_numpy(thin)[None], meta={"affine": torch.from_numpy(thin_affine)})
     shown = make_pictures(image, pred, None, affine, thick_axis, count=3, quality=100)
     low, high = shown["window"]

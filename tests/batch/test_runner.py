@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scripts.dicom.checking import check_series
-from scripts.geometry import super_resolution_affine
+from scripts.geometry import SliceGrid
 
 from tests.batch.conftest import read_report, thick_series
 from tests.conftest import BUNDLE
@@ -38,9 +38,9 @@ def test_good_series_beside_bad_ones(tmp_path, batch):
     assert [file["path"] for file in report["files"]] == ["notes.txt"]
     one = by_source["a"]
     image = nib.load(tmp_path / "out" / one["nifti"])
-    assert (one["n_files"], one["n_slices_in"], one["n_slices_out"]) == (9, 9, 36)
-    assert image.shape == (24, 20, 36)
-    np.testing.assert_allclose(image.affine, super_resolution_affine(affine, 2, 4), atol=1e-4)
+    assert (one["n_files"], one["n_slices_in"], one["n_slices_out"]) == (9, 9, 45)
+    assert image.shape == (24, 20, 45)
+    np.testing.assert_allclose(image.affine, SliceGrid.over_slab(9, 5).thin_affine(affine, 2), atol=1e-4)
     assert {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in before} == before
     np.testing.assert_allclose(one["geometry_before"]["affine_ras"], affine, atol=1e-4)
     assert one["geometry_before"]["shape"] == [24, 20, 9]

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
+from scipy.interpolate import CubicSpline
 from scripts.degradation import SliceProfileOperator
 from scripts.evaluation.lpips import SliceLPIPS
 from scripts.evaluation.metrics import foreground
 from scripts.evaluation.resolution import score_through_plane
-from scripts.networks.rdn import RDN
+from scripts.geometry import SliceGrid
+from scripts.networks.srnet import SRNet
 from skimage.metrics import peak_signal_noise_ratio
 from torch.nn import functional as F
 from torchvision.models import alexnet
 
 from tests.configs.test_inference_config import SIZE
-from tests.conftest import BUNDLE, make_affine, run_bundle, run_workflow, save_nifti, smooth_volume
+from tests.conftest import BUNDLE, TINY_NETWORK, make_affine, run_bundle, run_workflow, save_nifti, smooth_volume
 
 CONFIGS = ("inference.json", "evaluate.json")
 
@@ -33,7 +35,7 @@ def empty_hub(monkeypatch, tmp_path):
 @pytest.fixture
 def evaluate(tmp_path):
     torch.manual_seed(0)
-    network = RDN(4, blocks=1, layers=1, growth=2, features=3)
+    network = SRNet(**TINY_NETWORK)
     torch.nn.init.zeros_(network.reconstruct.weight)  # exactly cubic
     torch.save(network.state_dict(), tmp_path / "weights.pt")
 
@@ -83,6 +85,29 @@ def test_a_network_that_is_cubic_scores_as_cubic_does(tmp_path, evaluate, plane,
     assert float(rows[0]["psnr"]) == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("factor", "thick", "thin"), [(2, 15, 30), (2.5, 12, 30), (3, 10, 30), (5, 6, 30), (3.7, 8, 30)]
+)
+def test_any_factor_is_scored_on_the_grid_of_the_truth(tmp_path, evaluate, factor, thick, thin):
+    save_nifti(tmp_path / "in" / "h.nii.gz", smooth_volume((28, 26, 31), seed=2), make_affine([1, 1.1, 1]))
+    evaluate(evaluation_factor=factor, volumes=True, pictures=False, data_consistency="off", background=-9)
+    kept = nib.load(tmp_path / "out" / "volumes" / "h" / "ours.nii.gz")
+    assert kept.shape == (28, 26, thin)
+    metrics = read(tmp_path / "out")
+    assert metrics["facts"]["scale_factor"] == factor
+    scores = metrics["cases"]["h"]
+    assert scores["ours"]["psnr"] == pytest.approx(scores["bicubic"]["psnr"], abs=1e-3)  # the network is cubic
+    # SciPy's spline through the same thick slices at the same places agrees but for the kind of cubic
+    operator = SliceProfileOperator(SliceGrid.over_slab(thick, factor))
+    truth = np.asarray(nib.load(tmp_path / "out" / "volumes" / "h" / "truth.nii.gz").dataobj)
+    slices = truth @ operator.matrix.T
+    places = (np.arange(thin) - (thin - 1) / 2) / factor + (thick - 1) / 2
+    spline = CubicSpline(np.arange(thick), slices, axis=2)(places)
+    inner = slice(int(2 * factor), thin - int(2 * factor))
+    difference = (np.asarray(kept.dataobj) - spline)[..., inner]
+    assert np.abs(difference).mean() < 0.02 * np.ptp(truth)
+
+
 def test_means_and_facts(tmp_path, evaluate):
     for i in range(2):
         save_nifti(tmp_path / "in" / f"h{i}.nii.gz", smooth_volume((24, 24, 24), seed=i), make_affine([1, 1, 1]))
@@ -97,17 +122,15 @@ def test_means_and_facts(tmp_path, evaluate):
 
 
 def test_a_result_on_a_shifted_grid_is_not_scored(tmp_path, evaluate, monkeypatch):
-    from scripts.transforms import orient
-
     save_nifti(tmp_path / "in" / "h.nii.gz", smooth_volume((24, 24, 24)), make_affine([1, 1, 1]))
-    right = orient.super_resolution_affine
+    right = SliceGrid.thin_affine
 
-    def shifted(affine, thick_axis, scale_factor):
-        moved = right(affine, thick_axis, scale_factor)
+    def shifted(grid, affine, thick_axis):
+        moved = right(grid, affine, thick_axis)
         moved[:3, 3] += 0.5 * moved[:3, thick_axis]
         return moved
 
-    monkeypatch.setattr(orient, "super_resolution_affine", shifted)
+    monkeypatch.setattr(SliceGrid, "thin_affine", shifted)
     with pytest.raises(SystemExit) as caught:
         evaluate()
     assert caught.value.code == 3
@@ -196,7 +219,9 @@ def test_the_picture_gets_volumes_as_nibabel_turns_them(tmp_path, evaluate, monk
     np.testing.assert_allclose(seen["spacing"], image.header.get_zooms(), rtol=1e-6)
     assert seen["axis"] == {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
     along = torch.from_numpy(np.moveaxis(seen["truth"], seen["axis"], -1).copy())
-    expected = np.moveaxis(SliceProfileOperator(4).degrade(along).numpy(), -1, seen["axis"])
+    expected = np.moveaxis(
+        SliceProfileOperator(SliceGrid.over_slab(along.shape[-1] // 4, 4)).degrade(along).numpy(), -1, seen["axis"]
+    )
     np.testing.assert_allclose(seen["thick"], expected, atol=1e-3 * expected.max())
     scores = read(tmp_path / "out")["cases"]["h"]
     assert seen["scores"] == {method: figures["psnr"] for method, figures in scores.items()}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """inference.json on scans with known geometry: grid, values, dtype, refusals, from anywhere."""
 
+import itertools
 import json
 import shutil
 
@@ -9,19 +10,20 @@ import numpy as np
 import pytest
 import torch
 from scripts.degradation import SliceProfileOperator
-from scripts.geometry import super_resolution_affine
-from scripts.networks.rdn import RDN, upsample_cubic
+from scripts.geometry import SliceGrid
+from scripts.networks.srnet import SRNet
+from torch.nn import functional as F
 
-from tests.conftest import BUNDLE, make_affine, run_bundle, run_workflow, save_nifti, smooth_volume
+from tests.conftest import BUNDLE, TINY_NETWORK, make_affine, run_bundle, run_workflow, save_nifti, smooth_volume
 
-SIZE = {"network_def::blocks": 1, "network_def::layers": 1, "network_def::growth": 2, "network_def::features": 3}
+SIZE = {f"network_def::{name}": value for name, value in TINY_NETWORK.items()}
 
 
 @pytest.fixture
 def weights(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "weights.pt"
-    torch.save(RDN(4, blocks=1, layers=1, growth=2, features=3).state_dict(), path)
+    torch.save(SRNet(**TINY_NETWORK).state_dict(), path)
     return path
 
 
@@ -53,26 +55,44 @@ SCANS = {
 }
 
 
-def test_every_orientation_and_dtype_comes_out_on_the_right_grid(tmp_path, infer):
+@pytest.mark.parametrize(
+    ("target", "thin_mm"),
+    [
+        ({}, lambda in_plane, slices: min(in_plane)),
+        ({"target_spacing_mm": 1.3}, lambda in_plane, slices: 1.3),
+        ({"scale_factor": 4}, lambda in_plane, slices: slices / 4),
+        ({"scale_factor": 2.5}, lambda in_plane, slices: slices / 2.5),
+    ],
+)
+def test_every_orientation_and_dtype_comes_out_on_the_right_grid(tmp_path, infer, target, thin_mm):
     for name, (shape, spacing, orientation, dtype) in SCANS.items():
         save_nifti(tmp_path / "in" / f"{name}.nii.gz", thick(shape).astype(dtype), make_affine(spacing, **orientation))
-    infer(data_consistency="exact")
+    infer(data_consistency="exact", **target)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {f"{name}_sr.nii.gz" for name in SCANS}
     for name, (shape, spacing, orientation, dtype) in SCANS.items():
         image = nib.load(tmp_path / "out" / f"{name}_sr.nii.gz")
         axis = int(np.argmax(spacing))
-        assert image.shape == tuple(4 * n if a == axis else n for a, n in enumerate(shape))
+        thin = thin_mm([s for a, s in enumerate(spacing) if a != axis], spacing[axis])
+        count = int(np.floor(shape[axis] * spacing[axis] / thin + 0.5))
+        assert image.shape == tuple(count if a == axis else n for a, n in enumerate(shape))
         # undershoots beside edges need a sign
         assert image.get_data_dtype() == (np.int32 if dtype == np.uint16 else dtype)
-        expected = super_resolution_affine(make_affine(spacing, **orientation), axis, 4)
-        np.testing.assert_allclose(image.affine, expected, atol=1e-4)
+        # spacing as asked, and the middle of the slab where it was
+        before, after = make_affine(spacing, **orientation), image.affine
         np.testing.assert_allclose(
-            image.header.get_zooms(), [s / 4 if a == axis else s for a, s in enumerate(spacing)], rtol=1e-5
+            image.header.get_zooms(), [thin if a == axis else s for a, s in enumerate(spacing)], rtol=1e-5
         )
+        for corner in itertools.product((0.0, 1.0), repeat=2):
+            middles = [
+                (affine @ np.insert([*corner, 1.0], axis, (n - 1) / 2))[:3]
+                for affine, n in ((before, shape[axis]), (after, count))
+            ]
+            np.testing.assert_allclose(*middles, atol=1e-3)
         assert (image.header["sform_code"], image.header["qform_code"]) == (2, 0)  # the source's, as nibabel writes it
         assert not bytes(image.header["descrip"]).strip(b"\0")
         source = thick(shape).astype(np.float32)
-        again = SliceProfileOperator(4, "box").degrade(
+        grid = SliceGrid.over_slab(shape[axis], spacing[axis] / thin)
+        again = SliceProfileOperator(grid, "box").degrade(
             torch.from_numpy(np.moveaxis(np.asarray(image.dataobj, np.float32), axis, -1).copy())
         )
         error = np.abs(np.moveaxis(again.numpy(), -1, axis) - source)
@@ -100,7 +120,7 @@ def test_without_weights_and_consistency_the_output_is_cubic_interpolation(tmp_p
     save_nifti(tmp_path / "in" / "a.nii.gz", thick().astype(np.float32), make_affine([1, 1, 4]))
     infer(data_consistency="off")
     found = np.asarray(nib.load(tmp_path / "out" / "a_sr.nii.gz").dataobj)
-    expected = upsample_cubic(torch.from_numpy(thick())[:, None], 4)[:, 0].numpy()
+    expected = F.interpolate(torch.from_numpy(thick())[:, None], size=(20, 36), mode="bicubic")[:, 0].numpy()
     np.testing.assert_allclose(found, expected, atol=0.02)
 
 
@@ -108,7 +128,7 @@ def test_slice_thickness_reaches_the_operator(tmp_path, infer):
     save_nifti(tmp_path / "in" / "a.nii.gz", thick().astype(np.float32), make_affine([1, 1, 5]))
     infer(data_consistency="exact", slice_thickness_mm=3.5)
     found = torch.from_numpy(np.asarray(nib.load(tmp_path / "out" / "a_sr.nii.gz").dataobj))
-    again = SliceProfileOperator(4, "box", 4 * 3.5 / 5).degrade(found).numpy()
+    again = SliceProfileOperator(SliceGrid.over_slab(9, 5), "box", 3.5 / 5).degrade(found).numpy()
     assert np.abs(again - thick()).max() < 1e-3 * np.ptp(thick())
 
 
@@ -206,7 +226,7 @@ def test_network_definition_is_the_one_of_training():
     """MONAI Label reads inference.json alone, so what training shares with it stands twice; it must not drift."""
     inference, common = (json.loads((BUNDLE / "configs" / f"{n}.json").read_text()) for n in ("inference", "common"))
     for key in (
-        "network_def", "scale_factor", "min_anisotropy", "min_distinct_values", "mr_percentiles", "load", "orient",
+        "network_def", "min_anisotropy", "min_distinct_values", "mr_percentiles", "load", "orient",
         "scale_mr",
     ):  # fmt: skip
         assert inference[key] == common[key]

@@ -33,8 +33,8 @@ def test_metadata_has_what_the_schema_requires():
     ]
     assert not [key for key in required if not METADATA.get(key)]
     for io in ("inputs", "outputs"):
-        (tensor,) = METADATA["network_data_format"][io].values()
-        assert {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range"} <= tensor.keys()
+        for tensor in METADATA["network_data_format"][io].values():
+            assert {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range"} <= tensor.keys()
 
 
 def test_versions_are_the_pinned_ones():
@@ -101,13 +101,18 @@ def test_network_output_has_the_stated_grid():
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "inference.json")
     network = parser.get_parsed_content("network_def")
-    (image,) = METADATA["network_data_format"]["inputs"].values()
-    (pred,) = METADATA["network_data_format"]["outputs"].values()
-    for n in (8, 12):
-        shape = [eval(str(s), {"n": n}) for s in image["spatial_shape"]]
-        expected = [eval(str(s), {"n": n}) for s in pred["spatial_shape"]]
-        result = network(torch.zeros(1, image["num_channels"], *shape))
-        assert list(result.shape) == [1, pred["num_channels"], *expected]
+    inputs, outputs = (METADATA["network_data_format"][io] for io in ("inputs", "outputs"))
+
+    def shape(tensor, sizes):
+        return [sizes[name] for name in tensor["spatial_shape"]]
+
+    for sizes in ({"n": 8, "m": 24}, {"n": 12, "m": 29}):
+        result = network(
+            torch.zeros(2, inputs["image"]["num_channels"], *shape(inputs["image"], sizes)),
+            torch.linspace(0, sizes["n"] - 1, *shape(inputs["positions"], sizes)),
+            torch.zeros(2, inputs["condition"]["num_channels"]),
+        )
+        assert list(result.shape) == [2, outputs["pred"]["num_channels"], *shape(outputs["pred"], sizes)]
 
 
 def test_shipped_weights_load_and_nothing_is_unpickled():

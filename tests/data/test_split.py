@@ -59,7 +59,7 @@ def test_datalist_file_decides(tmp_path):
     content = {"mr": {"training": [{"image": "one.nii.gz", "patient": "p"}], "validation": [{"image": "two.nii.gz"}]}}
     (tmp_path / "list.json").write_text(json.dumps(content))
     datalist = make_datalist(None, mr, datalist_file=str(tmp_path / "list.json"))
-    assert datalist["mr"]["training"] == [{"image": f"{mr}/one.nii.gz", "case": "one", "patient": "p"}]
+    assert datalist["mr"]["training"] == [{"image": f"{mr}/one.nii.gz", "case": "one", "patient": "p", "weight": 1.0}]
     assert datalist["mr"]["validation"][0]["patient"] == "two"
     content["mr"]["validation"][0]["patient"] = "p"
     (tmp_path / "list.json").write_text(json.dumps(content))

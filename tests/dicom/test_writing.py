@@ -18,7 +18,7 @@ from scripts.dicom.discovery import SeriesCandidate, discover
 from scripts.dicom.reading import read_series
 from scripts.dicom.uids import derived_uid
 from scripts.dicom.writing import Provenance, stored_values, write_series
-from scripts.geometry import super_resolution_affine
+from scripts.geometry import SliceGrid
 
 from tests.conftest import ROOT
 from tests.dicom.synthetic import ramp_series, write_enhanced
@@ -31,7 +31,7 @@ CANARY = "CANARYX"
 def provenance(**facts):
     settings = {
         "software": "a bundle", "version": "1.2.3", "model_sha256": "ab" * 32, "config_sha256": "cd" * 32,
-        "scale_factor": FACTOR, "derived_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "derived_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     }  # fmt: skip
     return Provenance(**{**settings, **facts})
 
@@ -48,11 +48,13 @@ def case(tmp_path):
             )
             (self.series,) = discover(tmp_path / "source").series
             volume = read_series(self.series)
-            self.affine = super_resolution_affine(volume.affine_ras, 2, FACTOR)
+            self.affine = SliceGrid.over_slab(volume.array.shape[2], FACTOR).thin_affine(volume.affine_ras, 2)
             self.array = np.repeat(volume.array, FACTOR, axis=2) + np.arange(FACTOR * volume.array.shape[2]) % 3
             if change is not None:
                 self.array = change(self.array)
-            self.written = write_series(tmp_path / "derived", self.array, self.affine, self.series, provenance())
+            self.written = write_series(
+                tmp_path / "derived", self.array, self.affine, self.series, provenance(), FACTOR
+            )
             self.slices = [pydicom.dcmread(path) for path in self.written.files]
 
     return Case
@@ -126,11 +128,11 @@ def test_validators_find_no_error_where_an_old_scanner_leaves_things_out(case):
 def derive(series, folder):
     """A derived series of four times as many slices, and what it must hold."""
     volume = read_series(series)
-    affine = super_resolution_affine(volume.affine_ras, 2, FACTOR)
+    affine = SliceGrid.over_slab(volume.array.shape[2], FACTOR).thin_affine(volume.affine_ras, 2)
     array = np.repeat(volume.array, FACTOR, axis=2)
     if volume.padding is not None:
         array[np.repeat(volume.padding, FACTOR, axis=2)] = volume.padding_value
-    return write_series(folder, array, affine, series, provenance()), array, affine
+    return write_series(folder, array, affine, series, provenance(), FACTOR), array, affine
 
 
 def assert_valid(files, sources):
@@ -368,11 +370,11 @@ def test_a_rescale_per_slice_becomes_one_scale(case):
 
 def test_identifiers_follow_from_what_they_name(case, tmp_path):
     made = case()
-    again = write_series(tmp_path / "again", made.array, made.affine, made.series, provenance())
+    again = write_series(tmp_path / "again", made.array, made.affine, made.series, provenance(), FACTOR)
     for a, b in zip(made.written.files, again.files, strict=True):
         assert a.read_bytes() == b.read_bytes()
     for change in ({"model_sha256": "00" * 32}, {"config_sha256": "00" * 32}, {"version": "9"}):
-        other = write_series(tmp_path / str(change), made.array, made.affine, made.series, provenance(**change))
+        other = write_series(tmp_path / str(change), made.array, made.affine, made.series, provenance(**change), FACTOR)
         uids = {str(pydicom.dcmread(path).SOPInstanceUID) for path in other.files}
         assert uids.isdisjoint(str(ds.SOPInstanceUID) for ds in made.slices)
     assert derived_uid("ab", "c") != derived_uid("a", "bc")
@@ -401,5 +403,7 @@ def test_lossy_stays_lossy(case):
 
 def test_nonsense_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="array must be a finite"):
-        write_series(tmp_path / "x", np.full((2, 2, 2), np.nan), np.eye(4), SeriesCandidate("x", ()), provenance())
+        write_series(
+            tmp_path / "x", np.full((2, 2, 2), np.nan), np.eye(4), SeriesCandidate("x", ()), provenance(), FACTOR
+        )
     assert not (tmp_path / "x").exists()

@@ -15,7 +15,8 @@ from scripts.evaluation.resolution import (
     score_through_plane,
     sharpness_ratio,
 )
-from scripts.networks.rdn import upsample_cubic
+from scripts.geometry import SliceGrid
+from scripts.networks.interpolation import interpolate_cubic
 
 from tests.conftest import smooth_volume
 
@@ -153,8 +154,9 @@ def test_cubic_interpolation_is_found_where_theory_puts_it():
     truth = gaussian_filter1d(rng.normal(size=(40, 40, 96)), 0.7, axis=2).astype(np.float32)
     for axis in (0, 1):
         truth = gaussian_filter1d(truth, 0.7, axis=axis)
-    thick = SliceProfileOperator(4).degrade(torch.from_numpy(truth))
-    cubic = upsample_cubic(thick[:, None].contiguous(), 4)[:, 0].numpy()
+    grid = SliceGrid.under_slab(96, 4)
+    thick = SliceProfileOperator(grid).degrade(torch.from_numpy(truth))
+    cubic = interpolate_cubic(thick, torch.tensor(grid.positions, dtype=torch.float32)).numpy()
     spacing = np.array([1.0, 1.0, 1.2])
     ours, best = (score_through_plane(volume, truth, spacing, 2, 4) for volume in (cubic, truth))
     assert set(ours) == set(THROUGH_PLANE_DEFINITIONS) == set(best)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import BUNDLE, ROOT, make_affine, run_workflow, save_nifti, smooth_volume
+from tests.conftest import BUNDLE, ROOT, make_affine, run_workflow, save_nifti, smooth_volume, told
 from tools.release import NAME, build, require_clean_tree
 
 OFFLINE = """
@@ -98,21 +98,21 @@ def test_unpacked_elsewhere_it_runs_offline_and_gives_the_same(unpacked, tmp_pat
 def test_exports_in_the_zip_are_in_step_with_its_weights(unpacked):
     """Against a network that this test builds itself from the shipped weights."""
     import onnxruntime
-    from scripts.networks.rdn import RDN
+    from scripts.networks.srnet import SRNet
 
     definition = json.loads((unpacked / "configs" / "inference.json").read_text())["network_def"]
     sizes = {key: value for key, value in definition.items() if not isinstance(value, str)}
-    network = RDN(scale_factor=4, **sizes).eval().requires_grad_(False)
+    network = SRNet(**sizes).eval().requires_grad_(False)
     network.load_state_dict(torch.load(unpacked / "models" / "model.pt", weights_only=True))
     script = torch.jit.load(unpacked / "models" / "model.ts")
     session = onnxruntime.InferenceSession(unpacked / "models" / "model.onnx", providers=["CPUExecutionProvider"])
-    for shape in ((1, 1, 24, 8), (3, 1, 31, 17)):
+    for shape, factor in (((2, 1, 24, 8), 4), ((3, 1, 31, 17), 2.3)):
         image = torch.rand(shape) * 2 - 1
-        expected = network(image)
-        torch.testing.assert_close(script(image), expected, atol=1e-5, rtol=0)
-        torch.testing.assert_close(
-            torch.from_numpy(session.run(None, {"image": image.numpy()})[0]), expected, atol=1e-5, rtol=0
-        )
+        inputs = {"image": image, **dict(zip(("positions", "condition"), told(shape[-1], factor), strict=True))}
+        expected = network(*inputs.values())
+        torch.testing.assert_close(script(*inputs.values()), expected, atol=1e-4, rtol=0)
+        given = {name: value.numpy() for name, value in inputs.items()}
+        torch.testing.assert_close(torch.from_numpy(session.run(None, given)[0]), expected, atol=1e-4, rtol=0)
 
 
 def test_only_a_clean_tree_is_released(tmp_path):

@@ -19,7 +19,7 @@ def phi(image):
     return torch.cat([image**2, image], dim=1)
 
 
-def thicken(image):
+def thicken(image, n_slices=4, positions=None, condition=None):
     return (image[..., ::2] + image[..., 1::2]) / 2
 
 
@@ -46,6 +46,7 @@ def case():
         "fake_mr": [torch.randn(2, 1, 2, 2), torch.randn(2, 1, 1, 1)],
         "fake_ct": [torch.randn(2, 1, 2, 2), torch.randn(2, 1, 1, 1)],
         "mr_thick": torch.randn(2, 1, 4, 4),
+        "mr_told": (torch.arange(8) / 2 - 0.25, torch.rand(2, 4)),
         "ct_restored": torch.randn(2, 1, 4, 8).requires_grad_(),
     }
 

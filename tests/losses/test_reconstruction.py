@@ -35,18 +35,19 @@ def test_codes():
     assert [code.grad[0, 0].item() for code in codes] == [-0.5, 0.5] * 4
 
 
-def halved(x):
+def halved(x, n_slices, positions, condition):
+    assert (n_slices, positions, condition) == (4, "where", "how")
     return (x[..., ::2] + x[..., 1::2]) / 2
 
 
 def test_data_consistency_compares_the_slices_inside():
     mr = torch.tensor([9.0, 9, 1, 3, 4, 8, 9, 9]).reshape(1, 1, 1, 8).requires_grad_()
     thick = torch.tensor([0.0, 1.0, 9.0, 0.0]).reshape(1, 1, 1, 4)
-    loss = DataConsistencyLoss(halved, margin_slices=1)(mr, thick)
+    loss = DataConsistencyLoss(halved, margin_slices=1)(mr, thick, "where", "how")
     assert loss.item() == 2.0  # |2 - 1| and |6 - 9|, their mean
     loss.backward()
     assert mr.grad.flatten().tolist() == [0, 0, 0.25, 0.25, -0.25, -0.25, 0, 0]
-    assert DataConsistencyLoss(halved, 0)(mr, thick).item() == (9 + 1 + 3 + 9) / 4
+    assert DataConsistencyLoss(halved, 0)(mr, thick, "where", "how").item() == (9 + 1 + 3 + 9) / 4
 
 
 def test_negative_margin_is_refused():

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from scripts.geometry import thick_slice_affine
+from scripts.geometry import SliceGrid
 
 from phantom import TISSUES, make_anatomy, make_patient
 from phantom.dicom import write_series
@@ -106,7 +106,9 @@ def test_command_writes_pairs_whose_thick_mr_is_the_truth_made_thick(tmp_path):
     )  # fmt: skip
     ct, thin, thick = (nib.load(tmp_path / name / "phantom004.nii.gz") for name in ("ct", "mr_hr", "mr"))
     np.testing.assert_allclose(ct.affine, thin.affine)
-    np.testing.assert_allclose(thick.affine, thick_slice_affine(thin.affine, 2, 4), atol=1e-4)
+    np.testing.assert_allclose(
+        thick.affine, SliceGrid.under_slab(thin.shape[2], 4).thick_affine(thin.affine, 2), atol=1e-4
+    )
     weights = np.exp(-((np.arange(-6, 10) - 1.5) ** 2) / (2 * (4 / 2.3548) ** 2))
     weights[np.abs(np.arange(-6, 10) - 1.5) > 3 * 4 / 2.3548] = 0
     slab = np.asarray(thin.dataobj, float)[..., 24 - 6 : 24 + 10] @ weights / weights.sum()

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, TINY
-from tools.make_model import patient_of, prepare
+from tools.make_model import patient_of, prepare, weigh
 
 
 def test_only_rows_whose_licence_lets_weights_ship_are_taken(manifest_data, tmp_path):
-    datalist = json.loads(prepare(manifest_data, tmp_path / "out", 4).read_text())
+    datalist = json.loads(prepare([manifest_data], tmp_path / "out").read_text())
     names = {part: {item["image"] for item in datalist["mr"][part]} for part in ("training", "validation")}
     assert names["training"] == {"oms01_t1w.nii.gz", *(f"t1_adi_thick{axis}.nii.gz" for axis in range(3))}
     assert names["validation"] == {"oms12_t1w.nii.gz"}
@@ -22,9 +22,16 @@ def test_only_rows_whose_licence_lets_weights_ship_are_taken(manifest_data, tmp_
 
 
 def test_a_file_of_an_unknown_patient_is_an_error():
-    assert patient_of("oms01_flair.nii.gz") == "oms01"
-    with pytest.raises(ValueError, match="PATIENTS"):
-        patient_of("stranger.nii.gz")
+    who = {"mr": {"head": {"share": 1, "patients": ["oms01"]}}}
+    assert patient_of("oms01_flair.nii.gz", "mr", who) == ("head", "oms01")
+    with pytest.raises(ValueError, match=r"model_data\.json"):
+        patient_of("stranger.nii.gz", "mr", who)
+
+
+def test_an_anatomy_keeps_its_share_however_many_scans_it_has():
+    items = [{"anatomy": "head", "patient": p} for p in ("a", "a", "a", "b")] + [{"anatomy": "knee", "patient": "c"}]
+    weigh(items, {"head": 6, "knee": 2})
+    assert [item["weight"] for item in items] == [1, 1, 1, 3, 2]
 
 
 @pytest.mark.slow

@@ -12,9 +12,7 @@ __all__ = ["command"]
 
 
 def command(
-    source: Annotated[
-        Path, typer.Argument(metavar="IN", envvar="MERCURE_IN_DIR", help="Folder of DICOM, task.json.")
-    ],
+    source: Annotated[Path, typer.Argument(metavar="IN", envvar="MERCURE_IN_DIR", help="Folder of DICOM, task.json.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", envvar="MERCURE_OUT_DIR", help="Folder for derived DICOM.")],
 ) -> None:
     """Process what mercure hands over: DICOM in IN, settings in IN/task.json, derived DICOM in OUT."""

@@ -33,7 +33,7 @@ from ..data.cases import Cases
 from ..dicom.discovery import SeriesCandidate
 from ..dicom.writing import Provenance, write_series
 from ..files import sha256, write_json, write_once
-from ..geometry import Orientation, super_resolution_affine, voxel_spacing_mm
+from ..geometry import Orientation, voxel_spacing_mm
 from ..inference.evaluator import CaseEvaluator, case_error
 from ..reasons import CaseError, Reason
 from .html import PICTURES
@@ -110,11 +110,12 @@ class Pipeline:
             version=self.versions["bundle"],
             model_sha256=self.model_sha256,
             config_sha256=self.config_sha256,
-            scale_factor=int(self.workflow.parser.get_parsed_content("scale_factor")),
             derived_at=datetime.fromisoformat(str(record.derived_at)),
         )
         array = pred.as_tensor()[0].cpu().numpy()
-        return write_series(self.stage / "dicom", array, affine, series, provenance).clipped_voxels
+        return write_series(
+            self.stage / "dicom", array, affine, series, provenance, float(pred.meta["scale_factor"])
+        ).clipped_voxels
 
 
 def process(pipeline: Pipeline, task: Task) -> SeriesRecord:
@@ -214,10 +215,8 @@ def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, fold
     shape = list(pred.shape[1:])
     slices_in, slices_out = int(image.shape[-1]), shape[thick_axis]
     affine = np.asarray(pred.meta["affine"], dtype=np.float64).reshape(4, 4)
-    # the way back from the K-times grid, whose affine is that of the scan times this step
-    step = super_resolution_affine(np.eye(4), thick_axis, slices_out // slices_in)
     shape_before = [slices_in if axis == thick_axis else n for axis, n in enumerate(shape)]
-    before = affine @ np.linalg.inv(step)
+    before = np.asarray(meta["acquired_affine"], dtype=np.float64).reshape(4, 4)
     if pictures:
         made = make_pictures(image, pred, result.get("disagreement"), before, thick_axis, pictures)
         (stage / PICTURES).write_text(json.dumps(made))

@@ -17,7 +17,7 @@ import torch
 from monai.transforms import Compose
 from torch.utils.data import Dataset
 
-__all__ = ["MixedPatches", "UnpairedPatches"]
+__all__ = ["MixedPatches", "ScaleFactors", "UnpairedPatches"]
 
 
 class PatientVolumes(Protocol):
@@ -37,11 +37,47 @@ def _seeded(transform: Callable, seed: int) -> Callable:
     return transform
 
 
+class ScaleFactors:
+    """Random factors K, whole ones more often than their share.
+
+    Args:
+        lowest: K is drawn from here, log-uniformly ...
+        highest: ... to here.
+        whole: probability of a whole K, each as likely as the other.
+
+    Raises:
+        ValueError: if the range is empty.
+    """
+
+    def __init__(self, lowest: float, highest: float, whole: float = 0.0) -> None:
+        if not 1 < lowest <= highest:
+            raise ValueError(f"scale factors must be 1 < lowest <= highest, got {lowest} to {highest}; correct the ids")
+        self.lowest = lowest
+        self.highest = highest
+        self.whole_factors = [k for k in range(2, int(highest) + 1) if k >= lowest] if whole > 0 else []
+        self.whole = whole
+
+    def __call__(self, rng: np.random.Generator) -> float:
+        """Draw one."""
+        if self.whole_factors and rng.random() < self.whole:
+            return float(self.whole_factors[int(rng.integers(len(self.whole_factors)))])
+        return float(np.exp(rng.uniform(np.log(self.lowest), np.log(self.highest))))
+
+
 class _SeededPatches(Dataset):
-    """What both datasets share: sources (volumes with a random transform), a length and a seed."""
+    """What both datasets share: sources (volumes with a random transform), a length, a seed and the batch's K.
+
+    ``batch_size`` patches in a row (of all processes together) share one K, so that they can be stacked.
+    """
 
     def __init__(
-        self, volumes: Mapping[str, Sequence], transforms: Mapping[str, Callable], length: int, seed: int
+        self,
+        volumes: Mapping[str, Sequence],
+        transforms: Mapping[str, Callable],
+        length: int,
+        seed: int,
+        scale_factors: Callable[[np.random.Generator], float],
+        batch_size: int,
     ) -> None:
         for name in volumes:
             if name not in transforms:
@@ -52,6 +88,8 @@ class _SeededPatches(Dataset):
         self.transforms = dict(transforms)
         self.length = int(length)
         self.seed = int(seed)
+        self.scale_factors = scale_factors
+        self.batch_size = int(batch_size)
 
     def __len__(self) -> int:
         return self.length
@@ -61,8 +99,14 @@ class _SeededPatches(Dataset):
             raise IndexError(index)
         return np.random.default_rng([self.seed, index])
 
-    def _patch(self, name: str, volume: dict[str, Any], rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        result = _seeded(self.transforms[name], int(rng.integers(2**31)))(volume)
+    def _scale_factor(self, index: int) -> float:
+        return self.scale_factors(np.random.default_rng([self.seed, 1, index // self.batch_size]))
+
+    def _patch(
+        self, name: str, volume: dict[str, Any], scale_factor: float, rng: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
+        transform = _seeded(self.transforms[name], int(rng.integers(2**31)))
+        result = transform({**volume, "scale_factor": scale_factor})
         return {key: value for key, value in result.items() if isinstance(value, torch.Tensor)}
 
 
@@ -74,6 +118,8 @@ class MixedPatches(_SeededPatches):
         transforms: source name to the random transform that makes ``image`` and ``label`` of a volume.
         length: number of items.
         seed: the one seed of the whole list.
+        scale_factors: draws the K of a batch.
+        batch_size: patches that share it, of all processes together.
         weights: source name to the share of patches drawn from it (any sum); a weight of 0 leaves the source out.
             ``None`` draws from all alike.
     """
@@ -84,13 +130,15 @@ class MixedPatches(_SeededPatches):
         transforms: Mapping[str, Callable],
         length: int,
         seed: int,
+        scale_factors: Callable[[np.random.Generator], float],
+        batch_size: int,
         weights: Mapping[str, float] | None = None,
     ) -> None:
         weights = dict.fromkeys(volumes, 1.0) if weights is None else weights
         names = [name for name in volumes if weights[name] > 0]
         if not names:
             raise ValueError(f"weights must have a positive one, got {dict(weights)}; raise one")
-        super().__init__({name: volumes[name] for name in names}, transforms, length, seed)
+        super().__init__({name: volumes[name] for name in names}, transforms, length, seed, scale_factors, batch_size)
         shares = np.array([weights[name] for name in names], dtype=np.float64)
         self.names, self.shares = names, shares / shares.sum()
 
@@ -98,7 +146,7 @@ class MixedPatches(_SeededPatches):
         rng = self._rng(index)
         name = self.names[rng.choice(len(self.names), p=self.shares)]
         volumes = self.volumes[name]
-        return self._patch(name, volumes[int(rng.integers(len(volumes)))], rng)
+        return self._patch(name, volumes[_draw(volumes, rng)], self._scale_factor(index), rng)
 
 
 class UnpairedPatches(_SeededPatches):
@@ -113,6 +161,8 @@ class UnpairedPatches(_SeededPatches):
         transforms: source name to its random transform.
         length: number of items.
         seed: the one seed of the whole list.
+        scale_factors: draws the K of a batch.
+        batch_size: patches that share it, of all processes together.
         attribute_channels: length of the attribute code; 0 leaves the draws out.
 
     Raises:
@@ -125,9 +175,11 @@ class UnpairedPatches(_SeededPatches):
         transforms: Mapping[str, Callable],
         length: int,
         seed: int,
+        scale_factors: Callable[[np.random.Generator], float],
+        batch_size: int,
         attribute_channels: int = 0,
     ) -> None:
-        super().__init__(volumes, transforms, length, seed)  # type: ignore[arg-type]
+        super().__init__(volumes, transforms, length, seed, scale_factors, batch_size)  # type: ignore[arg-type]
         self.attribute_channels = attribute_channels
         self.patients = {name: [str(patient) for patient in source.patients] for name, source in volumes.items()}
         if not any(_all_different(chosen) for chosen in itertools.product(*map(set, self.patients.values()))):
@@ -138,17 +190,23 @@ class UnpairedPatches(_SeededPatches):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = self._rng(index)
         while True:  # a few draws at most: __init__ has seen that different patients exist
-            chosen = {name: int(rng.integers(len(volumes))) for name, volumes in self.volumes.items()}
+            chosen = {name: _draw(volumes, rng) for name, volumes in self.volumes.items()}
             if _all_different(self.patients[name][i] for name, i in chosen.items()):
                 break
         item: dict[str, torch.Tensor] = {}
         for name, i in chosen.items():
-            patch = self._patch(name, self.volumes[name][i], rng)
+            patch = self._patch(name, self.volumes[name][i], self._scale_factor(index), rng)
             item.update({f"{name}_{key}": value for key, value in patch.items()})
             if self.attribute_channels:
                 prior = rng.standard_normal(self.attribute_channels).astype(np.float32)
                 item[f"{name}_attribute"] = torch.from_numpy(prior)
         return item
+
+
+def _draw(volumes: Sequence, rng: np.random.Generator) -> int:
+    """Index of a volume, by the store's weights where it has some."""
+    shares = getattr(volumes, "shares", None)
+    return int(rng.integers(len(volumes))) if shares is None else int(rng.choice(len(volumes), p=shares))
 
 
 def _all_different(patients: Iterable[str]) -> bool:

@@ -34,7 +34,8 @@ def make_datalist(
         ct_dir: folder of CT scans (NIfTI files, DICOM series), or ``None`` where a stage needs none.
         mr_dir: folder of thick-slice MR scans, or ``None``.
         datalist_file: JSON ``{"ct": {"training": [{"image": path, "patient": id}], "validation": [...]}, "mr": ...}``
-            with paths relative to ``ct_dir`` and ``mr_dir``; it decides everything itself.
+            with paths relative to ``ct_dir`` and ``mr_dir``; it decides everything itself. An item may have a
+            ``weight``: patches are drawn from scans in proportion to it.
         patient_regex: finds the patient in a case's name (first group, or the whole match). Empty: every case is a
             patient of its own (DICOM: the patient is read from the headers, hashed).
         validation_fraction: share of each modality's patients that is held out, rounded up; at least one patient of
@@ -146,8 +147,9 @@ def _from_file(path: Path, folders: dict[str, str | None]) -> Datalist:
                 if not image.exists():
                     raise ValueError(f"{path.name} must name existing scans, got {image}; correct it")
                 case = volume_stem(image)
+                patient, weight = str(item.get("patient", case)), float(item.get("weight", 1.0))
                 datalist[modality][part].append(
-                    {"image": str(image), "case": case, "patient": str(item.get("patient", case))}
+                    {"image": str(image), "case": case, "patient": patient, "weight": weight}
                 )
     shared = _patients(datalist, "training") & _patients(datalist, "validation")
     if shared:

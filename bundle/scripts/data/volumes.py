@@ -22,7 +22,8 @@ class VolumeStore(Dataset):
     """Every volume preprocessed once, ready for thousands of random patches.
 
     Args:
-        data: items with ``image``, ``case`` and ``patient``.
+        data: items with ``image``, ``case`` and ``patient``; where one has a ``weight`` (default 1), volumes are drawn
+            in proportion to it.
         transform: loads and preprocesses an item; must leave a tensor ``image`` and ``spacing_mm``.
         memory_gb: volumes are held in memory until this bound is reached; the rest are written as ``.npy`` files and
             memory-mapped, so that the operating system keeps the parts in use and may drop them at any time.
@@ -31,6 +32,7 @@ class VolumeStore(Dataset):
 
     Attributes:
         patients: patient of each volume, in order.
+        shares: how often each volume is drawn, sum 1; ``None`` where all are drawn alike.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class VolumeStore(Dataset):
         progress: bool = True,
     ) -> None:
         self.patients = [str(item["patient"]) for item in data]
+        weights = np.array([float(item.get("weight", 1.0)) for item in data])
+        self.shares = weights / weights.sum() if len(set(weights)) > 1 else None
         self.volumes: list[dict[str, Any]] = []
         held, spilled = 0, 0
         for item in tqdm(data, desc="reading volumes", unit="volume", disable=None if progress and data else True):
@@ -54,7 +58,8 @@ class VolumeStore(Dataset):
                 image = _spill(image, Path(spill_dir) / f"{len(self.volumes):05d}_{Path(str(item['case'])).name}.npy")
                 spilled += nbytes
             spacing_mm = tuple(float(s) for s in volume["spacing_mm"])
-            self.volumes.append({"image": image, "spacing_mm": spacing_mm})
+            thickness = float(volume.get("thickness_to_spacing", 1.0))
+            self.volumes.append({"image": image, "spacing_mm": spacing_mm, "thickness_to_spacing": thickness})
         if spilled:
             logger.info(
                 "%.2f GB of volumes in memory, %.2f GB memory-mapped in %s", held / 2**30, spilled / 2**30, spill_dir

@@ -57,7 +57,6 @@ class Provenance:
         version: of the bundle.
         model_sha256: hexadecimal digest of the weights.
         config_sha256: of the settings.
-        scale_factor: K.
         derived_at: when; kept by the caller so that a run that goes on writes the same bytes.
     """
 
@@ -65,7 +64,6 @@ class Provenance:
     version: str
     model_sha256: str
     config_sha256: str
-    scale_factor: int
     derived_at: datetime
 
 
@@ -85,7 +83,12 @@ class Written:
 
 
 def write_series(
-    folder: Path, array: np.ndarray, affine_ras: np.ndarray, source: SeriesCandidate, provenance: Provenance
+    folder: Path,
+    array: np.ndarray,
+    affine_ras: np.ndarray,
+    source: SeriesCandidate,
+    provenance: Provenance,
+    scale_factor: float,
 ) -> Written:
     """Write one file per slice along the third axis.
 
@@ -95,6 +98,7 @@ def write_series(
         affine_ras: ``(4, 4)`` of the array.
         source: what the volume was made from; headers of its files are read again for what is taken over.
         provenance: see there.
+        scale_factor: K, slice spacing over thin spacing.
 
     Returns:
         What was written.
@@ -110,9 +114,9 @@ def write_series(
     folder.mkdir(parents=True, exist_ok=True)
     facts = [_instance(header) for header in source.slices]
     facts += [provenance.software, provenance.version, provenance.model_sha256, provenance.config_sha256]
-    facts += [str(provenance.scale_factor), str(source.derived_number)]
+    facts += [f"{scale_factor:.6g}", str(source.derived_number)]
     series_uid = derived_uid(*facts, "series")
-    common = _common(source, sources, provenance, series_uid)
+    common = _common(source, sources, provenance, series_uid, scale_factor)
     _grid(common, sources, affine_ras, values)
     common.update(rescale)
     _padding(common, source.slices, values)
@@ -185,7 +189,9 @@ def _instance(header: Header) -> str:
     return header.sop_instance if header.frames == 1 else f"{header.sop_instance} frame {header.frame + 1}"
 
 
-def _common(source: SeriesCandidate, sources: Sequence[Dataset], provenance: Provenance, series_uid: str) -> Dataset:
+def _common(
+    source: SeriesCandidate, sources: Sequence[Dataset], provenance: Provenance, series_uid: str, scale_factor: float
+) -> Dataset:
     """What is equal on every slice, but the grid."""
     first = sources[0]
     moment = provenance.derived_at
@@ -212,12 +218,12 @@ def _common(source: SeriesCandidate, sources: Sequence[Dataset], provenance: Pro
     ds.SeriesInstanceUID = series_uid
     ds.SeriesNumber = source.derived_number
     description = str(first.get("SeriesDescription", "") or "MR")
-    suffix = f"{source.key[16:].replace('-', ' ')} SR x{provenance.scale_factor} AI"
+    suffix = f"{source.key[16:].replace('-', ' ')} SR x{scale_factor:.3g} AI"
     ds.SeriesDescription = description[: 64 - len(suffix)].rstrip() + suffix
     ds.SeriesDate = ds.ContentDate = ds.InstanceCreationDate = date
     ds.SeriesTime = ds.ContentTime = ds.InstanceCreationTime = time
     ds.DerivationDescription = (
-        f"{provenance.software} {provenance.version}: {provenance.scale_factor} thin slices for each thick one by a "
+        f"{provenance.software} {provenance.version}: {scale_factor:.3g} thin slices for each thick one by a "
         f"neural network, weights SHA-256 {provenance.model_sha256}. Slices between acquired ones are estimates. "
         "Not for diagnosis."
     )

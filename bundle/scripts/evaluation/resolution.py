@@ -35,7 +35,11 @@ THROUGH_PLANE_DEFINITIONS = {
 
 
 def score_through_plane(
-    result: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float] | np.ndarray, thick_axis: int, scale_factor: int
+    result: np.ndarray,
+    truth: np.ndarray,
+    spacing_mm: Sequence[float] | np.ndarray,
+    thick_axis: int,
+    scale_factor: float,
 ) -> dict[str, float]:
     """All figures of :data:`THROUGH_PLANE_DEFINITIONS`; the truth's own are ``score_through_plane(truth, truth, ...)``.
 
@@ -44,7 +48,7 @@ def score_through_plane(
         truth: same shape and grid.
         spacing_mm: ``(3,)``.
         thick_axis: voxel axis along which the slices were thick.
-        scale_factor: thin slices per thick one.
+        scale_factor: K, slice spacing over thin spacing.
     """
     in_plane = [axis for axis in range(3) if axis != thick_axis]
     return {
@@ -163,7 +167,7 @@ def fourier_resolution_mm(
     return float(spacing_mm[axis]) / float(where)
 
 
-def high_frequency_ratio_db(volume: np.ndarray, truth: np.ndarray, thick_axis: int, scale_factor: int) -> float:
+def high_frequency_ratio_db(volume: np.ndarray, truth: np.ndarray, thick_axis: int, scale_factor: float) -> float:
     """Energy beyond what thick slices can sample, over the truth's there, in dB.
 
     Args:

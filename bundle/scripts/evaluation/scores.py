@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 
 from ..files import whole, write_json
 from ..geometry import Orientation, voxel_spacing_mm
-from ..networks.rdn import upsample_cubic
+from ..networks.interpolation import interpolate_cubic
 from ..transforms.consistency import scan_operator
 from .lpips import SliceLPIPS, find_alexnet
 from .metrics import DEFINITIONS, score_volume
@@ -27,12 +27,11 @@ from .resolution import THROUGH_PLANE_DEFINITIONS, score_through_plane
 __all__ = ["CaseScores", "interpolations", "save_volume"]
 
 
-def interpolations(image: MetaTensor, scale_factor: int, profile: str) -> dict[str, np.ndarray]:
+def interpolations(image: MetaTensor, profile: str) -> dict[str, np.ndarray]:
     """What needs no network, on the result's own grid and axis order.
 
     Args:
-        image: ``(1, H1, H2, n_slices)``, the oriented thick-slice scan.
-        scale_factor: K.
+        image: ``(1, H1, H2, n_slices)``, the oriented thick-slice scan whose grid is chosen.
         profile: slice profile of the scan.
 
     Returns:
@@ -40,8 +39,9 @@ def interpolations(image: MetaTensor, scale_factor: int, profile: str) -> dict[s
     """
     acquired = image.as_tensor()
     orientation = Orientation.of(np.asarray(image.meta["original_affine"]).reshape(4, 4), int(image.meta["thick_axis"]))
-    cubic = upsample_cubic(acquired, scale_factor)
-    consistent = scan_operator(image, scale_factor, profile, None).enforce(cubic[0].clone(), acquired[0])[None]
+    operator = scan_operator(image, profile, None)
+    cubic = interpolate_cubic(acquired, torch.tensor(operator.grid.positions, dtype=torch.float32))
+    consistent = operator.enforce(cubic[0].clone(), acquired[0])[None]
     return {
         name: orientation.undo(volume)[0].numpy()
         for name, volume in {"bicubic": cubic, "bicubic_dc": consistent}.items()
@@ -63,7 +63,6 @@ class CaseScores:
 
     Args:
         output_dir: where the tables go, and ``pictures/<case>.png``.
-        scale_factor: K.
         profile: slice profile of the degradation.
         method: name of the network's row.
         facts: further facts to write into ``metrics.json`` (degradation, weights), JSON types.
@@ -86,7 +85,6 @@ class CaseScores:
     def __init__(
         self,
         output_dir: str,
-        scale_factor: int,
         profile: str,
         method: str,
         facts: dict[str, Any] | None = None,
@@ -97,7 +95,6 @@ class CaseScores:
         volumes: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
-        self.scale_factor = scale_factor
         self.profile = profile
         self.method = method
         self.facts = dict(facts or {})
@@ -132,7 +129,7 @@ class CaseScores:
         affine = np.asarray(truth.affine, np.float64).reshape(4, 4)
         spacing = voxel_spacing_mm(affine)
         reference = truth.as_tensor()[0].cpu().numpy()
-        results = interpolations(image.cpu(), self.scale_factor, self.profile)
+        results = interpolations(image.cpu(), self.profile)
         results[self.method] = pred.as_tensor()[0].cpu().float().numpy()
         name = str(image.meta["filename_or_obj"]).removesuffix(".nii.gz")
         if self.lpips is not None and (reason := self.lpips.refusal(reference.shape, thick_axis)):
@@ -141,7 +138,9 @@ class CaseScores:
             method: score_volume(volume, reference, thick_axis, lpips=self.lpips) for method, volume in results.items()
         }
         self.through_plane[name] = {
-            method: _finite(score_through_plane(volume, reference, spacing, thick_axis, self.scale_factor))
+            method: _finite(
+                score_through_plane(volume, reference, spacing, thick_axis, float(image.meta["scale_factor"]))
+            )
             for method, volume in {**results, "truth": reference}.items()
         }
         shown = ", ".join(f"{method} {scores['psnr']:.2f}" for method, scores in self.cases[name].items())

@@ -18,13 +18,13 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
-from ..transforms.consistency import scan_operator
-from ..transforms.orient import working_spacing_mm
+from ..transforms.degrade import RandDegrade
+from ..transforms.orient import slice_grid, thickness_to_spacing, working_spacing_mm
 from ..transforms.patch import RandPlanePatch
 
 __all__ = ["InPlaneAdaptation"]
 
-Pairs = tuple[torch.Tensor, torch.Tensor]
+Pairs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # image, label, positions, condition
 
 
 class InPlaneAdaptation:
@@ -32,11 +32,10 @@ class InPlaneAdaptation:
 
     Args:
         iterations: optimiser steps; 0 switches adaptation off.
-        scale_factor: K.
         learning_rate: of Adam at the first step; falls to zero along a cosine.
         batch_size: patches per step.
-        size: ``(rows, slices)`` of the made-thick patch.
-        margin_slices: slices computed at either end and not judged, since D has seen no neighbours there.
+        size: ``(rows, columns)`` of the target patch.
+        margin: columns on each side that are used to make thick slices, and are no target.
         holdout: every ``holdout``-th slice judges.
         check_patches: patches drawn from those.
         profile: slice profile of the scan.
@@ -50,11 +49,10 @@ class InPlaneAdaptation:
     def __init__(
         self,
         iterations: int,
-        scale_factor: int,
         learning_rate: float,
         batch_size: int,
         size: tuple[int, int],
-        margin_slices: int,
+        margin: int,
         holdout: int,
         check_patches: int,
         profile: str = "gaussian",
@@ -69,11 +67,10 @@ class InPlaneAdaptation:
                 f"got {batch_size}, {check_patches} and {holdout}; correct the adaptation"
             )
         self.iterations = iterations
-        self.scale_factor = scale_factor
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.size = size
-        self.margin_slices = margin_slices
+        self.margin = margin
         self.holdout = holdout
         self.check_patches = check_patches
         self.profile = profile
@@ -109,9 +106,8 @@ class InPlaneAdaptation:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations)
         with torch.enable_grad():
             for _ in range(self.iterations):
-                image, label = draw(self.batch_size)
                 optimizer.zero_grad()
-                self._error(adapted, image, label).backward()
+                self._error(adapted, draw(self.batch_size)).backward()
                 optimizer.step()
                 schedule.step()
         after = self._loss(adapted, check)
@@ -126,13 +122,13 @@ class InPlaneAdaptation:
         """Two sources of ``(image, label)`` batches: to learn from, and to judge by."""
         volume = scan.as_tensor()[0]
         spacing = working_spacing_mm(scan)
-        thin_mm = float(spacing[2]) / self.scale_factor
-        operator = scan_operator(scan, self.scale_factor, self.profile, self.slice_thickness_mm)
-        cropped = slice(self.margin_slices, self.margin_slices + self.size[1])
-        thin = slice(cropped.start * self.scale_factor, cropped.stop * self.scale_factor)
+        scale_factor = slice_grid(scan).scale_factor
+        thin_mm = float(spacing[2]) / scale_factor
+        thickness = thickness_to_spacing(scan, self.slice_thickness_mm)
+        degrade = RandDegrade({self.profile: 1.0}, (thickness, thickness), self.margin)
         patch = RandPlanePatch(
             "in_plane",
-            size=(self.size[0], self.scale_factor * (self.size[1] + 2 * self.margin_slices)),
+            size=(self.size[0], self.size[1] + 2 * self.margin),
             # the spacing of the thin slices, or the scan's own where that is coarser
             column_spacing_mm=(thin_mm, max(thin_mm, float(spacing[:2].max()))),
         )
@@ -142,20 +138,30 @@ class InPlaneAdaptation:
         def source(slices: torch.Tensor) -> Callable[[int], Pairs]:
             part = volume[..., slices.to(volume.device)]
 
+            def pair() -> Pairs:
+                image, (rows_mm, columns_mm) = patch(part, spacing.tolist())
+                return degrade(image, scale_factor, float(rows_mm / columns_mm))
+
             def draw(count: int) -> Pairs:
-                labels = torch.stack([patch(part, spacing.tolist()) for _ in range(count)])
-                return operator.degrade(labels)[..., cropped], labels[..., thin]
+                image, label, positions, condition = (
+                    torch.stack(x) for x in zip(*(pair() for _ in range(count)), strict=True)
+                )
+                return image, label, positions[0].to(volume.device), condition.to(volume.device)
 
             return draw
 
         return source(~judges), source(judges)
 
     @staticmethod
-    def _error(network: Callable[..., torch.Tensor], image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.mse_loss(network(image), label)
+    def _error(network: Callable[..., torch.Tensor], pairs: Pairs) -> torch.Tensor:
+        image, label, positions, condition = pairs
+        return torch.nn.functional.mse_loss(network(image, positions, condition)[:, :1], label)
 
     def _loss(self, network: Callable[..., torch.Tensor], pairs: Pairs) -> float:
+        image, label, positions, condition = pairs
         with torch.no_grad():
-            images, labels = (part.split(self.batch_size) for part in pairs)
-            errors = [float(self._error(network, i, b)) * len(i) for i, b in zip(images, labels, strict=True)]
-        return float(np.sum(errors)) / len(pairs[0])
+            errors = [
+                float(self._error(network, (i, b, positions, c))) * len(i)
+                for i, b, c in zip(*(part.split(self.batch_size) for part in (image, label, condition)), strict=True)
+            ]
+        return float(np.sum(errors)) / len(image)

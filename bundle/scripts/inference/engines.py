@@ -16,7 +16,14 @@ from torch import nn
 __all__ = ["ENGINES", "Engine", "onnx_model", "torchscript_model"]
 
 ENGINES = ("torch", "torchscript", "onnxruntime", "openvino")
-EXAMPLE_SHAPE = (2, 1, 24, 16)  # all axes but the channel are dynamic, so any shape will do; 0 and 1 are special
+Compute = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _example(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inputs to trace a network with: all sizes but the channel's are dynamic, and 0 and 1 would be special."""
+    positions = torch.arange(64, device=device, dtype=torch.float32) / 4 - 0.375
+    condition = torch.tensor([[0.25, 1.0, 0.4, 0.25]], device=device)
+    return torch.zeros((2, 1, 24, 16), device=device), positions, condition
 
 
 def torchscript_model(network: nn.Module) -> torch.jit.ScriptModule:
@@ -26,17 +33,20 @@ def torchscript_model(network: nn.Module) -> torch.jit.ScriptModule:
 
 
 def onnx_model(network: nn.Module) -> bytes:
-    """The network as a serialised ONNX model with input ``image``, output ``pred``; batch, rows, slices are dynamic.
+    """The network as a serialised ONNX model for any grid.
+
+    Inputs ``image`` ``(B, 1, H, n)``, ``positions`` ``(N,)`` and ``condition`` ``(1, 4)``, output ``pred``; see
+    :class:`scripts.networks.srnet.SRNet`. B, H, n and N are dynamic.
 
     Needs the packages ``onnx`` and ``onnxscript``.
     """
-    size = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    dynamic = torch.export.Dim.DYNAMIC
     program: Any = torch.onnx.export(
         network.eval(),
-        (torch.zeros(EXAMPLE_SHAPE, device=next(network.parameters()).device),),
+        _example(next(network.parameters()).device),
         dynamo=True,
-        dynamic_shapes=(size,),
-        input_names=["image"],
+        dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic}, {0: dynamic}, None),
+        input_names=["image", "positions", "condition"],
         output_names=["pred"],
         verbose=False,
     )
@@ -46,13 +56,13 @@ def onnx_model(network: nn.Module) -> bytes:
 class _Compiled(nn.Module):
     """A converted network with the look of the original."""
 
-    def __init__(self, compute: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, compute: Compute) -> None:
         super().__init__()
         self.compute = compute
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """``(B, 1, H, W)`` to ``(B, 1, H, K * W)``."""
-        return self.compute(image)
+    def forward(self, image: torch.Tensor, positions: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """As the network; see :class:`scripts.networks.srnet.SRNet`."""
+        return self.compute(image, positions, condition)
 
 
 class Engine:
@@ -105,30 +115,34 @@ class Engine:
         return _Compiled(_onnxruntime(network) if self.name == "onnxruntime" else _openvino(network))
 
 
-def _onnxruntime(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+def _onnxruntime(network: nn.Module) -> Compute:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(onnx_model(network), options, providers=["CPUExecutionProvider"])
 
-    def compute(image: torch.Tensor) -> torch.Tensor:
-        (pred,) = session.run(None, {"image": image.contiguous().numpy()})
+    names = [node.name for node in session.get_inputs()]  # RDN has no use for the condition
+
+    def compute(*inputs: torch.Tensor) -> torch.Tensor:
+        given = dict(zip(("image", "positions", "condition"), inputs, strict=True))
+        (pred,) = session.run(None, {name: given[name].contiguous().numpy() for name in names})
         return torch.from_numpy(pred)
 
     return compute
 
 
-def _openvino(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+def _openvino(network: nn.Module) -> Compute:
     import openvino
 
     with torch.no_grad():
-        model = openvino.convert_model(network, example_input=torch.zeros(EXAMPLE_SHAPE), input=[-1, 1, -1, -1])
+        model = openvino.convert_model(network, example_input=_example(torch.device("cpu")))
     # without the hint it may compute in bfloat16 where the processor can
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.Core().compile_model(model, "CPU", settings)
 
-    def compute(image: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(compiled([image.contiguous().numpy()])[0])
+    def compute(*inputs: torch.Tensor) -> torch.Tensor:
+        given = [tensor.contiguous().numpy() for tensor in inputs]
+        return torch.from_numpy(compiled(given[: len(compiled.inputs)])[0])
 
     return compute

@@ -11,7 +11,9 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from tqdm import tqdm
 
-from ..networks.rdn import upsample_cubic
+from ..networks.interpolation import interpolate_cubic
+from ..transforms.consistency import scan_operator
+from ..transforms.orient import working_spacing_mm
 from .engines import Engine
 
 __all__ = ["ThroughPlaneInferer"]
@@ -49,7 +51,8 @@ class ThroughPlaneInferer(Inferer):
     pixels around it) is given to the network, the rest is interpolated.
 
     Args:
-        scale_factor: K.
+        profile: slice profile of the scans.
+        slice_thickness_mm: overrides the header's thickness.
         batch_pixels: images are put together up to so many LR pixels per forward. On a CPU the activations should fit
             the cache; a GPU wants as many as fill it.
         window_pixels: an image larger than this is cut into windows along its rows; with ``batch_pixels`` this bounds
@@ -61,7 +64,9 @@ class ThroughPlaneInferer(Inferer):
         waste: neighbouring images are computed together while their common box is larger than their own ones by no
             more than this share.
         flips: run every orientation also with rows, slices and both reversed, and average (four times the work).
-        spread: append the standard deviation over all passes as a second channel (the disagreement map).
+        disagreement: append the standard deviation over all passes as a channel.
+        error_map: append the network's expected absolute error, mean of all passes, as a last channel. The network must
+            have one.
         autocast: dtype name for mixed precision (``bfloat16``, ``float16``), or ``None``.
         adapt: optional callable ``(network, volume) -> network`` run once per scan before the passes.
         engine: optional :class:`scripts.inference.engines.Engine`, which converts the network after that.
@@ -73,7 +78,8 @@ class ThroughPlaneInferer(Inferer):
 
     def __init__(
         self,
-        scale_factor: int,
+        profile: str,
+        slice_thickness_mm: float | None = None,
         batch_pixels: int = 2**14,
         window_pixels: int = 2**16,
         halo: int = 24,
@@ -81,7 +87,8 @@ class ThroughPlaneInferer(Inferer):
         margin: int = 12,
         waste: float = 0.1,
         flips: bool = False,
-        spread: bool = False,
+        disagreement: bool = False,
+        error_map: bool = False,
         autocast: str | None = None,
         adapt: Callable[[Callable, torch.Tensor], Callable] | None = None,
         engine: Engine | None = None,
@@ -99,7 +106,8 @@ class ThroughPlaneInferer(Inferer):
                 raise ValueError(f"{name} must be >= {least}, got {value}; correct the id")
         if autocast and engine is not None and not engine.is_torch:
             raise ValueError(f"autocast must be null for engine {engine.name}, got {autocast!r}; set engine to torch")
-        self.scale_factor = scale_factor
+        self.profile = profile
+        self.slice_thickness_mm = slice_thickness_mm
         self.batch_pixels = batch_pixels
         self.window_pixels = window_pixels
         self.halo = halo
@@ -107,7 +115,8 @@ class ThroughPlaneInferer(Inferer):
         self.margin = margin
         self.waste = waste
         self.flips = flips
-        self.spread = spread
+        self.disagreement = disagreement
+        self.error_map = error_map
         self.autocast = autocast
         self.adapt = adapt
         self.engine = engine
@@ -123,24 +132,37 @@ class ThroughPlaneInferer(Inferer):
         """Super-resolve one oriented scan.
 
         Args:
-            inputs: ``(1, 1, H1, H2, n_slices)``, unit range, thick axis last.
-            network: maps ``(B, 1, H, W)`` to ``(B, 1, H, K * W)``.
+            inputs: ``(1, 1, H1, H2, n_slices)`` MetaTensor, unit range, thick axis last, with the meta data of
+                :class:`scripts.transforms.orient.OrientThickAxisLast` and :class:`scripts.transforms.grid.ChooseGridd`.
+            network: maps images, positions and condition as :class:`scripts.networks.srnet.SRNet` does.
             args: not used; MONAI's signature.
             kwargs: not used.
 
         Returns:
-            ``(1, C, H1, H2, K * n_slices)`` float32 on the inputs' device; channel 0 is the mean, channel 1 the
-            spread, if asked for.
+            ``(1, C, H1, H2, n_thin)`` float32 on the inputs' device; channel 0 is the mean, then the disagreement and
+            the expected error, if asked for.
+
+        Raises:
+            TypeError: if the inputs have no meta data.
+            ValueError: if their shape is wrong, or the network has no expected error.
         """
+        if not isinstance(inputs, MetaTensor):
+            raise TypeError(
+                "inputs must be a MetaTensor that knows its grid, got a plain tensor; use the preprocessing"
+            )
         if inputs.ndim != 5 or inputs.shape[:2] != (1, 1):
             raise ValueError(f"inputs must have shape (1, 1, H1, H2, n_slices), got {tuple(inputs.shape)}")
         if self.adapt is not None:
             network = self.adapt(network, inputs)
         if self.engine is not None:
             network = self.engine(network)
-        volume = (inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs)[0, 0]
-        shape = (*volume.shape[:2], volume.shape[2] * self.scale_factor)
-        result = torch.zeros((1, 2 if self.spread else 1, *shape), dtype=torch.float32, device=volume.device)
+        operator = scan_operator(inputs, self.profile, self.slice_thickness_mm)
+        spacing_mm = working_spacing_mm(inputs)
+        volume = inputs.as_tensor()[0, 0]
+        positions = torch.tensor(operator.grid.positions, dtype=torch.float32, device=volume.device)
+        channels = 1 + self.disagreement + self.error_map
+        shape = (channels, *volume.shape[:2], operator.grid.n_thin)
+        result = torch.zeros((1, *shape), dtype=torch.float32, device=volume.device)
         passes = [(side, flip) for side in (0, 1) for flip in ([(), (1,), (2,), (1, 2)] if self.flips else [()])]
         total = sum(volume.shape[side] for side, _ in passes)
         hidden = None if self.progress else True  # None: no bar where the output is not a terminal
@@ -149,29 +171,47 @@ class ThroughPlaneInferer(Inferer):
             for count, (side, flip) in enumerate(passes, start=1):
                 # (slices, rows, thick): views, so both orientations read and write the same memory
                 images = volume.transpose(0, side).flip(flip)
+                condition = torch.tensor(
+                    [operator.condition(float(spacing_mm[1 - side] / spacing_mm[2]))], device=volume.device
+                )
                 mean = result[0, 0].transpose(0, side)
-                spread = result[0, 1].transpose(0, side) if self.spread else None
-                for which, output in self._forward(images, network):
-                    found = output.flip(flip) if flip else output
-                    delta = found - mean[which]
+                for which, output in self._forward(images, positions, condition, network):
+                    found = output.flip([axis + 1 for axis in flip]) if flip else output
+                    delta = found[:, 0] - mean[which]
                     mean[which] += delta / count
-                    if spread is not None:  # Welford's running sum of squares
-                        spread[which] += delta * (found - mean[which])
+                    if self.disagreement:  # Welford's running sum of squares
+                        result[0, 1].transpose(0, side)[which] += delta * (found[:, 0] - mean[which])
+                    if self.error_map:
+                        result[0, -1].transpose(0, side)[which] += found[:, 1] / len(passes)
                     bar.update(len(output))
-            if self.spread:
+            if self.disagreement:
                 result[0, 1].div_(len(passes)).sqrt_()
         return result
 
     def _forward(
-        self, images: torch.Tensor, network: Callable[..., torch.Tensor]
+        self,
+        images: torch.Tensor,
+        positions: torch.Tensor,
+        condition: torch.Tensor,
+        network: Callable[..., torch.Tensor],
     ) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Yield ``(which, (b, rows, K * thick))`` until every image has been done once."""
+        """Yield ``(which, (b, 1 or 2, rows, thin))`` until every image has been done once.
+
+        The second channel, there if ``error_map`` is, is the expected absolute error; where only air is, it is 0.
+        """
         for which, box in self._groups(images):
             batch = images[which]
-            output = upsample_cubic(batch[:, None], self.scale_factor)[:, 0]
+            output = interpolate_cubic(batch[:, None], positions)
+            if self.error_map:
+                output = torch.cat([output, torch.zeros_like(output)], dim=1)
             if box.area:
-                columns = slice(self.scale_factor * box.columns.start, self.scale_factor * box.columns.stop)
-                output[:, box.rows, columns] = self._windows(batch[:, box.rows, box.columns], network)
+                # the thin slices of these thick ones
+                inside = (positions >= box.columns.start - 0.5) & (positions < box.columns.stop - 0.5)
+                first, count = int(inside.float().argmax()), int(inside.sum())
+                told = (positions.narrow(0, first, count) - box.columns.start, condition)
+                output[:, :, box.rows, first : first + count] = self._windows(
+                    batch[:, box.rows, box.columns], told, network
+                )
             yield which, output
 
     def _groups(self, images: torch.Tensor) -> Iterator[tuple[slice, _Box]]:
@@ -197,20 +237,29 @@ class ThroughPlaneInferer(Inferer):
                 first, common, own = index, box, max(box.area, least)
         yield slice(first, len(boxes)), common
 
-    def _windows(self, rows: torch.Tensor, network: Callable[..., torch.Tensor]) -> torch.Tensor:
-        """``(b, h, w)`` to ``(b, h, K * w)``, in windows along the rows where the image is too large."""
+    def _windows(
+        self, rows: torch.Tensor, told: tuple[torch.Tensor, torch.Tensor], network: Callable[..., torch.Tensor]
+    ) -> torch.Tensor:
+        """``(b, h, n)`` to ``(b, 1 or 2, h, N)``, in windows along the rows where the image is too large."""
         window = max(1, self.window_pixels // rows.shape[2])
         if rows.shape[1] <= window:
-            return self._network(rows, network)
+            return self._network(rows, told, network)
         parts = []
         for start in range(0, rows.shape[1], window):
             low, high = max(0, start - self.halo), min(rows.shape[1], start + window + self.halo)
-            part = self._network(rows[:, low:high], network)
-            parts.append(part[:, start - low : start - low + min(window, rows.shape[1] - start)])
-        return torch.cat(parts, dim=1)
+            part = self._network(rows[:, low:high], told, network)
+            parts.append(part[:, :, start - low : start - low + min(window, rows.shape[1] - start)])
+        return torch.cat(parts, dim=2)
 
-    def _network(self, rows: torch.Tensor, network: Callable[..., torch.Tensor]) -> torch.Tensor:
+    def _network(
+        self, rows: torch.Tensor, told: tuple[torch.Tensor, torch.Tensor], network: Callable[..., torch.Tensor]
+    ) -> torch.Tensor:
         enabled = self.autocast is not None
         dtype = getattr(torch, self.autocast) if self.autocast else None
         with torch.autocast(rows.device.type, dtype=dtype, enabled=enabled):
-            return network(rows[:, None])[:, 0].float()
+            pred = network(rows[:, None], *told).float()
+        if not self.error_map:
+            return pred[:, :1]
+        if pred.shape[1] != 2:
+            raise ValueError("network must tell its expected error for error_map, got one channel; set it to false")
+        return torch.cat([pred[:, :1], pred[:, 1:].exp()], dim=1)

@@ -16,26 +16,31 @@ class DataConsistencyLoss(nn.Module):
     """``||D(x~_H) - x_L||_1``, mean over the slices inside.
 
     Args:
-        degrade: D, ``(B, 1, H, K * W)`` to ``(B, 1, H, W)``.
+        degrade: D of a batch, ``(x~_H, n, positions, conditions)`` to ``(B, 1, H, n)``; see
+            :class:`scripts.training.acquisition.BatchOperator`.
         margin_slices: slices left out at each end, whose profile reaches beyond the patch.
 
     Raises:
         ValueError: if ``margin_slices`` is negative.
     """
 
-    def __init__(self, degrade: Callable[[torch.Tensor], torch.Tensor], margin_slices: int) -> None:
+    def __init__(self, degrade: Callable[..., torch.Tensor], margin_slices: int) -> None:
         super().__init__()
         if margin_slices < 0:
             raise ValueError(f"margin_slices must be >= 0, got {margin_slices}; correct the id")
         self.degrade = degrade
         self.margin_slices = margin_slices
 
-    def forward(self, mr: torch.Tensor, mr_thick: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, mr: torch.Tensor, mr_thick: torch.Tensor, positions: torch.Tensor, condition: torch.Tensor
+    ) -> torch.Tensor:
         """Compare.
 
         Args:
-            mr: x~_H, ``(B, 1, H, K * W)``.
-            mr_thick: x_L, ``(B, 1, H, W)``.
+            mr: x~_H, ``(B, 1, H, N)``.
+            mr_thick: x_L, ``(B, 1, H, n)``.
+            positions: ``(N,)``, what SRNet was told of the thin slices.
+            condition: ``(B, 4)``, what it was told of the acquisition.
         """
         inside = slice(self.margin_slices, mr_thick.shape[-1] - self.margin_slices)
-        return F.l1_loss(self.degrade(mr)[..., inside], mr_thick[..., inside])
+        return F.l1_loss(self.degrade(mr, mr_thick.shape[-1], positions, condition)[..., inside], mr_thick[..., inside])

@@ -105,6 +105,7 @@ class DisentanglementLoss(nn.Module):
         fake_mr: Sequence[torch.Tensor],
         fake_ct: Sequence[torch.Tensor],
         mr_thick: torch.Tensor | None = None,
+        mr_told: tuple[torch.Tensor, torch.Tensor] | None = None,
         ct_restored: torch.Tensor | None = None,
     ) -> Objective:
         """Evaluate Eq. 7.
@@ -118,6 +119,7 @@ class DisentanglementLoss(nn.Module):
             fake_mr: D_X's logits of x', per scale.
             fake_ct: D_Y's logits of y'.
             mr_thick: x_L, for the first anchor; ``None`` leaves it out.
+            mr_told: positions and conditions that SRNet was given for x_L; needed with it.
             ct_restored: F(D(y_H)), for the second anchor; ``None`` leaves it out.
         """
         target = mr.detach() if self.detach_targets else mr
@@ -139,7 +141,8 @@ class DisentanglementLoss(nn.Module):
         if self.perceptual is not None and self.weights["percep"] > 0:
             groups["percep"] = self.perceptual(made.mr_to_ct, target, made.ct_to_mr, ct)
         if self.data_consistency is not None and self.weights["consistency"] > 0 and mr_thick is not None:
-            groups["consistency"] = {"mr": self.data_consistency(mr, mr_thick)}
+            assert mr_told is not None
+            groups["consistency"] = {"mr": self.data_consistency(mr, mr_thick, *mr_told)}
         if self.weights["ct_l1"] > 0 and ct_restored is not None:
             groups["ct_l1"] = {"ct": F.l1_loss(ct_restored, ct)}
         weighted = {name: self.weights[name] * torch.stack(list(g.values())).sum() for name, g in groups.items()}

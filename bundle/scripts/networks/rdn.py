@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SRNet: a residual dense network that multiplies the number of slices by K (paper, section 2.1).
+"""The paper's SRNet: a residual dense network that multiplies the number of slices by a whole K (paper, section 2.1).
 
 Zhang et al., "Residual Dense Network for Image Super-Resolution", CVPR 2018, with two changes for thick slices: the
 upsampling acts on one axis only (1 x K pixel shuffle), and the network predicts what cubic interpolation *on the same
@@ -12,21 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["RDN", "ResidualDenseBlock", "shuffle_last_axis", "upsample_cubic"]
+from .interpolation import interpolate_cubic
 
-
-def upsample_cubic(image: torch.Tensor, scale_factor: int) -> torch.Tensor:
-    """Cubic convolution along the last axis on the grid of :mod:`scripts.geometry`.
-
-    Args:
-        image: ``(B, C, H, W)``.
-        scale_factor: K.
-
-    Returns:
-        ``(B, C, H, K * W)``; centred blocks are exactly what ``align_corners=False`` means.
-    """
-    size = [image.shape[-2], image.shape[-1] * scale_factor]
-    return F.interpolate(image, size=size, mode="bicubic", align_corners=False)
+__all__ = ["RDN", "ResidualDenseBlock", "check_sizes", "shuffle_last_axis"]
 
 
 def shuffle_last_axis(features: torch.Tensor, scale_factor: int) -> torch.Tensor:
@@ -34,6 +22,17 @@ def shuffle_last_axis(features: torch.Tensor, scale_factor: int) -> torch.Tensor
     b, ck, h, w = features.shape
     features = features.reshape(b, ck // scale_factor, scale_factor, h, w)
     return features.permute(0, 1, 3, 4, 2).reshape(b, ck // scale_factor, h, w * scale_factor)
+
+
+def check_sizes(**sizes: int) -> None:
+    """Demand that every size of a network is at least 1.
+
+    Raises:
+        ValueError: naming the size that is not.
+    """
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}; correct network_def")
 
 
 class ResidualDenseBlock(nn.Module):
@@ -61,7 +60,7 @@ class ResidualDenseBlock(nn.Module):
 
 
 class RDN(nn.Module):
-    """Residual dense network with its body on the LR grid.
+    """Residual dense network with its body on the LR grid and a pixel shuffle for one whole K.
 
     Args:
         scale_factor: K >= 2, slices out per slice in.
@@ -76,16 +75,10 @@ class RDN(nn.Module):
 
     def __init__(self, scale_factor: int, blocks: int, layers: int, growth: int, features: int) -> None:
         super().__init__()
-        for name, value, least in (
-            ("scale_factor", scale_factor, 2),
-            ("blocks", blocks, 1),
-            ("layers", layers, 1),
-            ("growth", growth, 1),
-            ("features", features, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be >= {least}, got {value}; correct network_def")
-        self.scale_factor = scale_factor
+        check_sizes(blocks=blocks, layers=layers, growth=growth, features=features)
+        if scale_factor != int(scale_factor) or scale_factor < 2:
+            raise ValueError(f"scale_factor of RDN must be a whole number >= 2, got {scale_factor}; use SRNet instead")
+        self.scale_factor = int(scale_factor)
         self.shallow_1 = nn.Conv2d(1, features, kernel_size=3, padding=1)
         self.shallow_2 = nn.Conv2d(features, features, kernel_size=3, padding=1)
         self.blocks = nn.ModuleList(ResidualDenseBlock(features, growth, layers) for _ in range(blocks))
@@ -93,21 +86,33 @@ class RDN(nn.Module):
             nn.Conv2d(blocks * features, features, kernel_size=1),
             nn.Conv2d(features, features, kernel_size=3, padding=1),
         )
-        self.expand = nn.Conv2d(features, features * scale_factor, kernel_size=3, padding=1)
+        self.expand = nn.Conv2d(features, features * self.scale_factor, kernel_size=3, padding=1)
         self.reconstruct = nn.Conv2d(features, 1, kernel_size=3, padding=1)
         with torch.no_grad():  # start close to cubic interpolation
             self.reconstruct.weight.mul_(0.1)
             nn.init.zeros_(self.reconstruct.bias)  # type: ignore[arg-type]
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, image: torch.Tensor, positions: torch.Tensor | None = None, condition: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Super-resolve slices that contain the thick axis.
 
         Args:
-            image: ``(B, 1, H, W)``, about [-1, 1]; the last axis is the thick one.
+            image: ``(B, 1, H, n)``, about [-1, 1]; the last axis is the thick one.
+            positions: ``(K n,)`` thick coordinates of the thin slices, those of the whole K of this network; ``None``
+                makes them.
+            condition: not used; the signature of :class:`scripts.networks.srnet.SRNet`.
 
         Returns:
-            ``(B, 1, H, K * W)`` on the HR grid.
+            ``(B, 1, H, K n)``.
         """
+        if positions is None:
+            count = image.shape[-1] * self.scale_factor
+            positions = (torch.arange(count, device=image.device) + 0.5) / self.scale_factor - 0.5
+        torch._assert(
+            positions.shape[0] == image.shape[-1] * self.scale_factor,
+            "the grid must be that of the network's whole scale_factor; use SRNet for any other",
+        )
         shallow = self.shallow_1(image)
         x = self.shallow_2(shallow)
         outputs: list[torch.Tensor] = []
@@ -116,4 +121,4 @@ class RDN(nn.Module):
             outputs.append(x)
         x = self.fusion(torch.cat(outputs, dim=1)) + shallow
         residual = self.reconstruct(shuffle_last_axis(self.expand(x), self.scale_factor))
-        return upsample_cubic(image, self.scale_factor) + residual
+        return interpolate_cubic(image, positions) + residual

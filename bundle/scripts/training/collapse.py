@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
+from torch.utils.data import default_collate
 
 from ..data.patches import MixedPatches
+from .acquisition import told
 from .watch import TrainingDivergedError
 
 __all__ = ["CollapseMonitor", "ThickSliceProbe", "gradient_ratio", "period_peak"]
@@ -45,18 +47,26 @@ class ThickSliceProbe:
         volumes: thick-slice MR volumes.
         transform: random through-plane patch; seeded here, so the set is always the same.
         count: number of patches.
+        scale_factor: K of the probe.
     """
 
-    def __init__(self, network: nn.Module, volumes: Sequence, transform: Callable, count: int) -> None:
+    def __init__(
+        self, network: nn.Module, volumes: Sequence, transform: Callable, count: int, scale_factor: float
+    ) -> None:
         self.network = network
-        patches = MixedPatches({"mr": volumes}, {"mr": transform}, length=count, seed=0)
-        self.images = torch.stack([patches[i]["image"] for i in range(count)])
-        self.images = self.images.to(next(network.parameters()).device)
+        patches = MixedPatches(
+            {"mr": volumes}, {"mr": transform}, length=count, seed=0,
+            scale_factors=lambda _: scale_factor, batch_size=count,
+        )  # fmt: skip
+        device = next(network.parameters()).device
+        self.batch = {
+            key: value.to(device) for key, value in default_collate([patches[i] for i in range(count)]).items()
+        }
 
     @torch.no_grad()
     def __call__(self) -> torch.Tensor:
-        """``(count, 1, H, K * n)`` float32."""
-        return self.network(self.images).float()
+        """``(count, 1, H, N)`` float32."""
+        return self.network(self.batch["image"], *told(self.batch))[:, :1].float()
 
 
 class CollapseMonitor:

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from ignite.engine import Engine
 from ignite.metrics import Metric
 
-from ..networks.rdn import upsample_cubic
+from ..networks.interpolation import interpolate_cubic
 
 __all__ = ["PSNRGain"]
 
@@ -16,14 +17,19 @@ __all__ = ["PSNRGain"]
 class PSNRGain(Metric):
     """Mean over the validation patches of ``PSNR(network) - PSNR(cubic)``, in dB.
 
-    The data range cancels in the difference. Outputs are dictionaries with ``image`` (LR), ``pred`` and ``label`` (HR).
+    The data range cancels in the difference. Outputs are dictionaries with ``image`` (LR), ``pred`` and ``label`` (HR),
+    and ``positions`` of the thin slices; an engine keeps the last in its batch.
     """
 
-    required_output_keys = ("image", "pred", "label")
+    required_output_keys = ("image", "pred", "label", "positions")
 
-    def __init__(self, scale_factor: int, output_transform: Callable = lambda output: output) -> None:
-        self.scale_factor = scale_factor
+    def __init__(self, output_transform: Callable = lambda output: output) -> None:
         super().__init__(output_transform)
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Take what an engine has computed, and the positions from its batch."""
+        output = self._output_transform(engine.state.output)
+        self.update([*(output[key] for key in self.required_output_keys[:3]), engine.state.batch["positions"]])
 
     def reset(self) -> None:
         """Forget everything."""
@@ -31,9 +37,9 @@ class PSNRGain(Metric):
 
     def update(self, output: Sequence[torch.Tensor]) -> None:
         """Add a batch."""
-        image, pred, label = (tensor.float() for tensor in output)
-        cubic = upsample_cubic(image, self.scale_factor)
-        gain = 10 * torch.log10(_mse(cubic, label) / _mse(pred, label))
+        image, pred, label, positions = (tensor.float() for tensor in output)
+        cubic = interpolate_cubic(image, positions[0].to(image))
+        gain = 10 * torch.log10(_mse(cubic, label) / _mse(pred[:, :1], label))
         self._sum += float(gain.sum())
         self._count += len(gain)
 

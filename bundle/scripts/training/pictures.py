@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from ..networks.citnet import Translation
+from .acquisition import told
 from .checkpoint import load_newest
 
 __all__ = ["COLUMNS", "TranslationPictures", "translation_grid"]
@@ -42,7 +43,7 @@ class TranslationPictures:
     Args:
         network: SRNet.
         citnet: CITNet.
-        dataset: unpaired patches; the first ``count`` are drawn.
+        dataset: unpaired patches; the first ``count`` are drawn, as far as they share one K.
         count: rows of the picture.
         interval: iterations between pictures during training.
         writer: TensorBoard writer, or ``None`` to draw nothing during training.
@@ -60,7 +61,8 @@ class TranslationPictures:
         self.network = network
         self.citnet = citnet
         items = [dataset[index] for index in range(min(count, len(dataset)))]
-        keys = ("mr_image", "ct_label", "mr_attribute", "ct_attribute")
+        items = [item for item in items if item["mr_image"].shape == items[0]["mr_image"].shape]
+        keys = ("mr_image", "mr_positions", "mr_condition", "ct_label", "mr_attribute", "ct_attribute")
         device = next(network.parameters()).device
         self.batch = {key: torch.stack([item[key] for item in items]).to(device) for key in keys}
         self.interval = interval
@@ -79,7 +81,8 @@ class TranslationPictures:
     @torch.no_grad()
     def draw(self) -> torch.Tensor:
         """The grid as the networks are now; see :func:`translation_grid`."""
-        mr, ct = self.network(self.batch["mr_image"]).float(), self.batch["ct_label"]
+        mr = self.network(self.batch["mr_image"], *told(self.batch, "mr"))[:, :1].float()
+        ct = self.batch["ct_label"]
         return translation_grid(mr, ct, self.citnet(mr, ct, self.batch["mr_attribute"], self.batch["ct_attribute"]))
 
     def write(self, folder: str, stage: str, path: str) -> None:

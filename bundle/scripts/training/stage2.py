@@ -26,7 +26,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 from torch import nn
 
-from ..degradation import SliceProfileOperator
+from .acquisition import BatchOperator, told
 
 __all__ = ["InPlanePairs", "PseudoPairs", "SelfSupervisedTrainer", "make_pairs"]
 
@@ -56,7 +56,7 @@ class PseudoPairs:
 
     READINGS = ("current", "through", "frozen", "ema")
 
-    def __init__(self, reading: str, operator: SliceProfileOperator, network: nn.Module, average: nn.Module) -> None:
+    def __init__(self, reading: str, operator: BatchOperator, network: nn.Module, average: nn.Module) -> None:
         if reading not in self.READINGS:
             raise ValueError(f"stage2_reading must be one of {self.READINGS}, got {reading!r}; correct the id")
         self.reading = reading
@@ -67,16 +67,15 @@ class PseudoPairs:
 
     def __call__(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Pair:
         """Make the pair of the thick slices ``mr_image``."""
-        if self.reading == "through":
-            target = network(batch["mr_image"])
-            return self.operator.degrade(target), target
-        with torch.no_grad():
-            target = (network if self.teacher is None else self.teacher)(batch["mr_image"]).float()
-        return self.operator.degrade(target), target
+        image, acquisition = batch["mr_image"], told(batch, "mr")
+        teacher = network if self.teacher is None else self.teacher
+        with torch.set_grad_enabled(self.reading == "through"):
+            target = teacher(image, *acquisition)[:, :1].float()
+        return self.operator(target, image.shape[-1], *acquisition), target
 
 
 def make_pairs(
-    variant: str, reading: str, operator: SliceProfileOperator, network: nn.Module, average: nn.Module
+    variant: str, reading: str, operator: BatchOperator, network: nn.Module, average: nn.Module
 ) -> InPlanePairs | PseudoPairs:
     """What makes the pairs of a variant of stage 2, ``inplane`` or ``paper``; see :class:`PseudoPairs` for the rest.
 
@@ -116,10 +115,10 @@ class SelfSupervisedTrainer(SupervisedTrainer):
         }
         engine.network.train()
         image, target = engine.pairs(engine.network, batch)
-        n_mr = len(image)
+        n_mr, sources = len(image), ["mr"]
         if engine.anchor_weight > 0:
-            image = torch.cat([image, batch["ct_image"]])
-        pred = engine.inferer(image, engine.network)
+            image, sources = torch.cat([image, batch["ct_image"]]), ["mr", "ct"]
+        pred = engine.inferer(image, engine.network, *told(batch, *sources))
         losses = {"loss_mr": engine.loss_function(pred[:n_mr], target)}
         if engine.anchor_weight > 0:
             losses["loss_ct"] = engine.loss_function(pred[n_mr:], batch["ct_label"])

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..losses.disentanglement import DisentanglementLoss
 from ..networks.citnet import Translation
+from .acquisition import told
 
 __all__ = ["JointTrainer"]
 
@@ -114,7 +115,8 @@ class JointTrainer(SupervisedTrainer):
         anchored = learns and self.loss_function.weights["ct_l1"] > 0
         thick = torch.cat([batch["mr_image"], batch["ct_image"]]) if anchored else batch["mr_image"]
         with torch.set_grad_enabled(learns), self._autocast():
-            thin = self.network(thick.contiguous(memory_format=torch.channels_last)).float()
+            acquisition = told(batch, "mr", "ct") if anchored else told(batch, "mr")
+            thin = self.network(thick.contiguous(memory_format=torch.channels_last), *acquisition)[:, :1].float()
         count = len(batch["mr_image"])
         return thin[:count], thin[count:] if anchored else None
 
@@ -165,6 +167,7 @@ class JointTrainer(SupervisedTrainer):
                 [logits.float() for logits in fake_mr],
                 [logits.float() for logits in fake_ct],
                 mr_thick=batch["mr_image"],
+                mr_told=told(batch, "mr"),
                 ct_restored=ct_restored,
             )
         self.state.output |= {

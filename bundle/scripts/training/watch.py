@@ -11,7 +11,7 @@ from ignite.handlers.tqdm_logger import ProgressBar
 from monai.engines import Evaluator
 from monai.handlers import ValidationHandler
 
-from ..networks.rdn import upsample_cubic
+from ..networks.interpolation import interpolate_cubic
 
 __all__ = ["StopOnNaN", "TrainingBar", "TrainingDivergedError", "ValidateAtIterations", "ValidationPictures"]
 
@@ -68,13 +68,11 @@ class ValidationPictures:
 
     Args:
         writer: TensorBoard writer, or ``None`` to write nothing.
-        scale_factor: K.
         count: how many patches, from the start of the validation set.
     """
 
-    def __init__(self, writer: Any | None, scale_factor: int, count: int) -> None:
+    def __init__(self, writer: Any | None, count: int) -> None:
         self.writer = writer
-        self.scale_factor = scale_factor
         self.count = count
         self.rows: list[torch.Tensor] = []
 
@@ -88,11 +86,12 @@ class ValidationPictures:
 
     def _collect(self, engine: Any) -> None:
         output = engine.state.output
+        positions = engine.state.batch["positions"][0].to(output["image"])
         for image, pred, label in zip(output["image"], output["pred"], output["label"], strict=True):
             if len(self.rows) < self.count:
-                thick = image.repeat_interleave(self.scale_factor, dim=-1)
-                cubic = upsample_cubic(image[None], self.scale_factor)[0]
-                self.rows.append(torch.cat([thick, cubic, pred.float(), label], dim=-1).cpu())
+                thick = image[..., positions.round().long().clamp(0, image.shape[-1] - 1)]
+                cubic = interpolate_cubic(image, positions)
+                self.rows.append(torch.cat([thick, cubic, pred[:1].float(), label], dim=-1).cpu())
 
     def _write(self, engine: Engine) -> None:
         if self.rows:

@@ -7,14 +7,13 @@ import logging
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from ..degradation import SliceProfileOperator
-from .orient import working_spacing_mm
+from .orient import slice_grid, thickness_to_spacing
 
 __all__ = ["DataConsistency", "DataConsistencyd", "in_plane_noise_sigma", "scan_operator"]
 
@@ -22,24 +21,15 @@ MODES = ("exact", "regularised", "off")
 TISSUE_LEVEL = -0.8  # a tenth of the unit range above its lower end
 
 
-def scan_operator(
-    image: MetaTensor, scale_factor: int, profile: str, slice_thickness_mm: float | None
-) -> SliceProfileOperator:
-    """The operator that acquired a scan: width from the slice thickness, step from the slice positions.
+def scan_operator(image: MetaTensor, profile: str, slice_thickness_mm: float | None) -> SliceProfileOperator:
+    """The operator that acquired a scan: width from the slice thickness, steps from the slice positions.
 
     Args:
-        image: oriented scan; its meta data holds the spacing and, if known, the thickness.
-        scale_factor: K.
+        image: oriented scan whose grid is chosen.
         profile: slice profile.
-        slice_thickness_mm: overrides the header. ``None``: header, and where that is silent the slice spacing.
+        slice_thickness_mm: overrides the header's.
     """
-    slice_spacing_mm = float(working_spacing_mm(image)[2])
-    thickness_mm = float(image.meta["slice_thickness_mm"]) if slice_thickness_mm is None else float(slice_thickness_mm)
-    if not np.isfinite(thickness_mm):
-        thickness_mm = slice_spacing_mm
-    # a profile narrower than one HR voxel cannot be told from one that is as wide
-    fwhm = max(1.0, scale_factor * thickness_mm / slice_spacing_mm)
-    return SliceProfileOperator(scale_factor, profile, round(fwhm, 4))
+    return SliceProfileOperator(slice_grid(image), profile, thickness_to_spacing(image, slice_thickness_mm))
 
 
 def in_plane_noise_sigma(slices: torch.Tensor, block: int = 8) -> float:
@@ -75,24 +65,20 @@ class DataConsistency(Transform):
     """Correct a result so that it explains the acquired slices (see :meth:`SliceProfileOperator.enforce`).
 
     ``exact`` explains them to the last digit, noise included. ``regularised`` is the Wiener form: ``eps`` is the
-    variance of the noise, measured in-plane, over the variance per HR voxel of what the slices tell, measured by how
-    they differ from their neighbours, ``(mean((y_k+1 - y_k)^2) / 2 - noise) / mean(diag(D D^T))``. A clean scan is
-    explained almost exactly, a noisy one only as far as it can be trusted. ``off`` only measures.
+    variance of the noise, measured in-plane, over the variance of what the slices tell, measured by how they differ
+    from their neighbours, ``mean((y_k+1 - y_k)^2) / 2 - noise``. A clean scan is explained almost exactly, a noisy one
+    only as far as it can be trusted. ``off`` only measures.
 
     Args:
         mode: ``exact``, ``regularised`` or ``off``.
-        scale_factor: K.
         profile: slice profile of the scan.
         slice_thickness_mm: overrides the header's thickness.
     """
 
-    def __init__(
-        self, mode: str, scale_factor: int, profile: str = "gaussian", slice_thickness_mm: float | None = None
-    ) -> None:
+    def __init__(self, mode: str, profile: str = "gaussian", slice_thickness_mm: float | None = None) -> None:
         if mode not in MODES:
             raise ValueError(f"data_consistency must be one of {MODES}, got {mode!r}; correct the id")
         self.mode = mode
-        self.scale_factor = scale_factor
         self.profile = profile
         self.slice_thickness_mm = slice_thickness_mm
         self.logger = logging.getLogger(type(self).__name__)
@@ -101,18 +87,18 @@ class DataConsistency(Transform):
         """Correct one volume **in place**.
 
         Args:
-            pred: ``(1, H1, H2, K * n_slices)`` in working axes and unit range; overwritten.
+            pred: ``(1, H1, H2, n_thin)`` in working axes and unit range; overwritten.
             image: ``(1, H1, H2, n_slices)``, the scan in the same range.
 
         Returns:
             ``pred`` and the residual ``rms(y - D x)`` that remains, as a fraction of the scan's range.
         """
-        operator = scan_operator(image, self.scale_factor, self.profile, self.slice_thickness_mm)
+        operator = scan_operator(image, self.profile, self.slice_thickness_mm)
         acquired = image.as_tensor()
         volume = pred.as_tensor() if isinstance(pred, MetaTensor) else pred
         before = self._residual(operator, volume, acquired)
         if self.mode != "off":
-            eps = 0.0 if self.mode == "exact" else self._noise_to_signal(operator, acquired)
+            eps = 0.0 if self.mode == "exact" else self._noise_to_signal(acquired)
             operator.enforce(volume[0], acquired[0].to(volume), eps)
         after = self._residual(operator, volume, acquired)
         value_range = float(acquired.max() - acquired.min())
@@ -134,11 +120,10 @@ class DataConsistency(Transform):
         return (total / acquired.numel()) ** 0.5
 
     @staticmethod
-    def _noise_to_signal(operator: SliceProfileOperator, acquired: torch.Tensor) -> float:
+    def _noise_to_signal(acquired: torch.Tensor) -> float:
         noise = in_plane_noise_sigma(acquired) ** 2
         difference = float(acquired.diff(dim=-1).square().mean()) / 2
-        gain = float((operator.matrix(acquired.shape[-1]) ** 2).sum(axis=1).mean())
-        signal = max(difference - noise, 1e-3 * difference) / gain
+        signal = max(difference - noise, 1e-3 * difference)
         return noise / signal if signal > 0 else 0.0
 
 

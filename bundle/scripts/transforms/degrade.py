@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a thick-slice input of a thin-slice target: patches with a random slice profile, volumes with a given one."""
+"""Make a thick-slice input of a thin-slice target: patches acquired at random, volumes as told."""
 
 from __future__ import annotations
 
@@ -13,62 +13,70 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, Transform
 
 from ..degradation import SliceProfileOperator
-from ..geometry import find_thick_axis, thick_slice_affine, voxel_spacing_mm
+from ..geometry import SliceGrid, find_thick_axis, voxel_spacing_mm
 
-__all__ = ["DegradeVolume", "DegradeVolumed", "RandDegrade", "RandDegraded", "thicken"]
+__all__ = ["DegradeVolume", "DegradeVolumed", "DescribeThickd", "RandDegrade", "RandDegraded", "thicken"]
 
 
 class RandDegrade(Randomizable, Transform):
-    """Apply D along the last axis, with profile and width drawn at random.
+    """Apply D along the last axis of a patch, with profile and thickness drawn at random.
+
+    The patch is wider than the target by ``margin`` on both sides, so that no slice is made near its border, where
+    the profile would have been cut short.
 
     Args:
-        scale_factor: K.
         profiles: names of :data:`scripts.degradation.SLICE_PROFILES` mapped to their probabilities (any sum).
-        thickness_to_spacing: range of slice thickness / slice spacing, drawn uniformly; FWHM = K times that.
-        margin_slices: slices cut off each end of the result and of the target, so that no slice of the pair was made
-            near the patch's border, where the profile would have been cut short.
+        thickness_to_spacing: range of slice thickness / slice spacing, drawn from a triangle with its tip at 1 (slices
+            that touch), or at the end of the range that is nearest to that.
+        margin: thin slices on each side that are used to make thick slices, and are no target.
     """
 
-    def __init__(
-        self,
-        scale_factor: int,
-        profiles: Mapping[str, float],
-        thickness_to_spacing: Sequence[float],
-        margin_slices: int = 0,
-    ) -> None:
-        self.scale_factor = scale_factor
+    def __init__(self, profiles: Mapping[str, float], thickness_to_spacing: Sequence[float], margin: int) -> None:
         self.names = list(profiles)
         weights = np.array([profiles[name] for name in self.names], dtype=np.float64)
         self.probabilities = weights / weights.sum()
         self.thickness_to_spacing = thickness_to_spacing
-        self.margin_slices = margin_slices
+        self.margin = margin
 
-    def __call__(self, hr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(..., K * n)`` to ``(lr, hr)`` of shapes ``(..., n - 2 margin)`` and ``(..., K * (n - 2 margin))``."""
+    def __call__(
+        self, hr: torch.Tensor, scale_factor: float, row_to_thin_spacing: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Acquire a patch.
+
+        Args:
+            hr: ``(..., columns + 2 margin)``.
+            scale_factor: K.
+            row_to_thin_spacing: spacing of the patch's rows over that of its columns.
+
+        Returns:
+            Thick slices ``(..., ceil(columns / K))``, target ``(..., columns)``, and what SRNet is told: positions
+            ``(columns,)`` and condition ``(4,)``.
+        """
         profile = self.names[self.R.choice(len(self.names), p=self.probabilities)]
-        # two decimals: the operator's matrix is cached per width
-        ratio = round(float(self.R.uniform(self.thickness_to_spacing[0], self.thickness_to_spacing[1])), 2)
-        operator = SliceProfileOperator(self.scale_factor, profile, fwhm=ratio * self.scale_factor)
-        lr = operator.degrade(hr)
-        kept = lr.shape[-1] - 2 * self.margin_slices
+        low, high = self.thickness_to_spacing
+        thickness = float(self.R.triangular(low, np.clip(1.0, low, high), high)) if low < high else float(low)
+        columns = hr.shape[-1] - 2 * self.margin
+        grid = SliceGrid.covering(columns, scale_factor)
+        lr = SliceProfileOperator(grid.widened(self.margin), profile, thickness).degrade(hr)
+        told = SliceProfileOperator(grid, profile, thickness).condition(row_to_thin_spacing / scale_factor)
         return (
-            lr.narrow(-1, self.margin_slices, kept).contiguous(),
-            hr.narrow(-1, self.margin_slices * self.scale_factor, kept * self.scale_factor).contiguous(),
+            lr.contiguous(),
+            hr.narrow(-1, self.margin, columns).contiguous(),
+            torch.tensor(grid.positions, dtype=torch.float32),
+            torch.tensor(told, dtype=torch.float32),
         )
 
 
 class RandDegraded(Randomizable, MapTransform):
-    """Dictionary form: ``data[key]`` becomes the thick-slice input, ``data[label_key]`` the thin-slice target."""
+    """Dictionary form for patches of :class:`scripts.transforms.patch.RandPlanePatchd`.
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        label_key: str = "label",
-        allow_missing_keys: bool = False,
-        **degrade: Any,
-    ) -> None:
+    ``data[key]`` becomes the thick-slice input, ``data["label"]`` the thin-slice target, ``data["positions"]`` and
+    ``data["condition"]`` what the network is told. K is read from ``data["scale_factor"]``, the spacings of the patch
+    from ``data["spacing_mm"]``.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False, **degrade: Any) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.label_key = label_key
         self.degrade = RandDegrade(**degrade)
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandDegraded:
@@ -80,8 +88,37 @@ class RandDegraded(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Make the pair."""
         result = dict(data)
+        rows_mm, thin_mm = (float(spacing) for spacing in result["spacing_mm"])
         for key in self.key_iterator(result):
-            result[key], result[self.label_key] = self.degrade(result[key])
+            result[key], result["label"], result["positions"], result["condition"] = self.degrade(
+                result[key], float(result["scale_factor"]), rows_mm / thin_mm
+            )
+        return result
+
+
+class DescribeThickd(MapTransform):
+    """Add what the network is told about a patch of acquired thick slices: ``positions`` and ``condition``.
+
+    Args:
+        keys: patches; not changed.
+        columns: thin slices wanted, the window that the thick ones cover.
+        profile: slice profile of the scans.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(self, keys: KeysCollection, columns: int, profile: str, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.columns = columns
+        self.profile = profile
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Describe."""
+        result = dict(data)
+        grid = SliceGrid.covering(self.columns, float(result["scale_factor"]))
+        rows_mm, slices_mm = (float(spacing) for spacing in result["spacing_mm"])
+        operator = SliceProfileOperator(grid, self.profile, float(result["thickness_to_spacing"]))
+        result["positions"] = torch.tensor(grid.positions, dtype=torch.float32)
+        result["condition"] = torch.tensor(operator.condition(rows_mm / slices_mm), dtype=torch.float32)
         return result
 
 
@@ -89,18 +126,20 @@ class DegradeVolume(Transform):
     """Acquire a thin-slice volume as thick slices: what an evaluation gives the network, and the truth beside it.
 
     Args:
-        scale_factor: K.
+        scale_factor: K, any real number > 1.
         thick_axis: voxel axis 0, 1 or 2, or the plane of the slices: ``sagittal``, ``coronal`` or ``axial``.
         profile: slice profile.
-        thickness_to_spacing: slice thickness over slice spacing; FWHM = K times that.
+        thickness_to_spacing: slice thickness over slice spacing.
     """
 
     def __init__(
-        self, scale_factor: int, thick_axis: str | int, profile: str = "gaussian", thickness_to_spacing: float = 1.0
+        self, scale_factor: float, thick_axis: str | int, profile: str = "gaussian", thickness_to_spacing: float = 1.0
     ) -> None:
-        self.scale_factor = scale_factor
+        if not scale_factor > 1:
+            raise ValueError(f"the factor of an evaluation must be > 1, got {scale_factor}; correct evaluation_factor")
+        self.scale_factor = float(scale_factor)
         self.thick_axis = thick_axis
-        self.operator = SliceProfileOperator(scale_factor, profile, scale_factor * thickness_to_spacing)
+        self.profile = profile
         self.thickness_to_spacing = thickness_to_spacing
 
     def __call__(self, volume: MetaTensor) -> tuple[MetaTensor, MetaTensor]:
@@ -111,10 +150,11 @@ class DegradeVolume(Transform):
         """
         affine = np.asarray(volume.meta["original_affine"], dtype=np.float64).reshape(4, 4)
         axis = find_thick_axis(affine, self.thick_axis)
-        length = volume.shape[1 + axis] // self.scale_factor * self.scale_factor
-        thin = volume.as_tensor().narrow(1 + axis, 0, length)
-        thick = self.operator.degrade(thin.movedim(1 + axis, -1).double()).float().movedim(-1, 1 + axis).contiguous()
-        thick_affine = thick_slice_affine(affine, axis, self.scale_factor)
+        grid = SliceGrid.under_slab(volume.shape[1 + axis], self.scale_factor)
+        operator = SliceProfileOperator(grid, self.profile, self.thickness_to_spacing)
+        thin = volume.as_tensor().narrow(1 + axis, 0, grid.n_thin)
+        thick = operator.degrade(thin.movedim(1 + axis, -1).double()).float().movedim(-1, 1 + axis).contiguous()
+        thick_affine = grid.thick_affine(affine, axis)
         thickness_mm = float(voxel_spacing_mm(thick_affine)[axis]) * self.thickness_to_spacing
         return (
             _placed(

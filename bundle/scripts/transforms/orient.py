@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thick axis last on the way in; K-times grid, stored axis order and dtype on the way out."""
+"""Thick axis last on the way in; thin grid, stored axis order and dtype on the way out."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from ..geometry import Orientation, find_thick_axis, super_resolution_affine, voxel_spacing_mm
+from ..geometry import Orientation, SliceGrid, find_thick_axis, voxel_spacing_mm
 from ..reasons import CaseError, Reason
 
-__all__ = ["OrientThickAxisLast", "OrientThickAxisLastd", "PlaceOnGrid", "PlaceOnGridd", "working_spacing_mm"]
+__all__ = [
+    "OrientThickAxisLast",
+    "OrientThickAxisLastd",
+    "PlaceOnGrid",
+    "PlaceOnGridd",
+    "slice_grid",
+    "thickness_to_spacing",
+    "working_spacing_mm",
+]
 
 WIDER = {"uint8": "int16", "uint16": "int32"}
 
@@ -24,6 +32,23 @@ WIDER = {"uint8": "int16", "uint16": "int32"}
 def working_spacing_mm(image: MetaTensor) -> np.ndarray:
     """``(3,)`` voxel spacing of a volume that :class:`OrientThickAxisLast` has oriented; slice spacing last."""
     return np.asarray(image.meta["working_spacing_mm"], dtype=np.float64).reshape(-1)
+
+
+def thickness_to_spacing(image: MetaTensor, slice_thickness_mm: float | None = None) -> float:
+    """Slice thickness over slice spacing of an oriented scan.
+
+    Args:
+        image: oriented scan; its meta data holds the spacing and, if known, the thickness.
+        slice_thickness_mm: overrides the header. ``None``: header, and where that is silent the slice spacing.
+    """
+    slice_spacing_mm = float(working_spacing_mm(image)[2])
+    thickness_mm = float(image.meta["slice_thickness_mm"]) if slice_thickness_mm is None else float(slice_thickness_mm)
+    return round(thickness_mm / slice_spacing_mm, 4) if np.isfinite(thickness_mm) else 1.0
+
+
+def slice_grid(image: MetaTensor) -> SliceGrid:
+    """Thick and thin slices of an oriented scan whose K :class:`scripts.transforms.grid.ChooseGridd` has chosen."""
+    return SliceGrid.over_slab(image.shape[-1], float(image.meta["scale_factor"]))
 
 
 class OrientThickAxisLast(Transform):
@@ -72,10 +97,9 @@ class OrientThickAxisLast(Transform):
 
 
 class PlaceOnGrid(Transform):
-    """Bring a result back: stored axis order, the affine of the K-times grid, the source's dtype.
+    """Bring a result back: stored axis order, the affine of the thin grid, the source's dtype.
 
     Args:
-        scale_factor: K.
         output_dtype: ``"input"`` keeps the dtype of the source where it can hold the result: values are rounded, then
             clipped to its range, and the clipped voxels counted and logged. Two sources need a wider dtype: a range of
             less than ``min_levels`` steps would lose to rounding what data consistency has won and is written as
@@ -85,8 +109,7 @@ class PlaceOnGrid(Transform):
         min_levels: see above.
     """
 
-    def __init__(self, scale_factor: int, output_dtype: str = "input", min_levels: int = 500) -> None:
-        self.scale_factor = scale_factor
+    def __init__(self, output_dtype: str = "input", min_levels: int = 500) -> None:
         self.output_dtype = output_dtype
         self.min_levels = min_levels
         self.logger = logging.getLogger(type(self).__name__)
@@ -95,7 +118,7 @@ class PlaceOnGrid(Transform):
         """Place one volume.
 
         Args:
-            pred: ``(1, H1, H2, K * n_slices)`` in working axes, scanner units. Overwritten where rounding applies.
+            pred: ``(1, H1, H2, n_thin)`` in working axes, scanner units. Overwritten where rounding applies.
             image: the oriented source, scanner units; its meta data is read, not changed.
             keep_float: leave float32 (for maps that are no MR intensities).
 
@@ -108,7 +131,7 @@ class PlaceOnGrid(Transform):
         if not keep_float:
             voxels, meta["clipped_voxels"] = self._cast(voxels, str(image.meta["stored_dtype"]), _plain(image))
         placed = Orientation.of(affine, thick_axis).undo(voxels)
-        new_affine = torch.from_numpy(super_resolution_affine(affine, thick_axis, self.scale_factor))
+        new_affine = torch.from_numpy(slice_grid(image).thin_affine(affine, thick_axis))
         meta.update(affine=new_affine, original_affine=new_affine.clone(), spatial_shape=np.asarray(placed.shape[1:]))
         return MetaTensor(placed, meta=meta)
 
@@ -155,6 +178,8 @@ class OrientThickAxisLastd(MapTransform):
 class PlaceOnGridd(MapTransform):
     """Dictionary form of :class:`PlaceOnGrid`, and the cure for hosts that undo super-resolution.
 
+    The scan's own affine goes to ``image.meta["acquired_affine"]``.
+
     MONAI Label resizes the result to ``image.meta["spatial_shape"]`` and writes ``image.meta["original_affine"]``;
     MONAI Deploy attaches the input's meta data. So the new grid is written into the **image's** meta data too, in
     place.
@@ -189,6 +214,7 @@ class PlaceOnGridd(MapTransform):
                 result[key] = self.place(result[key], image, keep_float=True)
         for key in self.key_iterator(result):
             result[key] = self.place(result[key], image)
+            image.meta["acquired_affine"] = image.meta["original_affine"]
             for entry in ("affine", "original_affine", "spatial_shape"):
                 image.meta[entry] = result[key].meta[entry]
         return result

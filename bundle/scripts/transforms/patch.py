@@ -19,6 +19,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Randomizable, Transform
 from torch.nn import functional as F
 
+from ..geometry import SliceGrid
+
 __all__ = ["PLANES", "RandPlanePatch", "RandPlanePatchd"]
 
 PLANES: dict[str, tuple[tuple[int, int], ...]] = {
@@ -63,25 +65,29 @@ class RandPlanePatch(Randomizable, Transform):
         self.min_std = min_std
         self.attempts = attempts
 
-    def __call__(self, volume: torch.Tensor, spacing_mm: Sequence[float]) -> torch.Tensor:
+    def __call__(
+        self, volume: torch.Tensor, spacing_mm: Sequence[float], columns: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw a patch.
 
         Args:
             volume: ``(1, I, J, K)``, unit range.
             spacing_mm: ``(3,)``.
+            columns: of this patch; ``None`` takes those of ``size``.
 
         Returns:
-            ``(1, rows, columns)`` float32.
+            ``(1, rows, columns)`` float32, and ``(2,)`` its pixel spacing in mm, rows first.
 
         Raises:
             ValueError: if no allowed plane is fine enough for the asked column spacing.
         """
         planes = self._usable_planes(spacing_mm)
+        size = (self.size[0], self.size[1] if columns is None else columns)
         for _ in range(max(1, self.attempts)):
-            patch = self._draw(volume, spacing_mm, planes[self.R.randint(len(planes))])
+            patch, spacing = self._draw(volume, spacing_mm, planes[self.R.randint(len(planes))], size)
             if float(patch.std()) >= self.min_std:
                 break
-        return patch
+        return patch, spacing
 
     def _usable_planes(self, spacing_mm: Sequence[float]) -> list[tuple[int, int]]:
         limit = np.inf if self.column_spacing_mm is None else self.column_spacing_mm[1]
@@ -96,7 +102,9 @@ class RandPlanePatch(Randomizable, Transform):
             )
         return usable
 
-    def _draw(self, volume: torch.Tensor, spacing_mm: Sequence[float], plane: tuple[int, int]) -> torch.Tensor:
+    def _draw(
+        self, volume: torch.Tensor, spacing_mm: Sequence[float], plane: tuple[int, int], size: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         row_axis, column_axis = plane
         (slice_axis,) = {0, 1, 2} - {row_axis, column_axis}
         image = volume[0].select(slice_axis, self.R.randint(volume.shape[1 + slice_axis]))
@@ -108,13 +116,12 @@ class RandPlanePatch(Randomizable, Transform):
         )
         region = []
         for axis in (0, 1):
-            length = min(max(round(self.size[axis] * zooms[axis]), 1), image.shape[axis])
+            length = min(max(round(size[axis] * zooms[axis]), 1), image.shape[axis])
             start = self.R.randint(image.shape[axis] - length + 1)
             image = image.narrow(axis, start, length)
             region.append(length)
-        return _resample(
-            image[None].float(), [self._pixels(region[a], zooms[a], self.size[a]) for a in (0, 1)], self.size
-        )
+        patch = _resample(image[None].float(), [self._pixels(region[a], zooms[a], size[a]) for a in (0, 1)], size)
+        return patch, torch.tensor([zooms[a] * spacing_mm[plane[a]] for a in (0, 1)], dtype=torch.float32)
 
     def _zoom(self, spacing_range_mm: Sequence[float] | None, own_mm: float, least: float) -> float:
         """Volume voxels per patch pixel."""
@@ -144,17 +151,30 @@ def _resample(image: torch.Tensor, pixels: Sequence[int], size: Sequence[int]) -
 
 
 class RandPlanePatchd(Randomizable, MapTransform):
-    """Dictionary form of :class:`RandPlanePatch`; the spacing is read from ``data[spacing_key]``."""
+    """Dictionary form of :class:`RandPlanePatch`.
+
+    The volume's spacing is read from ``data[spacing_key]``, which becomes that of the patch.
+
+    Args:
+        keys: volumes.
+        spacing_key: see above.
+        of_window: ``size`` counts thin slices, but the volume holds thick ones: take the thick slices that cover the
+            window at the K of ``data["scale_factor"]``.
+        allow_missing_keys: as in MONAI.
+        patch: arguments of :class:`RandPlanePatch`.
+    """
 
     def __init__(
         self,
         keys: KeysCollection,
         spacing_key: str = "spacing_mm",
+        of_window: bool = False,
         allow_missing_keys: bool = False,
         **patch: Any,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.spacing_key = spacing_key
+        self.of_window = of_window
         self.patch = RandPlanePatch(**patch)
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandPlanePatchd:
@@ -166,6 +186,9 @@ class RandPlanePatchd(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each key by a patch of it."""
         result = dict(data)
+        columns = None
+        if self.of_window:
+            columns = SliceGrid.covering(self.patch.size[1], float(result["scale_factor"])).n_slices
         for key in self.key_iterator(result):
-            result[key] = self.patch(result[key], result[self.spacing_key])
+            result[key], result[self.spacing_key] = self.patch(result[key], data[self.spacing_key], columns)
         return result

@@ -12,13 +12,15 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from ..geometry import voxel_spacing_mm
-from .orient import working_spacing_mm
+from .orient import thickness_to_spacing, working_spacing_mm
 
 __all__ = ["PlainVolumed"]
 
 
 class PlainVolumed(MapTransform):
-    """Drop the meta data (patches by the thousand have no use for it) and keep ``spacing_mm``.
+    """Drop the meta data, which patches by the thousand have no use for.
+
+    What is kept is ``spacing_mm`` and, of an oriented volume, ``thickness_to_spacing``.
 
     The spacing is that of the working axes where the volume was oriented, else that of the stored axes.
     """
@@ -37,5 +39,7 @@ class PlainVolumed(MapTransform):
             else:
                 spacing = voxel_spacing_mm(np.asarray(volume.meta["affine"], dtype=np.float64).reshape(4, 4))
             result[self.spacing_key] = tuple(float(s) for s in spacing)
+            if "working_spacing_mm" in volume.meta:
+                result["thickness_to_spacing"] = thickness_to_spacing(volume)
             result[key] = volume.as_tensor().contiguous()
         return result

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training batch says about its acquisition: what the network is told, and the operator D that fits it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..degradation import SliceProfileOperator
+from ..geometry import SliceGrid
+
+__all__ = ["BatchOperator", "Told", "supervised_batch", "told"]
+
+Batch = dict[str, torch.Tensor]
+Told = tuple[torch.Tensor, torch.Tensor]
+
+
+def told(batch: Batch, *sources: str) -> Told:
+    """Positions and condition for :class:`scripts.networks.srnet.SRNet`.
+
+    Args:
+        batch: collated patches; all share one K and so their positions.
+        sources: ``mr``, ``ct``: whose patches go through the network, one after the other; none for a batch of one
+            source, whose keys have no prefix.
+
+    Returns:
+        ``(N,)`` positions and ``(B, 4)`` conditions.
+    """
+    prefixes = [f"{source}_" for source in sources] or [""]
+    condition = torch.cat([batch[f"{prefix}condition"] for prefix in prefixes])
+    return batch[f"{prefixes[0]}positions"][0], condition
+
+
+def supervised_batch(batch: Batch, device: str | torch.device, non_blocking: bool = False, **_: Any) -> tuple:
+    """MONAI's ``prepare_batch``: image, label and what the network is told, on the device."""
+    batch = {key: value.to(device, non_blocking=non_blocking) for key, value in batch.items()}
+    return batch["image"], batch["label"], told(batch), {}
+
+
+class BatchOperator:
+    """D for a batch of super-resolved patches, each with the thickness that its network was told.
+
+    Args:
+        profile: slice profile.
+    """
+
+    def __init__(self, profile: str) -> None:
+        self.profile = profile
+
+    def __call__(
+        self, hr: torch.Tensor, n_slices: int, positions: torch.Tensor, condition: torch.Tensor
+    ) -> torch.Tensor:
+        """``(B, 1, H, N)`` to ``(B, 1, H, n_slices)``; the other arguments as :func:`told` gives them."""
+        grid = SliceGrid.of_positions(n_slices, positions.tolist())
+        thickness = [round(float(ratio), 4) for ratio in condition[:, 1]]
+        return torch.stack(
+            [SliceProfileOperator(grid, self.profile, t).degrade(x) for x, t in zip(hr, thickness, strict=True)]
+        )
