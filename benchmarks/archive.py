@@ -128,7 +128,7 @@ def measure(
             bundle_root=".", dataset_dir=str(source), output_dir=str(output), inference_configs=[],
             inference={"series_seconds": series_seconds, "speed": speed},
             discover=lambda root, path: StandInIndex(one, series),  # type: ignore[arg-type, return-value]
-            executor="dask", scheduler=cluster.address, pictures=0,
+            executor="dask", scheduler=cluster.address, pictures=0, report_json_most=0,
         )  # fmt: skip
         peaks = Peaks(client=psutil.Process(), scheduler=psutil.Process(cluster.scheduler.pid))
         over = threading.Event()
@@ -150,10 +150,12 @@ def measure(
         watcher = threading.Thread(target=watch)
         watcher.start()
         started = time.perf_counter()
-        code = archive.run()
+        try:
+            code = archive.run()
+        finally:
+            over.set()
+            watcher.join()
         seconds = time.perf_counter() - started
-        over.set()
-        watcher.join()
         summary = json.loads((output / "report.json").read_text())["summary"]
         with (output / "report.csv").open() as file:
             lines = sum(1 for _ in csv.reader(file)) - 1

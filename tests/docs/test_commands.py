@@ -70,6 +70,8 @@ SMALLER = {
     r"benchmarks\.scaling": "--repeats 1",
     r"benchmarks\.startup": "--repeats 1",
     r"benchmarks\.processes": "--series 2 --rows 24 --slices 6",
+    r"benchmarks\.archive": "--series 20 --per-worker 2",
+    r"benchmarks\.index": "--files 300",
     r"benchmarks\.training_processes": "--iterations 2 3 --batch-size 2",
     r"benchmarks\.training": f"--iterations 2 {words(PLAIN)}",
     r"benchmarks\.stage3_step": "--side 32 --width 4 --repeats 1",

@@ -7,6 +7,7 @@ import csv
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -159,7 +160,8 @@ def write_report(
 def _whole_record(output_dir: Path, record: dict[str, Any]) -> dict[str, Any]:
     """With the digests that were left to the series' folder."""
     if record["reason"] is None:
-        record["outputs"] = json.loads((output_dir / record["series"] / RECORD).read_text())["outputs"]
+        with suppress(FileNotFoundError):  # somebody has taken the result away meanwhile
+            record["outputs"] = json.loads((output_dir / record["series"] / RECORD).read_text())["outputs"]
     return record
 
 

@@ -25,6 +25,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..dicom.discovery import RefusedSeries, SeriesCandidate
 from ..dicom.index import Index
+from ..dicom.web import fetch_series
 from ..reasons import Reason
 from .html import write_html
 from .isolation import CannotStartError, Team, WorkerDiedError
@@ -64,6 +65,7 @@ class BatchRunner:
         inference_configs: config files of the bundle's inference, merged in order.
         inference: overrides of their ids; nested dictionaries reach nested ids.
         discover: ``folder, SQLite file -> Index``.
+        dicomweb_url: fill ``dataset_dir`` from this server first.
         executor: ``local``, or ``dask`` for a cluster that already runs.
         scheduler: address of the cluster's scheduler.
         workers: processes at a time of the local executor.
@@ -91,6 +93,7 @@ class BatchRunner:
         inference_configs: Sequence[str],
         inference: Mapping[str, Any],
         discover: Callable[[Path, Path], Index],
+        dicomweb_url: str | None = None,
         executor: str = "local",
         scheduler: str | None = None,
         workers: int = 1,
@@ -108,6 +111,7 @@ class BatchRunner:
         self.dataset_dir = Path(dataset_dir)
         self.output_dir = Path(output_dir)
         self.discover = discover
+        self.dicomweb_url = dicomweb_url
         self.executor = executor
         self.scheduler = scheduler
         self.workers = workers
@@ -142,6 +146,7 @@ class BatchRunner:
         with self._signals():
             try:
                 self._check_settings()
+                self._fetch()
                 check_apart(self.dataset_dir, self.output_dir)
                 with locked(self.output_dir):
                     sweep(self.output_dir)
@@ -177,6 +182,14 @@ class BatchRunner:
         self._say(code)
         self.index.close()
         return code
+
+    def _fetch(self) -> None:
+        if self.dicomweb_url is not None:
+            try:
+                number = fetch_series(self.dicomweb_url, self.dataset_dir)
+            except (OSError, ModuleNotFoundError) as error:
+                raise BatchUsageError(f"dicomweb_url must be a server that answers, got {error}; correct it") from error
+            self.log.info("%d series fetched", number)
 
     def _check_settings(self) -> None:
         for name, value in (("workers", self.workers), ("series_per_worker", self.spec.series_per_worker)):
