@@ -16,8 +16,8 @@ def images(*rows):
 
 
 def test_gradient_ratio():
-    """Along: 1 2 | 2 4, squared mean 25/4. Across: 0 1 3, squared mean 10/3."""
-    assert gradient_ratio(images([0, 1, 3], [0, 2, 6])) == pytest.approx(1.875)
+    """Along: 1 2 | 2 4 | 2 5, squared mean 54 / 6. Across: 0 1 3 | 1 1 2, squared mean 16 / 6."""
+    assert gradient_ratio(images([0, 1, 3], [0, 2, 6], [1, 3, 8])) == pytest.approx(3.375)
 
 
 def test_gradient_ratio_of_a_flat_image_is_finite():
