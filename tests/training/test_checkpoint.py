@@ -84,13 +84,16 @@ def test_other_files_are_left_alone(tmp_path):
     assert files(tmp_path) == ["stage1_8.pt", "stage1_notes.pt", "stage2_9.pt"]
 
 
-def test_a_stage_goes_on_from_its_newest_checkpoint(tmp_path):
+def test_a_stage_goes_on_from_its_newest_checkpoint(tmp_path, caplog):
+    caplog.set_level("INFO")
     torch.manual_seed(5)
     Stage(tmp_path, 10).run()
     (tmp_path / "stage1.pt").unlink()
     torch.manual_seed(6)
     longer = Stage(tmp_path, 12).run()
     assert longer.seen == [11, 12]
+    assert "stage1 goes on from iteration 10" in caplog.text
+    assert f"stage1 done: {tmp_path / 'stage1.pt'}" in caplog.text
     assert float(longer.network.w.detach()) == 12
     torch.manual_seed(5)
     whole = Stage(tmp_path / "whole", 12).run()
@@ -134,13 +137,14 @@ def test_only_the_first_process_writes_and_all_read(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(("steps", "end"), [(1, 3), (2, 4)])
-def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(tmp_path, number, steps, end):
+def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(tmp_path, caplog, number, steps, end):
     stage = Stage(
         tmp_path, 10, accumulation_steps=steps, interval=100, during={3: lambda: os.kill(os.getpid(), number)}
     )
     with pytest.raises(SystemExit) as caught:
         stage.run()
     assert caught.value.code == 128 + number
+    assert f"stopped by signal {int(number)} at iteration {end}" in caplog.text
     assert files(tmp_path) == [f"stage1_{end}.pt"]
     assert not (tmp_path / "stage1.pt").exists()
 
@@ -193,7 +197,7 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatch
 
 
 def test_load_newest_takes_some_of_the_newest(tmp_path):
-    for iteration, w in ((9, 1.0), (10, 2.0)):
+    for iteration, w in ((8, 0.5), (10, 2.0), (9, 1.0)):
         torch.save({"network": Scale(w).state_dict(), "more": 1}, tmp_path / f"s_{iteration}.pt")
     network = Scale(0)
     assert load_newest(str(tmp_path), "s", {"network": network}) == tmp_path / "s_10.pt"

@@ -4,9 +4,9 @@
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Randomizable
 from scripts.training.collapse import CollapseMonitor, ThickSliceProbe, gradient_ratio, period_peak
 from scripts.training.watch import TrainingDivergedError
-from scripts.transforms.patch import RandPlanePatchd
 
 from tests.training.toys import Recorder, Scale, engine, run
 
@@ -109,17 +109,27 @@ def test_a_resumed_run_compares_with_the_first_start():
     assert handler.first[0] == pytest.approx(1.0)
 
 
+class Crop(Randomizable):
+    """A random square of the volume's first plane, and what it was asked for."""
+
+    def __call__(self, item):
+        i, j = (int(self.R.randint(8)) for _ in range(2))
+        k = item["scale_factor"]
+        told = {"positions": torch.arange(6.0) / k, "condition": torch.full((4,), k), "note": "kept out"}
+        return {"image": item["image"][:, i : i + 8, j : j + 6, 0], **told}
+
+
 def test_the_probe_shows_the_network_of_now_on_always_the_same_slices():
     generator = torch.Generator().manual_seed(0)
     volumes = [{"image": torch.rand(1, 16, 16, 8, generator=generator), "spacing_mm": (1.0, 1.0, 4.0)}]
-    transform = RandPlanePatchd("image", planes="through_plane", size=(8, 6), min_std=0)
     network = Scale(1)
-    probes = [ThickSliceProbe(network, volumes, transform, count=3) for _ in range(2)]
+    probes = [ThickSliceProbe(network, volumes, Crop(), count=3, scale_factor=2.0) for _ in range(2)]
     first, again = (probe() for probe in probes)
-    assert first.shape == (3, 1, 8, 12)
+    assert first.shape == (3, 1, 8, 6)
+    assert network.told == ((0.0, 0.5, 1.0, 1.5, 2.0, 2.5), [[2.0] * 4] * 3)
     assert torch.equal(first, again)
     assert len({float(image.mean()) for image in first}) == 3
     assert not first.requires_grad
     network.w.data.fill_(2.0)
     torch.testing.assert_close(probes[0](), 2 * first)
-    assert ThickSliceProbe(network.bfloat16(), volumes, transform, count=1)().dtype == torch.float32
+    assert ThickSliceProbe(network.bfloat16(), volumes, Crop(), count=1, scale_factor=2.0)().dtype == torch.float32

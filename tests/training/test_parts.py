@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Average, clipping, precision, metric and budget by hand."""
 
+import math
 import time
 
 import pytest
@@ -15,7 +16,7 @@ from scripts.training.handlers import InOrder
 from scripts.training.metrics import PSNRGain
 from torch import nn
 
-from tests.training.toys import Events, Scale, engine, run
+from tests.training.toys import POSITIONS, Events, Scale, engine, run
 
 
 def test_the_average_follows_a_short_run_and_is_bounded_in_a_long_one():
@@ -105,15 +106,17 @@ def test_autocast_computes_in_the_given_precision_and_answers_in_float32():
 
 def test_gain_over_cubic():
     """Cubic interpolation of a constant is that constant; errors 0.1 against 0.05, then 0.1 against 0.2."""
-    image = torch.zeros(2, 1, 4, 4)
-    label = torch.full((2, 1, 4, 8), 0.1)
-    pred = torch.stack([torch.full((1, 4, 8), 0.05), torch.full((1, 4, 8), 0.3)])
-    metric = PSNRGain(scale_factor=2)
-    metric.update((image[:1], pred[:1], label[:1]))
+    image = torch.zeros(2, 1, 4, 2)
+    label = torch.full((2, 1, 4, 4), 0.1)
+    pred = torch.stack([torch.full((1, 4, 4), 0.05), torch.full((1, 4, 4), 0.3)])
+    pred = torch.cat([pred, torch.full_like(pred, 9.0)], dim=1)  # what it says of its error does not count
+    positions = torch.tensor([POSITIONS] * 2)
+    metric = PSNRGain()
+    metric.update((image[:1], pred[:1], label[:1], positions[:1]))
     assert metric.compute() == pytest.approx(6.0206, abs=1e-3)
-    metric.update((image[1:], pred[1:].double(), label[1:]))
+    metric.update((image[1:], pred[1:].double(), label[1:], positions[1:]))
     assert metric.compute() == pytest.approx(0.0, abs=1e-3)
-    metric.update((image, label, label))  # without error: bounded, 100 dB for 1e-12 against 1e-2
+    metric.update((image, label, label, positions))  # without error: bounded, 100 dB for 1e-12 against 1e-2
     assert metric.compute() == pytest.approx(50, abs=1e-3)
     metric.reset()
     assert metric.compute() != metric.compute()  # NaN
@@ -121,12 +124,23 @@ def test_gain_over_cubic():
 
 def test_gain_is_counted_per_patch():
     """One mean over both patches' squared errors would say 0 dB."""
-    label = torch.stack([torch.full((1, 4, 8), 0.1), torch.full((1, 4, 8), 1.0)])
-    pred = torch.stack([torch.full((1, 4, 8), 0.09), torch.full((1, 4, 8), 0.0)])
-    metric = PSNRGain(scale_factor=2)
-    metric.update((torch.zeros(2, 1, 4, 4), pred, label))
-    assert metric.compute() == pytest.approx(10.0, abs=1e-3)
-    assert metric.required_output_keys == ("image", "pred", "label")
+    label = torch.stack([torch.full((1, 4, 4), 0.1), torch.full((1, 4, 4), 1.0)])
+    pred = torch.stack([torch.full((1, 4, 4), 0.09), torch.full((1, 4, 4), 0.0)])
+    metric = PSNRGain()
+    made = engine(lambda _: {"image": torch.zeros(2, 1, 4, 2), "pred": pred, "label": label})
+    metric.attach(made, "gain")
+    made.run([{"positions": torch.tensor([POSITIONS] * 2)}], max_epochs=1)
+    assert made.state.metrics["gain"] == pytest.approx(10.0, abs=1e-3)
+
+
+def test_cubic_is_at_the_positions_of_the_thin_slices():
+    """At the acquired slices themselves cubic interpolation gives their values."""
+    image = torch.tensor([1.0, 5.0, 2.0]).reshape(1, 1, 1, 3)
+    label = torch.tensor([5.0, 2.0]).reshape(1, 1, 1, 2)
+    metric = PSNRGain()
+    metric.update((image, label + 0.1, label, torch.tensor([[1.0, 2.0]])))
+    assert metric.compute() == pytest.approx(10 * math.log10(1e-12 / 1e-2), abs=1e-2)
+    assert metric.required_output_keys == ("image", "pred", "label", "positions")
 
 
 @pytest.mark.parametrize(

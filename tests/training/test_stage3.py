@@ -19,7 +19,7 @@ PAPER = ("stage3_paper.json",)
 SMALL = {
     **TINY,
     "patch_rows": 32,
-    "patch_slices": 8,
+    "patch_columns": 32,
     "citnet_def::width": 4,
     "citnet_def::residual_blocks": 1,
     "citnet_def::perceptron_width": 8,

@@ -20,7 +20,7 @@ from scripts.training.watch import (
 )
 from torch import nn
 
-from tests.training.toys import Events, Recorder, Scale, engine, run
+from tests.training.toys import POSITIONS, Events, Recorder, Scale, engine, run
 
 
 def test_curves_of_a_trainer_hold_its_scalars_at_intervals():
@@ -48,7 +48,7 @@ def test_only_the_first_process_writes(tmp_path):
     writer.close()
     assert list((tmp_path / "tensorboard" / "stage1").glob("events*"))
     made = engine(lambda n: {"loss": torch.tensor(1.0)})
-    for handler in (Curves(None, interval=1), Curves(None), ValidationPictures(None, 2, 1), GradientNorms(1, None)):
+    for handler in (Curves(None, interval=1), Curves(None), ValidationPictures(None, 1), GradientNorms(1, None)):
         handler.attach(made)
     run(made, 1)
 
@@ -105,14 +105,17 @@ def test_validation_pictures():
     def patch(value):
         return torch.full((2, 1, 2, 4), value)
 
+    def pred(value):
+        return torch.cat([patch(value), patch(9.0)], dim=1)  # what it says of its error is not shown
+
     batches = [
-        {"image": torch.full((2, 1, 2, 2), -1.0), "pred": patch(0.0), "label": patch(1.0)},
-        {"image": torch.full((2, 1, 2, 2), 0.5), "pred": patch(-3.0), "label": patch(3.0)},
+        {"image": torch.full((2, 1, 2, 2), -1.0), "pred": pred(0.0), "label": patch(1.0)},
+        {"image": torch.full((2, 1, 2, 2), 0.5), "pred": pred(-3.0), "label": patch(3.0)},
     ]
     writer, made = Recorder(), engine(lambda n: batches[(n - 1) % 2])
-    ValidationPictures(writer, scale_factor=2, count=3).attach(made)
+    ValidationPictures(writer, count=3).attach(made)
     for _ in range(2):
-        made.run([0, 0], max_epochs=1)
+        made.run([{"positions": torch.tensor([POSITIONS] * 2)}] * 2, max_epochs=1)
     ((tag, pictures),) = writer.images.items()
     assert tag == "validation/thick_cubic_network_truth"
     assert len(pictures) == 2
@@ -122,9 +125,22 @@ def test_validation_pictures():
         expected = [[0, 0, 0.5, 1]] * 2 + [[0.75, 0.75, 0, 1]]
         found = picture[0].unflatten(0, (3, 2)).unflatten(2, (4, 4)).mean(dim=(1, 3))
         torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32))
-    ValidationPictures(writer, 2, 0).attach(empty := engine(lambda n: batches[0]))
-    empty.run([0], max_epochs=1)
+    ValidationPictures(writer, 0).attach(empty := engine(lambda n: batches[0]))
+    empty.run([{"positions": torch.tensor([POSITIONS] * 2)}], max_epochs=1)
     assert len(pictures) == 2
+
+
+def test_validation_pictures_show_the_nearest_thick_slice_and_cubic_at_the_thin_ones():
+    """Beyond the first slice it is repeated; half-way between -1 and 1 cubic interpolation gives 0."""
+    zeros = torch.zeros(1, 1, 1, 3)
+    output = {"image": torch.tensor([-1.0, 1.0]).reshape(1, 1, 1, 2), "pred": zeros, "label": zeros}
+    writer, made = Recorder(), engine(lambda _: output)
+    ValidationPictures(writer, count=1).attach(made)
+    made.run([{"positions": torch.tensor([[-0.4, 0.5, 1.6]])}], max_epochs=1)
+    picture = next(iter(writer.images.values()))[0][1].flatten()
+    assert picture[[0, 2]].tolist() == [0.0, 1.0]
+    assert float(picture[4]) == pytest.approx(0.5)
+    assert picture[6:].tolist() == [0.5] * 6
 
 
 def test_gradient_norm():
@@ -232,6 +248,7 @@ def drawn():
         {
             "mr_image": torch.full((1, 2, 2), 0.1 * i), "ct_label": torch.full((1, 2, 4), -0.1 * i),
             "mr_attribute": torch.tensor([0.5]), "ct_attribute": torch.tensor([-0.5]), "ct_image": torch.zeros(1, 2, 2),
+            "mr_positions": torch.tensor(POSITIONS), "mr_condition": torch.full((4,), 1.0 * i),
         } for i in range(3)
     ]  # fmt: skip
     writer = Recorder()
@@ -250,6 +267,7 @@ def test_translation_pictures_show_the_first_pairs_at_intervals(drawn):
     (drawings,) = writer.images.values()
     assert [step for step, _ in drawings] == [2, 4]
     zero = [0.0] * 2
+    assert pictures.network.told == (POSITIONS, [[0.0] * 4, [1.0] * 4])
     expected = torch.tensor([[0, *zero, -0.5, 0, *zero, 0.5], [0.2, 0.2, 0, -0.5, -0.1, -0.1, 0, 0.5]])
     torch.testing.assert_close(columns(drawings[0][1]), expected, atol=1e-5, rtol=0)
 
@@ -274,7 +292,10 @@ def test_no_writer_no_picture_but_one_can_be_written(drawn, tmp_path):
     assert np.ptp(shown[..., 0]) > 0.9
 
 
-def test_fewer_items_than_rows_are_no_trouble(drawn):
+def test_fewer_items_than_rows_are_no_trouble_and_other_factors_are_left_out(drawn):
     pictures, _ = drawn
-    items = [{key: value[0] for key, value in pictures.batch.items()}]
-    assert len(TranslationPictures(Scale(2), Echo(), items, count=5, interval=1, writer=None).batch["mr_image"]) == 1
+    one = {key: value[0] for key, value in pictures.batch.items()}
+    other = {**one, "mr_image": torch.zeros(1, 2, 3)}
+    for items, count in (([one], 1), ([one, other, one], 2)):
+        made = TranslationPictures(Scale(2), Echo(), items, count=5, interval=1, writer=None)
+        assert len(made.batch["mr_image"]) == count
