@@ -156,3 +156,66 @@ def test_both_sources_of_an_unpaired_batch_share_the_factor():
         item, first = dataset[index], dataset[index // 3 * 3]
         assert torch.equal(item["mr_positions"], item["ct_positions"])
         assert torch.equal(item["mr_positions"], first["mr_positions"])
+
+
+def test_bad_sources_are_refused():
+    volumes = {"ct": Volumes([1], "a")}
+    with pytest.raises(ValueError, match="transforms must have one for every source, got none for 'ct'"):
+        MixedPatches(volumes, {"mr": transform()}, 5, 0, **FOUR)
+    with pytest.raises(ValueError, match="weights must have a positive one"):
+        MixedPatches(volumes, {"ct": transform()}, 5, 0, **FOUR, weights={"ct": 0})
+
+
+def test_the_list_ends_where_it_says():
+    dataset = mixed(length=3, noise=0)
+    assert len(dataset) == 3
+    for index in (-1, 3):
+        with pytest.raises(IndexError):
+            dataset[index]
+
+
+def test_without_weights_all_sources_are_drawn_alike():
+    volumes = {"ct": Volumes([1], "a"), "mr": Volumes([10], "b")}
+    dataset = MixedPatches(volumes, {"ct": transform(), "mr": transform()}, 1000, 0, **FOUR)
+    from_mr = sum(float(dataset[i]["image"].mean()) > 5 for i in range(1000))
+    assert 440 < from_mr < 560
+
+
+def test_volumes_are_drawn_by_their_shares():
+    volumes = Volumes([1, 2, 3], "abc")
+    volumes.shares = [0.1, 0.9, 0.0]
+    found = [
+        float(MixedPatches({"ct": volumes}, {"ct": transform()}, 500, 0, **FOUR)[i]["image"].mean()) for i in range(500)
+    ]
+    assert 420 < found.count(2.0) < 480
+    assert 3.0 not in found
+
+
+class Echo:
+    """A transform that gives back the K it was asked for, and what it does not need."""
+
+    def __call__(self, item):
+        return {"image": item["image"], "k": torch.tensor(item["scale_factor"]), "note": "no tensor"}
+
+
+def test_a_batch_shares_one_factor_and_batches_differ():
+    volumes = {"mr": Volumes([1], "a"), "ct": Volumes([2], "b")}
+    settings = {"scale_factors": lambda rng: float(rng.uniform(1, 9)), "batch_size": 5}
+    single = MixedPatches({"ct": volumes["ct"]}, {"ct": Echo()}, 40, 3, **settings)
+    pairs = UnpairedPatches(volumes, {"mr": Echo(), "ct": Echo()}, 40, 3, **settings)
+    factors = [float(single[i]["k"]) for i in range(40)]
+    assert all(len(set(factors[i : i + 5])) == 1 for i in range(0, 40, 5))
+    assert len(set(factors)) == 8
+    assert factors == [float(pairs[i]["mr_k"]) for i in range(40)] == [float(pairs[i]["ct_k"]) for i in range(40)]
+    other = MixedPatches({"ct": volumes["ct"]}, {"ct": Echo()}, 40, 4, **settings)
+    assert not set(factors) & {float(other[i]["k"]) for i in range(40)}
+    assert pairs[0].keys() == {"mr_image", "mr_k", "ct_image", "ct_k"}
+
+
+def test_whole_factors_are_those_within_the_range():
+    rng = np.random.default_rng(0)
+    assert ScaleFactors(2.5, 4, whole=1.0).whole_factors == [3, 4]
+    assert ScaleFactors(1.5, 4).whole_factors == []
+    assert {ScaleFactors(4, 4, whole=1.0)(rng) for _ in range(9)} == {4.0}
+    assert ScaleFactors(1.2, 1.8, whole=1.0)(rng) < 1.8
+    assert isinstance(ScaleFactors(2, 8, whole=1.0)(rng), float)
