@@ -65,4 +65,4 @@ def _missing(path: str, wanted_by: str) -> str:
 def save_weights(network: nn.Module, path: str | Path) -> None:
     """Write a bare state dict (CPU tensors), atomically."""
     with whole(path) as part:
-        torch.save({key: value.detach().cpu() for key, value in network.state_dict().items()}, part)
+        torch.save({key: value.cpu() for key, value in network.state_dict().items()}, part)
