@@ -24,6 +24,7 @@ from scripts.inference.engines import ENGINES, Engine
 from scripts.training.weights import load_weights
 from torch import nn
 
+from benchmarks.inference import told
 from tools.run_bundle import BUNDLE
 
 __all__ = ["figures", "scan_slices", "table"]
@@ -36,13 +37,20 @@ def parser_of(bundle: Path = BUNDLE) -> ConfigParser:
     return parser
 
 
-def scan_slices(scan: Path, count: int) -> tuple[torch.Tensor, float]:
-    """``(count, 1, H, n_slices)`` in unit range, evenly spread over the middle half, and scanner units per unit."""
-    image = parser_of().get_parsed_content("preprocessing")({"image": str(scan)})["image"]
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def scan_slices(scan: Path, count: int) -> tuple[Inputs, float]:
+    """``(count, 1, H, n_slices)`` in unit range, evenly spread over the middle half, what SRNet is told of them, and
+    scanner units per unit.
+    """
+    parser = parser_of()
+    image = parser.get_parsed_content("preprocessing")({"image": str(scan)})["image"]
     volume = image.as_tensor()[0]
     middle = np.linspace(0.25, 0.75, count) * (volume.shape[0] - 1)
     slices = volume[np.unique(middle.round().astype(int))][:, None].contiguous()
-    return slices, (image.meta["intensity_high"] - image.meta["intensity_low"]) / 2
+    inputs = (slices, *told(image, parser.get_parsed_content("slice_profile"), 0))
+    return inputs, (image.meta["intensity_high"] - image.meta["intensity_low"]) / 2
 
 
 def shipped_network() -> nn.Module:
@@ -51,29 +59,29 @@ def shipped_network() -> nn.Module:
     return load_weights(network, str(BUNDLE / "models" / "model.pt")).requires_grad_(False)
 
 
-def timed(compute: Callable[[torch.Tensor], torch.Tensor], slices: torch.Tensor) -> tuple[torch.Tensor, float]:
+def timed(compute: Callable[..., torch.Tensor], inputs: Inputs) -> tuple[torch.Tensor, float]:
     """Result and seconds."""
     started = time.perf_counter()
-    result = compute(slices)
+    result = compute(*inputs)
     return result, time.perf_counter() - started
 
 
-def figures(network: nn.Module, slices: torch.Tensor, rounds: int) -> list[dict[str, Any]]:
+def figures(network: nn.Module, inputs: Inputs, rounds: int) -> list[dict[str, Any]]:
     """One row per engine: seconds to convert, fewest seconds per batch, largest difference from PyTorch."""
     rows: list[dict[str, Any]] = []
     with torch.no_grad():
-        expected = network(slices)
+        expected = network(*inputs)
         computes = {}
         for name in ENGINES:
             started = time.perf_counter()
             computes[name] = Engine(name)(network)
             converting = time.perf_counter() - started
-            error = float((computes[name](slices) - expected).abs().max())  # also warms it up
-            computes[name](slices)
+            error = float((computes[name](*inputs) - expected).abs().max())  # also warms it up
+            computes[name](*inputs)
             rows.append({"engine": name, "convert": converting, "error": error, "seconds": []})
         for _ in range(rounds):
             for row in rows:
-                row["seconds"].append(timed(computes[row["engine"]], slices)[1])
+                row["seconds"].append(timed(computes[row["engine"]], inputs)[1])
     for row in rows:
         row["seconds"] = min(row["seconds"])  # others work on this machine too: the fastest round was least disturbed
     return rows
@@ -106,9 +114,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    slices, per_unit = scan_slices(arguments.input, arguments.slices)
-    rows = figures(shipped_network(), slices, arguments.rounds)
-    shape = " x ".join(map(str, slices.shape))
+    inputs, per_unit = scan_slices(arguments.input, arguments.slices)
+    rows = figures(shipped_network(), inputs, arguments.rounds)
+    shape = " x ".join(map(str, inputs[0].shape))
     print(
         f"Batch {shape}, {arguments.threads} thread(s), fastest of {arguments.rounds} rounds, {platform.machine()}.\n"
     )

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from scripts.inference.inferer import ThroughPlaneInferer
 
-from benchmarks.inference import agreement, half_air, inferer_settings, plain_loop
+from benchmarks.inference import agreement, half_air, inferer_settings, plain_loop, thin_tissue
 from benchmarks.machine import facts, in_turns, inference_parser, parser_of, save_report, table
 from tools.run_bundle import BUNDLE, accept_overrides
 
@@ -40,7 +40,7 @@ def measure(
     parser = inference_parser(ckpt_path=str(ckpt_path), device=device, **ids)
     network, placed = parser.get_parsed_content("network"), volume.to(device)
     settings = inferer_settings(parser)
-    tissue = (volume > settings["background"]).repeat_interleave(settings["scale_factor"], dim=-1)
+    tissue = thin_tissue(volume, settings["background"], settings["profile"])
 
     def candidate(run: Callable[[], torch.Tensor], tf32: bool) -> Callable[[], torch.Tensor]:
         def call() -> torch.Tensor:
@@ -49,7 +49,7 @@ def measure(
 
         return call
 
-    candidates = {"plain loop, float32": candidate(lambda: plain_loop(placed, network), False)}
+    candidates = {"plain loop, float32": candidate(lambda: plain_loop(placed, network, settings["profile"]), False)}
     for name, (autocast, tf32) in PRECISIONS.items():
         inferer = ThroughPlaneInferer(**settings, autocast=autocast, progress=False)
         candidates[f"ours, {name}"] = candidate(partial(inferer, placed, network), tf32)

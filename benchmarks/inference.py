@@ -19,57 +19,89 @@ from typing import Any
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from monai.inferers import SliceInferer
 from scripts.inference.engines import ENGINES, Engine
+from scripts.degradation import SliceProfileOperator
+from scripts.geometry import SliceGrid
 from scripts.inference.inferer import ThroughPlaneInferer
+from scripts.transforms.consistency import scan_operator
+from scripts.transforms.orient import working_spacing_mm
 from torch import nn
 
 from benchmarks.machine import facts, in_turns, inference_parser, parser_of, save_report, table
 from tools.run_bundle import BUNDLE
 
-SETTINGS = ("scale_factor", "batch_pixels", "window_pixels", "halo", "background", "margin")
+SETTINGS = ("batch_pixels", "window_pixels", "halo", "background", "margin")
+SCALE_FACTOR = 4.0  # of the made-up head
 PEAK_SECONDS = 0.3  # a processor is faster in a burst than over the seconds of a scan
 
 
-def half_air(rows: int, slices: int, seed: int) -> torch.Tensor:
+def as_scan(volume: torch.Tensor, scale_factor: float = SCALE_FACTOR) -> MetaTensor:
+    """``(1, 1, H1, H2, n_slices)`` with what the inferer must know: pixels of 1 mm, slices that touch, thin ones of 1 mm."""
+    meta = {
+        "working_spacing_mm": np.array([1.0, 1.0, scale_factor]), "slice_thickness_mm": scale_factor,
+        "scale_factor": scale_factor,
+    }  # fmt: skip
+    return MetaTensor(volume, meta=meta)
+
+
+def told(volume: MetaTensor, profile: str, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions and condition for the images of a scan along in-plane axis ``side``."""
+    operator, spacing_mm = scan_operator(volume, profile, None), working_spacing_mm(volume)
+    condition = [operator.condition(float(spacing_mm[1 - side] / spacing_mm[2]))]
+    positions = torch.tensor(operator.grid.positions, dtype=torch.float32, device=volume.device)
+    return positions, torch.tensor(condition, device=volume.device)
+
+
+def thin_tissue(volume: MetaTensor, background: float, profile: str) -> torch.Tensor:
+    """Where the thin slices hold tissue: where their nearest thick ones do."""
+    positions, _ = told(volume, profile, 0)
+    return (volume.as_tensor() > background)[..., positions.round().long().clamp(0, volume.shape[-1] - 1)]
+
+
+def half_air(rows: int, slices: int, seed: int) -> MetaTensor:
     """``(1, 1, rows, rows, slices)`` in unit range: texture in an elliptic cylinder with rounded ends; noise in air."""
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in (rows, rows, slices)], indexing="ij"))
     rng = np.random.default_rng(seed)
     inside = (grid[0] / 0.92) ** 2 + (grid[1] / 0.85) ** 2 + grid[2] ** 8 < 1
     texture = 0.4 * np.cos(9 * grid[0] + 5 * grid[1]) + 0.1 * rng.standard_normal(inside.shape)
     air = np.abs(0.008 * rng.standard_normal(inside.shape)) - 1
-    return torch.from_numpy(np.where(inside, texture, air).astype(np.float32))[None, None]
+    return as_scan(torch.from_numpy(np.where(inside, texture, air).astype(np.float32))[None, None])
 
 
-def own_scan(path: Path) -> torch.Tensor:
+def own_scan(path: Path) -> MetaTensor:
     """A thick scan as ``inference.json`` gives it to the network: ``(1, 1, H1, H2, n_slices)`` in unit range."""
     (item,) = inference_parser(dataset_dir=str(path)).get_parsed_content("dataset")
-    return item["image"].as_tensor()[None].float()
+    return item["image"][None].float()
 
 
-def plain_loop(volume: torch.Tensor, network: nn.Module) -> torch.Tensor:
+def plain_loop(volume: MetaTensor, network: nn.Module, profile: str) -> torch.Tensor:
     """One slice at a time, contiguous, both orientations, averaged."""
-    scan = volume[0, 0]
+    scan, (rows, columns) = volume.as_tensor()[0, 0], (told(volume, profile, side) for side in (0, 1))
     with torch.no_grad():
-        first = torch.stack([network(scan[i][None, None])[0, 0] for i in range(scan.shape[0])])
-        second = torch.stack([network(scan[:, j][None, None])[0, 0] for j in range(scan.shape[1])], dim=1)
+        first = torch.stack([network(scan[i][None, None], *rows)[0, 0] for i in range(scan.shape[0])])
+        second = torch.stack([network(scan[:, j][None, None], *columns)[0, 0] for j in range(scan.shape[1])], dim=1)
     return ((first + second) / 2)[None, None]
 
 
-def stock_slices(volume: torch.Tensor, network: nn.Module) -> torch.Tensor:
+def stock_slices(volume: MetaTensor, network: nn.Module, profile: str) -> torch.Tensor:
     """MONAI's ``SliceInferer``, as it comes, for both orientations."""
     results: list[torch.Tensor] = []
     for axis in (0, 1):
         size = [n for a, n in enumerate(volume.shape[2:]) if a != axis]
+        acquisition = told(volume, profile, axis)
         inferer = SliceInferer(roi_size=size, sw_batch_size=1, spatial_dim=axis, progress=False)
         with torch.no_grad():
-            results.append(torch.as_tensor(inferer(volume, network)))
+            results.append(torch.as_tensor(inferer(volume.as_tensor(), lambda image, told=acquisition: network(image, *told)[:, :1])))
     return (results[0] + results[1]) / 2
 
 
 def inferer_settings(parser: ConfigParser) -> dict[str, Any]:
     """What ``inference.json`` gives the inferer and every candidate of ours shares."""
-    return {key: parser.get_parsed_content(key) for key in SETTINGS}
+    return {"profile": parser.get_parsed_content("slice_profile")} | {
+        key: parser.get_parsed_content(key) for key in SETTINGS
+    }
 
 
 def agreement(found: torch.Tensor, reference: torch.Tensor, tissue: torch.Tensor) -> tuple[float, float]:
@@ -79,20 +111,20 @@ def agreement(found: torch.Tensor, reference: torch.Tensor, tissue: torch.Tensor
     return float(difference.max()) / 2, float(psnr)
 
 
-def computed_pixels(volume: torch.Tensor, settings: dict[str, Any]) -> int:
+def computed_pixels(volume: MetaTensor, settings: dict[str, Any]) -> int:
     """Pixels that our inferer gives to the network, margins, halos and filled-up batches included."""
     seen = []
 
-    def count(image: torch.Tensor) -> torch.Tensor:
+    def count(image: torch.Tensor, positions: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         seen.append(image.numel())
-        return image.new_zeros((*image.shape[:3], settings["scale_factor"] * image.shape[3]))
+        return image.new_zeros((*image.shape[:3], len(positions)))
 
     ThroughPlaneInferer(**settings, progress=False)(volume, count)
     return sum(seen)
 
 
 def convolution_flops(network: nn.Module, shape: tuple[int, ...]) -> float:
-    """Multiply-adds times two of all convolutions in one forward."""
+    """Multiply-adds times two of all convolutions in one forward, at :data:`SCALE_FACTOR`."""
     total = [0.0]
 
     def count(layer: nn.Conv2d, _: object, output: torch.Tensor) -> None:
@@ -101,7 +133,9 @@ def convolution_flops(network: nn.Module, shape: tuple[int, ...]) -> float:
 
     handles = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d)]
     with torch.no_grad():
-        network(torch.zeros(shape))
+        operator = SliceProfileOperator(SliceGrid.over_slab(shape[-1], SCALE_FACTOR))
+        positions = torch.tensor(operator.grid.positions, dtype=torch.float32)
+        network(torch.zeros(shape), positions, torch.tensor([operator.condition(1 / SCALE_FACTOR)]))
     for handle in handles:
         handle.remove()
     return total[0]
@@ -148,7 +182,7 @@ def peaks(network: nn.Module, pixels: int, repeats: int) -> dict[str, float]:
 
 
 def contenders(
-    ckpt_path: Path, volume: torch.Tensor, engines: Sequence[str]
+    ckpt_path: Path, volume: MetaTensor, engines: Sequence[str]
 ) -> tuple[dict[str, Callable[[], torch.Tensor]], nn.Module, dict]:
     """Candidates by name, each from the volume to its result; the plain network; our settings."""
     parser = inference_parser(ckpt_path=str(ckpt_path))
@@ -158,8 +192,8 @@ def contenders(
     plain.eval()
     settings = inferer_settings(parser)
     candidates: dict[str, Callable[[], torch.Tensor]] = {
-        "plain loop": lambda: plain_loop(volume, plain),
-        "SliceInferer": lambda: stock_slices(volume, plain),
+        "plain loop": lambda: plain_loop(volume, plain, settings["profile"]),
+        "SliceInferer": lambda: stock_slices(volume, plain, settings["profile"]),
     }
     for engine in engines:
         inferer = ThroughPlaneInferer(**settings, engine=Engine(engine), progress=False)
@@ -169,11 +203,11 @@ def contenders(
     return candidates, plain, settings
 
 
-def measure(volume: torch.Tensor, repeats: int, ckpt_path: Path, engines: Sequence[str] = ENGINES) -> dict[str, Any]:
+def measure(volume: MetaTensor, repeats: int, ckpt_path: Path, engines: Sequence[str] = ENGINES) -> dict[str, Any]:
     """Everything, in turns, on ``(1, 1, H1, H2, n_slices)``; medians."""
     candidates, plain, settings = contenders(ckpt_path, volume, engines)
     reference = candidates["plain loop"]()
-    tissue = (volume > settings["background"]).repeat_interleave(settings["scale_factor"], dim=-1)
+    tissue = thin_tissue(volume, settings["background"], settings["profile"])
     results: dict[str, dict[str, float]] = {}
     for name, run in candidates.items():  # converts and warms up, too
         difference, psnr = agreement(run(), reference, tissue)

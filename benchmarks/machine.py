@@ -45,7 +45,10 @@ code = subprocess.call(sys.argv[1:])
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, flush=True)
 sys.exit(code)
 """
-TINY_NETWORK = {f"network_def::{name}": 1 for name in ("blocks", "layers", "growth", "features")}
+TINY_NETWORK = {
+    f"network_def::{name}": 1
+    for name in ("blocks", "layers", "growth", "features", "sets", "thin_features", "hidden")
+}
 
 
 def facts() -> dict[str, Any]:

@@ -38,7 +38,7 @@ def peak(shape: Sequence[int], folder: Path, **ids: Any) -> dict[str, float]:
     name = "x".join(map(str, shape))
     scan = thick_scan(folder / name / "scan.nii.gz", shape)
     weights = save_weights(folder / "model.pt", **TINY_NETWORK)
-    ids = {"device": "cpu", "progress": False, **TINY_NETWORK, **ids}
+    ids = {"device": "cpu", "progress": False, "scale_factor": SCALE_FACTOR, **TINY_NETWORK, **ids}
     command = bundle_command(["inference.json"], dataset_dir=scan, output_dir=folder / name, ckpt_path=weights, **ids)
     process = run_process(command)
     voxels = SCALE_FACTOR * int(np.prod(shape))

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from scripts.degradation import SliceProfileOperator
+from scripts.geometry import SliceGrid
 from scripts.training.autocast import AutocastInferer
 
 from benchmarks.machine import facts, in_turns, parser_of, save_report, table
@@ -29,6 +31,7 @@ class Mode:
     compiled: bool = False
 
 
+SCALE_FACTOR = 4  # of the batch
 MODES = {
     "contiguous": Mode(channels_last=False),
     "channels_last": Mode(),
@@ -43,7 +46,12 @@ def steps(mode: Mode, device: str, **ids: Any) -> dict[str, Callable[[], object]
     parser = ConfigParser()
     parser.read_config(str(BUNDLE / "configs" / "common.json"))
     parser.update(dict(ids))
-    batch, rows, slices = (parser.get_parsed_content(key) for key in ("batch_size", "patch_rows", "patch_slices"))
+    batch, rows, columns = (parser.get_parsed_content(key) for key in ("batch_size", "patch_rows", "patch_columns"))
+    operator = SliceProfileOperator(SliceGrid.covering(columns, SCALE_FACTOR))
+    told = (
+        torch.tensor(operator.grid.positions, dtype=torch.float32, device=device),
+        torch.tensor([operator.condition(1 / SCALE_FACTOR)], device=device),
+    )
     network = parser.get_parsed_content("network_def").to(device)
     if mode.channels_last:
         network = network.to(memory_format=torch.channels_last)
@@ -51,17 +59,17 @@ def steps(mode: Mode, device: str, **ids: Any) -> dict[str, Callable[[], object]
         network.compile()
     inferer = AutocastInferer(mode.autocast, mode.channels_last)
     optimizer = torch.optim.Adam(network.parameters())
-    image = torch.rand(batch, 1, rows, slices, device=device) * 2 - 1
-    label = torch.rand(batch, 1, rows, network.scale_factor * slices, device=device) * 2 - 1
+    image = torch.rand(batch, 1, rows, operator.grid.n_slices, device=device) * 2 - 1
+    label = torch.rand(batch, 1, rows, columns, device=device) * 2 - 1
 
     def iteration() -> None:
         optimizer.zero_grad()
-        torch.nn.functional.l1_loss(inferer(image, network), label).backward()
+        torch.nn.functional.l1_loss(inferer(image, network, *told)[:, :1], label).backward()
         optimizer.step()
 
     def forward() -> None:
         with torch.no_grad():
-            inferer(image, network)
+            inferer(image, network, *told)
 
     return {"training": iteration, "inference": forward}
 

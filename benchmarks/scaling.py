@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from scripts.inference.inferer import ThroughPlaneInferer
 
-from benchmarks.inference import convolution_flops
+from benchmarks.inference import SCALE_FACTOR, as_scan, convolution_flops
 from benchmarks.machine import fit_power, in_turns, inference_parser, parser_of, save_report, table
 
 SIZES = ((40, 12), (56, 12), (80, 12), (112, 12), (112, 24))  # rows = columns, slices
@@ -29,7 +29,7 @@ def inference_of(rows: int, slices: int, **ids: Any) -> tuple[Callable[[], torch
     torch.manual_seed(0)
     network = parser.get_parsed_content("network_def").to(memory_format=torch.channels_last).eval()
     inferer: ThroughPlaneInferer = parser.get_parsed_content("inferer")
-    volume = torch.rand(1, 1, rows, rows, slices) * 2 - 1
+    volume = as_scan(torch.rand(1, 1, rows, rows, slices) * 2 - 1, float(ids.get("scale_factor", SCALE_FACTOR)))
     return lambda: inferer(volume, network), network
 
 

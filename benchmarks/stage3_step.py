@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser
+from scripts.degradation import SliceProfileOperator
+from scripts.geometry import SliceGrid
 from scripts.training.stage3 import JointTrainer
 from torchvision.models import squeezenet1_1, vgg16
 
@@ -21,6 +23,8 @@ from benchmarks.machine import parser_of, save_report
 from tools.run_bundle import BUNDLE
 
 BACKBONES = {"none": None, "squeezenet": squeezenet1_1, "vgg16": vgg16}
+
+SCALE_FACTOR = 4  # of the patches
 
 
 def random_weights(backbone: str, folder: Path) -> str:
@@ -45,16 +49,19 @@ def seconds(
     if backbone != "none":
         settings["perceptual_weights"] = random_weights(backbone, folder)
     parser.update(settings)
-    factor = parser.get_parsed_content("scale_factor")
     network, citnet, discriminators = (
         parser.get_parsed_content(name) for name in ("network", "citnet", "discriminators")
     )
 
     attributes = parser.get("citnet_def")["attribute_channels"]
     torch.manual_seed(0)
-    thick = torch.rand(batch, 1, side, side // factor) * 2 - 1
+    operator = SliceProfileOperator(SliceGrid.covering(side, SCALE_FACTOR))
+    positions = torch.tensor(operator.grid.positions, dtype=torch.float32).expand(batch, -1)
+    condition = torch.tensor([operator.condition(1 / SCALE_FACTOR)]).expand(batch, -1)
+    thick = torch.rand(batch, 1, side, operator.grid.n_slices) * 2 - 1
     data = {
         "mr_image": thick, "ct_image": thick.flip(2), "ct_label": torch.rand(batch, 1, side, side) * 2 - 1,
+        "mr_positions": positions, "mr_condition": condition, "ct_positions": positions, "ct_condition": condition,
         "mr_attribute": torch.randn(batch, attributes), "ct_attribute": torch.randn(batch, attributes),
     }  # fmt: skip
     marks: list[tuple[float, float]] = []

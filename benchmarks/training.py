@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from ignite.handlers import BasicTimeProfiler
 from monai.bundle import ConfigParser
-from scripts.networks.rdn import RDN
+from scripts.degradation import SliceProfileOperator
+from scripts.geometry import SliceGrid
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.machine import parser_of, save_report, save_weights, table
@@ -107,14 +108,20 @@ def shares(run: Callable[[], object], repeats: int = 3, device: str = "cpu") -> 
     return {**result, "other": 1 - sum(result.values())}
 
 
-def network_step(parser: ConfigParser) -> tuple[RDN, torch.Tensor, Callable[[], torch.Tensor]]:
+SCALE_FACTOR = 4  # of the batch of noise
+
+
+def network_step(parser: ConfigParser) -> tuple[torch.nn.Module, torch.Tensor, Callable[[], torch.Tensor]]:
     """The network, one batch of noise of the configured size, and a function that gives the loss on it."""
     device = parser.get_parsed_content("device")
     network = parser.get_parsed_content("network_def").to(device).to(memory_format=torch.channels_last)
-    size = [parser.get_parsed_content(key) for key in ("batch_size", "patch_rows", "patch_slices")]
+    size = [parser.get_parsed_content(key) for key in ("batch_size", "patch_rows", "patch_columns")]
+    operator = SliceProfileOperator(SliceGrid.covering(size[2], SCALE_FACTOR))
+    positions = torch.tensor(operator.grid.positions, dtype=torch.float32, device=device)
+    condition = torch.tensor([operator.condition(1 / SCALE_FACTOR)], device=device)
     inferer = parser.get_parsed_content("train::inferer")
-    image = torch.rand(size[0], 1, *size[1:], device=device) * 2 - 1
-    return network, image, lambda: inferer(image, network).abs().mean()
+    image = torch.rand(size[0], 1, size[1], operator.grid.n_slices, device=device) * 2 - 1
+    return network, image, lambda: inferer(image, network, positions, condition).abs().mean()
 
 
 def where_time_goes(folder: Path, **ids: Any) -> dict[str, dict[str, float]]:

@@ -2,17 +2,18 @@
 import numpy as np
 import pytest
 import torch
-from scripts.networks.rdn import RDN
+from scripts.networks.srnet import SRNet
 
 from benchmarks.exports import figures, scan_slices, table
-from tests.conftest import make_affine, save_nifti, smooth_volume
+from tests.conftest import TINY_NETWORK, make_affine, save_nifti, smooth_volume, told
 
 
 def test_slices_contain_the_thick_axis_whatever_the_storage_order(tmp_path):
     volume = np.round(smooth_volume((7, 26, 30)))
     scan = save_nifti(tmp_path / "a.nii.gz", volume.astype(np.int16), make_affine([4, 1, 1]))
-    slices, per_unit = scan_slices(scan, 5)
+    (slices, positions, condition), per_unit = scan_slices(scan, 5)
     assert slices.shape == (5, 1, 30, 7)
+    assert (len(positions), condition.shape) == (28, (1, 4))  # isotropic: 4 mm to 1 mm
     low, high = np.percentile(volume, (0.5, 99.5))
     np.testing.assert_allclose(per_unit, (high - low) / 2, rtol=1e-3)
 
@@ -20,8 +21,8 @@ def test_slices_contain_the_thick_axis_whatever_the_storage_order(tmp_path):
 @pytest.mark.slow
 def test_table_has_a_row_per_engine_and_sees_a_difference():
     torch.manual_seed(0)
-    network = RDN(4, blocks=1, layers=2, growth=4, features=4).eval().requires_grad_(False)
-    rows = figures(network, torch.rand(2, 1, 20, 8), rounds=1)
+    network = SRNet(**TINY_NETWORK).eval().requires_grad_(False)
+    rows = figures(network, (torch.rand(2, 1, 20, 8), *told(8, 2.5)), rounds=1)
     assert [row["engine"] for row in rows] == ["torch", "torchscript", "onnxruntime", "openvino"]
     assert all(row["error"] < 1e-5 and row["seconds"] > 0 for row in rows)
     rows[2]["error"] = 0.01

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
-from scripts.networks.rdn import RDN
+from monai.data import MetaTensor
+from scripts.networks.srnet import SRNet
 
 from benchmarks import gpu
 from benchmarks.inference import (
+    as_scan,
     computed_pixels,
     convolution_flops,
     half_air,
@@ -18,13 +20,13 @@ from benchmarks.machine import TINY_NETWORK, save_weights
 from benchmarks.memory import thick_scan
 from tests.conftest import BUNDLE
 
-SETTINGS = {"scale_factor": 4, "batch_pixels": 8192, "halo": 16, "background": -0.95, "margin": 8}
+SETTINGS = {"profile": "box", "batch_pixels": 8192, "halo": 16, "background": -0.95, "margin": 8}
 
 
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    return RDN(4, blocks=1, layers=2, growth=4, features=4).eval()
+    return SRNet(1, 2, 4, 4, sets=2, thin_features=4, hidden=4).eval()
 
 
 def test_half_of_the_head_is_air():
@@ -36,13 +38,16 @@ def test_half_of_the_head_is_air():
 
 
 def test_the_two_loops_we_are_compared_with_agree(network):
-    volume = torch.rand(1, 1, 20, 16, 5)
-    torch.testing.assert_close(plain_loop(volume, network), stock_slices(volume, network), atol=1e-6, rtol=0)
+    volume = as_scan(torch.rand(1, 1, 20, 16, 5), 2.5)
+    loop, stock = plain_loop(volume, network, "box"), stock_slices(volume, network, "box")
+    assert loop.shape == (1, 1, 20, 16, 13)
+    torch.testing.assert_close(loop, stock, atol=1e-6, rtol=0)
 
 
 def test_computed_pixels_by_hand():
     volume = torch.full((1, 1, 60, 50, 4), -1.0)
     volume[:, :, 20:30, 10:40] = 0.5
+    volume = as_scan(volume)
     along_columns = 10 * (30 + 2 * 8) * 4  # 10 images with tissue of 30 columns
     along_rows = 30 * (10 + 2 * 8) * 4
     assert computed_pixels(volume, SETTINGS) == along_columns + along_rows
@@ -50,8 +55,8 @@ def test_computed_pixels_by_hand():
 
 
 def test_flops_by_hand(network):
-    body = 9 * (1 * 4 + 4 * 4) + 9 * (4 * 4 + 8 * 4) + 12 * 4 + 4 * 4 + 9 * 4 * 4 + 9 * 4 * 16  # per thick pixel
-    last = 9 * 4 * 1  # per thin pixel
+    body = 9 * (1 * 4 + 4 * 4) + 9 * (4 * 4 + 8 * 4) + 12 * 4 + 4 * 4 + 9 * 4 * 4  # per thick pixel
+    last = 9 * 4 * 4 + 9 * 4 * 1 + 4 * 4 + 4 * 1  # per thin pixel
     assert convolution_flops(network, (2, 1, 8, 6)) == 2 * (body + 4 * last) * 2 * 8 * 6
 
 
@@ -91,10 +96,10 @@ def test_own_scan_is_what_inference_gives_the_network(tmp_path):
     thick_scan(tmp_path / "scan.nii.gz", (24, 20, 6))
     volume = own_scan(tmp_path / "scan.nii.gz")
     assert volume.shape == (1, 1, 24, 20, 6)
-    assert type(volume) is torch.Tensor
+    assert type(volume) is MetaTensor
     assert -1.5 < float(volume.min()) < float(volume.max()) < 3
 
 
 def test_weights_saved_fit_the_network_described(tmp_path):
     state = torch.load(save_weights(tmp_path / "a.pt", **TINY_NETWORK), weights_only=True)
-    RDN(4, blocks=1, layers=1, growth=1, features=1).load_state_dict(state)
+    SRNet(1, 1, 1, 1, sets=1, thin_features=1, hidden=1).load_state_dict(state)

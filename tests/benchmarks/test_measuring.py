@@ -144,7 +144,7 @@ def test_shares_add_up_and_find_what_is_there():
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_stage_is_timed_as_its_config_runs_it(tmp_path, stage):
-    settings = {"batch_size": 2, "patch_rows": 16, "patch_slices": 6, "margin_slices": 1, "num_workers": 0, **TINY}
+    settings = {"batch_size": 2, "patch_rows": 16, "patch_columns": 24, "margin": 8, "num_workers": 0, **TINY}
     found = training.waiting(stage, 5, tmp_path, **settings)
     assert 0 < found["waiting_share"] < 1
     assert found["seconds_per_iteration"] > 0
@@ -172,7 +172,7 @@ def test_training_is_timed_without_its_start(monkeypatch):
 
 def test_modes_are_measured_on_the_cpu_too():
     names = ["contiguous", "channels_last, bfloat16"]
-    found = modes.measure("cpu", names, repeats=1, batch_size=1, patch_rows=16, patch_slices=6, **TINY)
+    found = modes.measure("cpu", names, repeats=1, batch_size=1, patch_rows=16, patch_columns=24, **TINY)
     assert list(found) == names
     for result in found.values():
         assert result["training_ms"] > 0 < result["inference_ms"]

@@ -7,32 +7,30 @@ import logging
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
 from scripts.inference.adaptation import InPlaneAdaptation
 from scripts.inference.inferer import ThroughPlaneInferer
-from scripts.networks.rdn import RDN
+from scripts.networks.srnet import SRNet
 
-from tests.conftest import smooth_volume
+from tests.conftest import TINY_NETWORK, oriented_scan, smooth_volume, told
 
 
 @pytest.fixture
 def scan():
     voxels = smooth_volume((64, 64, 12), seed=3, detail=0.5)
     voxels = voxels / voxels.max() * 2 - 1
-    meta = {"working_spacing_mm": np.array([1.0, 1.0, 4.0]), "slice_thickness_mm": 4.0}
-    return MetaTensor(torch.from_numpy(voxels)[None, None], meta=meta)
+    return oriented_scan(voxels, 4.0, slice_thickness_mm=4.0)[None]
 
 
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    return RDN(4, blocks=1, layers=2, growth=4, features=8).eval()
+    return SRNet(**{**TINY_NETWORK, "features": 8, "thin_features": 8}).eval()
 
 
 def adaptation(**overrides):
     settings = {
-        "iterations": 30, "scale_factor": 4, "learning_rate": 3e-3, "batch_size": 4, "size": (32, 8),
-        "margin_slices": 1, "holdout": 4, "check_patches": 8,
+        "iterations": 30, "learning_rate": 3e-3, "batch_size": 4, "size": (32, 32),
+        "margin": 4, "holdout": 4, "check_patches": 8,
     }  # fmt: skip
     return InPlaneAdaptation(**{**settings, **overrides})
 
@@ -47,7 +45,7 @@ def error_on_all_slices(network, scan):
             hr = image[:, start : start + 16]
             lr = hr @ torch.from_numpy(weights / weights.sum(1, keepdims=True)).float().T
             with torch.no_grad():
-                total += float((network(lr[None, None])[0, 0] - hr).square().mean())
+                total += float((network(lr[None, None], *told(4, 4, 1.0, 0.25))[0, 0] - hr).square().mean())
     return total
 
 
@@ -83,7 +81,14 @@ def test_zero_iterations_do_nothing_and_nonsense_is_refused(scan, network):
 
 
 def test_it_works_under_the_evaluators_no_grad(scan, network):
-    inferer = ThroughPlaneInferer(4, adapt=adaptation(iterations=5), progress=False)
-    plain = ThroughPlaneInferer(4, progress=False)
+    inferer = ThroughPlaneInferer("gaussian", adapt=adaptation(iterations=5), progress=False)
+    plain = ThroughPlaneInferer("gaussian", progress=False)
     with torch.no_grad():
         assert not torch.equal(inferer(scan, network), plain(scan, network))
+
+
+def test_a_real_factor_is_adapted_to_as_well(scan, network):
+    scan.meta["scale_factor"] = 2.5
+    adapted = adaptation()(network, scan)
+    assert adapted is not network
+    assert not torch.equal(adapted.reconstruct.weight, network.reconstruct.weight)

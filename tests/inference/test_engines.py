@@ -8,18 +8,18 @@ import pytest
 import torch
 from scripts.inference.engines import ENGINES, Engine, onnx_model
 from scripts.inference.inferer import ThroughPlaneInferer
-from scripts.networks.rdn import RDN
+from scripts.networks.srnet import SRNet
 
-from tests.conftest import smooth_volume
+from tests.conftest import TINY_NETWORK, oriented_scan, smooth_volume, told
 
-K = 4
+K = 2.5
 TOLERANCE = 1e-5  # of the unit range [-1, 1]; a 12-bit scan has steps of 5e-4
 
 
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    network = RDN(K, blocks=2, layers=2, growth=4, features=6).eval()
+    network = SRNet(**{**TINY_NETWORK, "blocks": 2, "features": 6}).eval()
     network.reconstruct.weight.data *= 10
     return network.requires_grad_(False)
 
@@ -30,16 +30,17 @@ def test_engines_agree_at_every_size(network, name):
     converted = Engine(name)(network)
     for shape in ((1, 1, 8, 4), (3, 1, 37, 19), (1, 1, 160, 11), (2, 1, 16, 30)):
         image = torch.rand(shape, generator=torch.Generator().manual_seed(shape[2])) * 2 - 1
-        pred = converted(image)
-        assert pred.shape == (*shape[:3], K * shape[3])
+        acquisition = told(shape[3], K)
+        pred = converted(image, *acquisition)
+        assert pred.shape == (shape[0], 2, shape[2], int(K * shape[3] + 0.5))
         assert pred.dtype == torch.float32
-        torch.testing.assert_close(pred, network(image), atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(pred, network(image, *acquisition), atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_volume_is_the_same_with_every_engine(network, name):
-    scan = torch.from_numpy(smooth_volume((30, 26, 7)))[None, None] / 500 - 1
-    settings = {"scale_factor": K, "batch_pixels": 900, "halo": 4, "progress": False}
+    scan = oriented_scan(smooth_volume((30, 26, 7)) / 500 - 1, K)[None]
+    settings = {"profile": "gaussian", "batch_pixels": 900, "halo": 4, "progress": False}
     expected = ThroughPlaneInferer(**settings)(scan, network)
     found = ThroughPlaneInferer(**settings, engine=Engine(name))(scan, network)
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
@@ -51,9 +52,9 @@ def test_one_conversion_serves_all_scans_until_the_weights_are_others(network, n
     engine = Engine(name)
     first = engine(network)
     assert engine(network) is first
-    other = RDN(K, blocks=1, layers=1, growth=2, features=3).eval().requires_grad_(False)
+    other = SRNet(**{**TINY_NETWORK, "features": 3}).eval().requires_grad_(False)
     image = torch.rand(1, 1, 20, 8)
-    torch.testing.assert_close(engine(other)(image), other(image), atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(engine(other)(image, *told(8, K)), other(image, *told(8, K)), atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.slow
@@ -61,9 +62,9 @@ def test_results_stay_when_the_next_is_computed(network):
     """A runtime that hands out its own buffer would overwrite them."""
     for name in ENGINES:
         converted = Engine(name)(network)
-        first = converted(torch.ones(1, 1, 16, 8))
+        first = converted(torch.ones(1, 1, 16, 8), *told(8, K))
         kept = first.clone()
-        converted(-torch.ones(1, 1, 16, 8))
+        converted(-torch.ones(1, 1, 16, 8), *told(8, K))
         torch.testing.assert_close(first, kept, atol=0, rtol=0)
 
 
@@ -72,19 +73,21 @@ def test_onnx_model_says_which_axes_are_dynamic(network):
 
     model = onnx.load_from_string(onnx_model(network))
     onnx.checker.check_model(model)
-    (image,), (pred,) = model.graph.input, model.graph.output
-    assert (image.name, pred.name) == ("image", "pred")
-    for tensor in (image, pred):
+    (image, positions, condition), (pred,) = model.graph.input, model.graph.output
+    assert (image.name, positions.name, condition.name, pred.name) == ("image", "positions", "condition", "pred")
+    for tensor, channels in ((image, 1), (pred, 2)):
         axes = tensor.type.tensor_type.shape.dim
         assert [bool(axis.dim_param) for axis in axes] == [True, False, True, True]
-        assert axes[1].dim_value == 1
+        assert axes[1].dim_value == channels
+    assert [bool(axis.dim_param) for axis in positions.type.tensor_type.shape.dim] == [True]
+    assert [axis.dim_value for axis in condition.type.tensor_type.shape.dim] == [1, 4]
 
 
 def test_refusals(network, monkeypatch):
     with pytest.raises(ValueError, match=r"engine must be one of .*got 'tensorrt'"):
         Engine("tensorrt")
     with pytest.raises(ValueError, match="autocast must be null for engine openvino"):
-        ThroughPlaneInferer(K, autocast="bfloat16", engine=Engine("openvino"))
+        ThroughPlaneInferer("box", autocast="bfloat16", engine=Engine("openvino"))
     with pytest.raises(TypeError, match="must be a torch module for engine onnxruntime"):
         Engine("onnxruntime")(lambda image: image)
     with pytest.raises(TypeError, match="must not be TorchScript"):
@@ -92,4 +95,4 @@ def test_refusals(network, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ModuleNotFoundError):
         Engine("openvino")(network)
-    assert np.isfinite(Engine("torch")(network)(torch.zeros(1, 1, 8, 8)).numpy()).all()
+    assert np.isfinite(Engine("torch")(network)(torch.zeros(1, 1, 8, 8), *told(8, K)).numpy()).all()

@@ -3,8 +3,10 @@ import hashlib
 
 import pytest
 import torch
-from scripts.networks.rdn import RDN, ResidualDenseBlock, shuffle_last_axis, upsample_cubic
+from scripts.networks.rdn import RDN, ResidualDenseBlock, shuffle_last_axis
 from torch.nn import functional as F
+
+from tests.conftest import told
 
 SMALL = {"scale_factor": 4, "blocks": 2, "layers": 2, "growth": 4, "features": 6}
 
@@ -13,7 +15,7 @@ SMALL = {"scale_factor": 4, "blocks": 2, "layers": 2, "growth": 4, "features": 6
 @pytest.mark.parametrize(("height", "width"), [(16, 8), (9, 5), (1, 1)])
 def test_shape(scale_factor, height, width):
     network = RDN(**{**SMALL, "scale_factor": scale_factor})
-    assert network(torch.rand(3, 1, height, width)).shape == (3, 1, height, scale_factor * width)
+    assert network(torch.rand(3, 1, height, width), *told(width, scale_factor)).shape == (3, 1, height, scale_factor * width)
 
 
 def test_reproduction_size_has_the_published_number_of_parameters():
@@ -34,7 +36,7 @@ def test_state_dict_keys_are_frozen():
 
 def test_every_parameter_gets_a_gradient():
     network = RDN(**SMALL)
-    network(torch.rand(2, 1, 12, 6)).square().sum().backward()
+    network(torch.rand(2, 1, 12, 6), *told(6, 4)).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -43,7 +45,7 @@ def test_every_parameter_gets_a_gradient():
 def test_torchscript_gives_the_same():
     network = RDN(**SMALL).eval()
     image = torch.rand(2, 1, 11, 7)
-    torch.testing.assert_close(torch.jit.script(network)(image), network(image))
+    torch.testing.assert_close(torch.jit.script(network)(image, *told(7, 4)), network(image, *told(7, 4)))
 
 
 def test_without_weights_the_network_is_cubic_interpolation():
@@ -52,29 +54,7 @@ def test_without_weights_the_network_is_cubic_interpolation():
         torch.nn.init.zeros_(parameter)
     image = torch.rand(2, 1, 8, 9)
     expected = F.interpolate(image, scale_factor=(1, 4), mode="bicubic", align_corners=False)
-    torch.testing.assert_close(network(image), expected)
-
-
-def test_cubic_is_keys_kernel_on_the_grid():
-    """HR sample j takes the LR samples around (j - 1.5) / 4, weighted by Keys' kernel with a = -0.75."""
-
-    def keys(t, a=-0.75):
-        t = abs(t)
-        if t <= 1:
-            return (a + 2) * t**3 - (a + 3) * t**2 + 1
-        return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
-
-    line = torch.rand(12, dtype=torch.float64)
-    result = upsample_cubic(line.expand(1, 1, 3, 12), 4)[0, 0, 1]
-    for j in range(8, 40):
-        expected = sum(keys((j - 1.5) / 4 - i) * line[i] for i in range(12))
-        torch.testing.assert_close(result[j], expected)
-
-
-def test_cubic_is_bit_exact_along_the_rows():
-    image = torch.rand(1, 1, 13, 5)
-    single = torch.cat([upsample_cubic(image[:, :, i : i + 1], 4) for i in range(13)], dim=2)
-    torch.testing.assert_close(upsample_cubic(image, 4), single)
+    torch.testing.assert_close(network(image, *told(9, 4)), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_shuffle_interleaves_the_last_axis():
@@ -97,5 +77,16 @@ def test_dense_block_follows_its_equation():
 
 @pytest.mark.parametrize("name", ["scale_factor", "blocks", "layers", "growth", "features"])
 def test_bad_size_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name} must be"):
+    with pytest.raises(ValueError, match=f"{name} (of RDN )?must be"):
         RDN(**{**SMALL, name: 0})
+
+
+@pytest.mark.parametrize("scale_factor", [2.5, 1])
+def test_its_pixel_shuffle_is_for_whole_factors(scale_factor):
+    with pytest.raises(ValueError, match="scale_factor of RDN must be a whole number >= 2"):
+        RDN(**{**SMALL, "scale_factor": scale_factor})
+
+
+def test_another_grid_than_its_own_is_refused():
+    with pytest.raises(AssertionError, match="must be that of the network's whole scale_factor"):
+        RDN(**SMALL)(torch.rand(1, 1, 8, 6), *told(6, 3))

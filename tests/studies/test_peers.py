@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import shift
 from scripts.degradation import SliceProfileOperator
-from scripts.networks.rdn import RDN
+from scripts.geometry import SliceGrid
+from scripts.networks.srnet import SRNet
 from scripts.training.budget import ProcessorBudget, processor_seconds, rate_factor
 from scripts.transforms.patch import RandPlanePatch
 
@@ -44,7 +45,7 @@ def spheres(shape, seed, count=40):
 @pytest.fixture(scope="module")
 def problem():
     truth = spheres((48, 44, 64), seed=0)
-    operator = SliceProfileOperator(K)
+    operator = SliceProfileOperator(SliceGrid.under_slab(64, K))
     return Scan(operator.degrade(truth), (1.0, 1.0, 4.0), operator), truth
 
 
@@ -60,14 +61,14 @@ def peers():
     torch.manual_seed(0)
     supervised = {**LEARNER, "row_spacing_mm": (1.0, 1.0), "thin_spacing_mm": (1.0, 1.0)}
     return {
-        "zssr": InPlaneLearner(ZSSRNetwork(K, layers=6, features=16), largest_scale=1.2, **LEARNER),
+        "zssr": InPlaneLearner(ZSSRNetwork(layers=6, features=16), largest_scale=1.2, **LEARNER),
         "smore": InPlaneLearner(WideResidualNetwork(K, 3, 16, 2), largest_scale=1.0, **LEARNER),
         "tscn": TSCN(
             SliceInterpolator(K, 2, 3, 16, 16), size=24, batch_size=8, stage1_fraction=0.8, cycle_weight=0.5,
             margin_slices=1, learning_rate=2e-3,
         ),
-        "rdn_supervised": Supervised(RDN(K, blocks=2, layers=3, growth=16, features=16), **supervised),
-        "reconresnet": Supervised(ReconResNet(K, features=8, blocks=2, dropout=0.0), **supervised),
+        "rdn_supervised": Supervised(SRNet(2, 3, 16, 16, sets=4, thin_features=8, hidden=8), **supervised),
+        "reconresnet": Supervised(ReconResNet(features=8, blocks=2, dropout=0.0), **supervised),
     }  # fmt: skip
 
 
@@ -110,7 +111,8 @@ def test_interpolation_lies_on_the_grid_and_half_a_voxel_would_be_seen(method, p
 
 def test_interpolation_gives_back_a_ramp():
     ramp = torch.linspace(-1, 1, 64).expand(8, 8, 64)
-    scan = Scan(SliceProfileOperator(K, "box").degrade(ramp), (1.0, 1.0, 4.0), SliceProfileOperator(K, "box"))
+    operator = SliceProfileOperator(SliceGrid.under_slab(64, K), "box")
+    scan = Scan(operator.degrade(ramp), (1.0, 1.0, 4.0), operator)
     for method, tolerance in ((bicubic, 6e-3), (sinc, 2e-2)):  # neither reproduces a ramp quite
         np.testing.assert_allclose(method(scan)[..., 24:40], ramp[..., 24:40], atol=tolerance)
 
@@ -118,7 +120,7 @@ def test_interpolation_gives_back_a_ramp():
 def test_sinc_against_the_sum_that_it_is():
     rng = np.random.default_rng(0)
     lr = rng.normal(size=16).astype(np.float32)
-    scan = Scan(torch.from_numpy(np.tile(lr, (8, 8, 1))), (1.0, 1.0, 4.0), SliceProfileOperator(K))
+    scan = Scan(torch.from_numpy(np.tile(lr, (8, 8, 1))), (1.0, 1.0, 4.0), SliceProfileOperator(SliceGrid.over_slab(16, K)))
     result = sinc(scan)[3, 3].numpy()
     for j in (26, 31, 36):  # thin slices whose ten neighbours all exist
         position = (j - (K - 1) / 2) / K
@@ -151,7 +153,7 @@ def test_slice_interpolator_starts_as_linear_interpolation_between_the_right_sli
         network.tail.weight.zero_()
         network.tail.bias.zero_()
     ramp = torch.arange(factor * 6, dtype=torch.float32).expand(8, 8, -1)  # the value of a thin slice is its index
-    operator = SliceProfileOperator(factor, "box")
+    operator = SliceProfileOperator(SliceGrid.under_slab(factor * 6, factor), "box")
     scan = Scan(operator.degrade(ramp), (1.0, 1.0, float(factor)), operator)
     peer = TSCN(network, 8, 1, 0.5, 0.5, 1, 1e-3)
     inner = slice(factor, -factor)
@@ -163,7 +165,7 @@ def test_slice_interpolator_starts_as_linear_interpolation_between_the_right_sli
 
 def test_synthetic_pair_of_tscn_is_what_the_operator_makes():
     volume = spheres((40, 36, 10), seed=5)
-    operator = SliceProfileOperator(K)
+    operator = SliceProfileOperator(SliceGrid.over_slab(10, K))
     peer = TSCN(SliceInterpolator(K, 1, 1, 2, 2), 16, 1, 0.5, 0.5, 1, 1e-3)
     pair, between = peer.synthetic_pair(Scan(volume, (1.0, 1.0, 1.0 * K), operator), np.random.RandomState(0))
     assert pair.shape[0] == 2
@@ -177,15 +179,22 @@ def test_odd_factors_are_refused_by_tscn():
         TSCN(SliceInterpolator(3, 1, 1, 2, 2), 16, 1, 0.5, 0.5, 1, 1e-3)
 
 
+@pytest.mark.parametrize("make", [lambda k: WideResidualNetwork(k, 1, 4, 2), lambda k: SliceInterpolator(k, 1, 1, 2, 2)])
+def test_methods_for_whole_factors_refuse_others(make):
+    with pytest.raises(ValueError, match="scale_factor must be a whole number >= 2 for (smore|tscn), got 2.5"):
+        make(2.5)
+
+
 def test_pairs_are_made_by_the_operator_and_repeat_with_the_seed():
     volume = spheres((40, 40, 40), seed=3)[None]
-    operator = SliceProfileOperator(K, "box")
+    operator = SliceProfileOperator(SliceGrid.over_slab(10, K), "box")
 
     def draw(seed):
         patch = RandPlanePatch("any", (16, K * 10))
-        return random_pairs([(volume, (1.0, 1.0, 1.0))], operator, patch, 3, 2, seed, CPU)()
+        return random_pairs([(volume, (1.0, 1.0, 1.0))], operator, patch, 3, 8, seed, CPU)()
 
-    thick, thin = draw(1)
+    thick, thin, positions, condition = draw(1)
+    assert (len(positions), condition.shape) == (24, (3, 4))
     assert thick.shape == (3, 1, 16, 6)
     assert thin.shape == (3, 1, 16, 24)
     # a box as wide as the spacing is the mean of K thin slices

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from scripts.degradation import SliceProfileOperator
+from scripts.geometry import SliceGrid
 
 from studies.slice_profiles import middle, study
 from tests.conftest import smooth_volume
@@ -13,7 +14,7 @@ from tests.conftest import smooth_volume
 @pytest.mark.parametrize(("profile", "ratio"), [("gaussian", 1.0), ("gaussian", 0.8), ("box", 1.0)])
 def test_the_true_profile_needs_no_correction_and_brings_no_rhythm(profile, ratio):
     truth = torch.from_numpy(smooth_volume((24, 24, 48), seed=1))
-    acquired = SliceProfileOperator(4, profile, 4 * ratio).degrade(truth)
+    acquired = SliceProfileOperator(SliceGrid.under_slab(truth.shape[-1], 4), profile, ratio).degrade(truth)
     rows = study(acquired, truth, 4)  # a network that is always right
     correction, period = rows[f"{profile} {ratio:g}"]
     assert correction < 1e-5
