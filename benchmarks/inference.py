@@ -21,9 +21,9 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.inferers import SliceInferer
-from scripts.inference.engines import ENGINES, Engine
 from scripts.degradation import SliceProfileOperator
 from scripts.geometry import SliceGrid
+from scripts.inference.engines import ENGINES, Engine
 from scripts.inference.inferer import ThroughPlaneInferer
 from scripts.transforms.consistency import scan_operator
 from scripts.transforms.orient import working_spacing_mm
@@ -38,7 +38,7 @@ PEAK_SECONDS = 0.3  # a processor is faster in a burst than over the seconds of 
 
 
 def as_scan(volume: torch.Tensor, scale_factor: float = SCALE_FACTOR) -> MetaTensor:
-    """``(1, 1, H1, H2, n_slices)`` with what the inferer must know: pixels of 1 mm, slices that touch, thin ones of 1 mm."""
+    """``(1, 1, H1, H2, n_slices)`` that knows its grid: pixels of 1 mm, slices that touch, thin ones of 1 mm."""
     meta = {
         "working_spacing_mm": np.array([1.0, 1.0, scale_factor]), "slice_thickness_mm": scale_factor,
         "scale_factor": scale_factor,
@@ -93,7 +93,8 @@ def stock_slices(volume: MetaTensor, network: nn.Module, profile: str) -> torch.
         acquisition = told(volume, profile, axis)
         inferer = SliceInferer(roi_size=size, sw_batch_size=1, spatial_dim=axis, progress=False)
         with torch.no_grad():
-            results.append(torch.as_tensor(inferer(volume.as_tensor(), lambda image, told=acquisition: network(image, *told)[:, :1])))
+            found = inferer(volume.as_tensor(), lambda image, told=acquisition: network(image, *told)[:, :1])
+            results.append(torch.as_tensor(found))
     return (results[0] + results[1]) / 2
 
 

@@ -46,8 +46,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, flush=True)
 sys.exit(code)
 """
 TINY_NETWORK = {
-    f"network_def::{name}": 1
-    for name in ("blocks", "layers", "growth", "features", "sets", "thin_features", "hidden")
+    f"network_def::{name}": 1 for name in ("blocks", "layers", "growth", "features", "sets", "thin_features", "hidden")
 }
 
 

@@ -24,7 +24,8 @@ class PairLearner:
     """A network, and how it learns from pairs; where the pairs come from is the method's own.
 
     Args:
-        network: untrained; maps images, positions and condition as :class:`scripts.networks.srnet.SRNet` does. Copies of it are trained.
+        network: untrained; maps images, positions and condition as :class:`scripts.networks.srnet.SRNet`
+            does. Copies of it are trained.
         size: ``(rows, slices)`` of a training patch.
         batch_size: patches per step.
         margin_slices: thick slices beyond either end that are made, and are no target.

@@ -89,8 +89,8 @@ def random_pairs(
         device: where the batches go.
 
     Returns:
-        A function; each call draws ``(B, 1, rows, n)``, ``(B, 1, rows, columns)``, and the positions and conditions that
-        go with them.
+        A function; each call draws ``(B, 1, rows, n)``, ``(B, 1, rows, columns)``, and the positions and conditions
+        that go with them.
     """
     random = np.random.RandomState(seed)
     patch.set_random_state(seed)

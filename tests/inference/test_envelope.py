@@ -87,5 +87,5 @@ def test_config_and_metadata_state_the_same_limits(scan):
     stated = metadata["validity_envelope"]
     assert config["envelope"] == stated["limits"]
     assert config["min_anisotropy"] == stated["min_anisotropy"]
-    assert config["scale_factor"] == stated["scale_factor"]
+    assert config["max_scale_factor"] == stated["scale_factor"][1]
     assert set(config["envelope"]) == set(scan_facts(scan))

@@ -70,7 +70,7 @@ def test_the_network_is_told_the_spacing_thickness_and_profile_of_each_orientati
 
     scan = oriented_scan(volume, 2.5, (0.8, 1.2, 5.0), slice_thickness_mm=4.0)[None]
     ThroughPlaneInferer("box", background=float("-inf"), progress=False)(scan, listen)
-    told_by_shape = {shape: condition for shape, condition in seen}
+    told_by_shape = dict(seen)
     # images along the first axis have the second as rows
     for shape, rows_mm in (((26, 7), 1.2), ((30, 7), 0.8)):
         expected = [1 / 2.5, 0.8, 0.8 / 12**0.5, rows_mm / 5]

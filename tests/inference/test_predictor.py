@@ -6,7 +6,7 @@ import re
 import nibabel as nib
 import numpy as np
 import pytest
-from scripts.geometry import super_resolution_affine
+from scripts.geometry import SliceGrid
 from scripts.inference.predictor import Predictor
 
 from tests.conftest import BUNDLE, ROOT, make_affine, run_workflow, save_nifti, smooth_volume
@@ -60,7 +60,7 @@ def test_array_file_and_series_give_the_same(tmp_path, predictor, scan):
     write_series(tmp_path / "series", array.astype(np.int32), AFFINE, SliceThickness=4)
     from_file = predictor(scan)
     assert from_file.shape == (26, 24, 36)
-    np.testing.assert_allclose(from_file.affine, super_resolution_affine(image.affine, 2, 4), atol=1e-4)
+    np.testing.assert_allclose(from_file.affine, SliceGrid.over_slab(9, 4).thin_affine(image.affine, 2), atol=1e-4)
     np.testing.assert_array_equal(predictor(array, image.affine).numpy(), from_file.numpy())
     from_series = predictor(tmp_path / "series").numpy()
     assert np.abs(from_series.astype(int) - from_file.numpy()).max() <= 1

@@ -15,7 +15,8 @@ SMALL = {"scale_factor": 4, "blocks": 2, "layers": 2, "growth": 4, "features": 6
 @pytest.mark.parametrize(("height", "width"), [(16, 8), (9, 5), (1, 1)])
 def test_shape(scale_factor, height, width):
     network = RDN(**{**SMALL, "scale_factor": scale_factor})
-    assert network(torch.rand(3, 1, height, width), *told(width, scale_factor)).shape == (3, 1, height, scale_factor * width)
+    pred = network(torch.rand(3, 1, height, width), *told(width, scale_factor))
+    assert pred.shape == (3, 1, height, scale_factor * width)
 
 
 def test_reproduction_size_has_the_published_number_of_parameters():

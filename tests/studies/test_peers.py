@@ -120,7 +120,8 @@ def test_interpolation_gives_back_a_ramp():
 def test_sinc_against_the_sum_that_it_is():
     rng = np.random.default_rng(0)
     lr = rng.normal(size=16).astype(np.float32)
-    scan = Scan(torch.from_numpy(np.tile(lr, (8, 8, 1))), (1.0, 1.0, 4.0), SliceProfileOperator(SliceGrid.over_slab(16, K)))
+    operator = SliceProfileOperator(SliceGrid.over_slab(16, K))
+    scan = Scan(torch.from_numpy(np.tile(lr, (8, 8, 1))), (1.0, 1.0, 4.0), operator)
     result = sinc(scan)[3, 3].numpy()
     for j in (26, 31, 36):  # thin slices whose ten neighbours all exist
         position = (j - (K - 1) / 2) / K
@@ -179,9 +180,12 @@ def test_odd_factors_are_refused_by_tscn():
         TSCN(SliceInterpolator(3, 1, 1, 2, 2), 16, 1, 0.5, 0.5, 1, 1e-3)
 
 
-@pytest.mark.parametrize("make", [lambda k: WideResidualNetwork(k, 1, 4, 2), lambda k: SliceInterpolator(k, 1, 1, 2, 2)])
+WHOLE = [lambda k: WideResidualNetwork(k, 1, 4, 2), lambda k: SliceInterpolator(k, 1, 1, 2, 2)]
+
+
+@pytest.mark.parametrize("make", WHOLE)
 def test_methods_for_whole_factors_refuse_others(make):
-    with pytest.raises(ValueError, match="scale_factor must be a whole number >= 2 for (smore|tscn), got 2.5"):
+    with pytest.raises(ValueError, match=r"scale_factor must be a whole number >= 2 for (smore|tscn), got 2\.5"):
         make(2.5)
 
 
