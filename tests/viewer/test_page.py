@@ -356,13 +356,21 @@ def test_a_batch_with_a_list_and_a_search(looker, phantom_pair, odd_pair, tmp_pa
         assert page.locator("#list button").all_inner_texts() == ["77ff"]
         assert page.inner_text("#found") == "1 of 3 series"
         page.click("#list button")
-        page.wait_for_selector("body[data-state=loading]", timeout=5000, state="attached")
         looker.wait()
         assert page.inner_text("#name") == "77ff"
         assert looker.cursors()[0] == pytest.approx(looker.cursors()[1], abs=1e-3)
         # an address that names a series opens it
         looker.open(f"{server.url}?series=0a99")
         assert page.inner_text("#name") == "0a99"
+        # whoever is impatient ends up with the series that was asked for last
+        page.fill("#search", "")
+        for name in ("0a1b", "77ff", "0a1b", "77ff"):
+            page.click(f"#list button:text('{name}')")
+        looker.wait()
+        assert page.inner_text("#name") == "77ff"
+        voxels = np.prod(nib.load(tmp_path / "77ff" / "77ff_acquired.nii.gz").shape)
+        assert page.evaluate("panes.map((pane) => pane.niivue.volumes.length)") == [1, 1]
+        assert page.evaluate("acquired.volume.img.length") == voxels
         page.click("#report")
         assert page.inner_text("p") == "what the batch says"
 

@@ -338,19 +338,20 @@ async function open(id) {
   }
   Object.assign(view, { description, id, stack: description.stack, ruler: null, zoom: 1, wipe: 0.5 });
   for (const [pane, role] of [[acquired, "acquired"], [result, "result"]]) {
-    const bytes = await unpackedVolume(role, description.volumes?.[role], (part) => {
-      if (ticket === view.loading) say(`Loading the ${role === "acquired" ? "acquired slices" : "result"}: ${Math.round(100 * part)} %`, true);
+    const name = role === "acquired" ? "acquired slices" : "result";
+    const arriving = unpackedVolume(role, description.volumes?.[role], (part) => {
+      if (ticket === view.loading) say(`Loading the ${name}: ${Math.round(100 * part)} %`, true);
     });
+    await nextFrame(); // what is there so far is seen before the next step takes its time
+    const [bytes] = await Promise.all([arriving, pane.attach()]);
     if (ticket !== view.loading) return;
     await pane.load(bytes, (volume) => {
+      if (ticket !== view.loading) return null; // another case was asked for meanwhile
       if (pane === acquired) view.firstWindow = [0.005, 0.995].map((fraction) => quantile(volume, fraction));
       return view.firstWindow;
     });
-    if (pane === acquired) {
-      preview();
-      await nextFrame(); // so that it is seen before the result takes the time
-      await result.attach();
-    }
+    if (ticket !== view.loading) return;
+    if (pane === acquired) preview();
   }
   begin();
   say(null);
@@ -648,8 +649,11 @@ function listSeries(series) {
 
 function start(id) {
   history.replaceState(null, "", embeddedCase ? location.href : `?series=${encodeURIComponent(view.series[id].name)}`);
-  open(id).catch((error) => {
+  const opening = open(id);
+  const ticket = view.loading;
+  opening.catch((error) => {
     console.error(error);
+    if (ticket !== view.loading) return;
     document.body.dataset.state = "error";
     panes.forEach((pane) => pane.clear());
     say(`This series cannot be shown. ${error.message}`);
@@ -732,13 +736,6 @@ function followBar(event) {
 }
 
 async function main() {
-  try {
-    await acquired.attach();
-  } catch {
-    say("This browser offers no WebGL 2, which the viewer needs. Try another browser or switch hardware acceleration on.");
-    document.body.dataset.state = "error";
-    return;
-  }
   connect();
   const { series, report } = await listOfSeries();
   view.series = series;

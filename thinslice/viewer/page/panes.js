@@ -33,10 +33,17 @@ class Pane {
   }
 
   // Once, when it is first needed: NiiVue compiles some twenty programs for the graphics card.
-  async attach() {
-    if (this.attached) return;
-    this.attached = true;
-    await this.niivue.attachToCanvas(this.canvas, false);
+  attach() {
+    this.attached ??= this.start();
+    return this.attached;
+  }
+
+  async start() {
+    try {
+      await this.niivue.attachToCanvas(this.canvas, false);
+    } catch {
+      throw new Error("The browser offers no WebGL 2: try another one, or switch its hardware acceleration on.");
+    }
     this.niivue.addColormap("map", MAP_COLOURS);
     this.section.style.backgroundColor = ""; // NiiVue makes it black, which would hide what lies under a wipe
   }
@@ -54,11 +61,12 @@ class Pane {
     while (this.niivue.volumes.length) this.niivue.removeVolumeByIndex(this.niivue.volumes.length - 1);
   }
 
-  // Show a volume; `window` tells its black and white once the volume is read.
+  // Show a volume; `window` tells its black and white once it is read, or null where it is no longer wanted.
   async load(bytes, window) {
     const volume = await niivue.NVImage.loadFromUrl({ url: bytes, name: "volume.nii" });
-    const [low, high] = window(volume);
-    Object.assign(volume, { cal_min: low, cal_max: high });
+    const limits = window(volume);
+    if (!limits) return;
+    Object.assign(volume, { cal_min: limits[0], cal_max: limits[1] });
     this.niivue.addVolume(volume);
     this.counts = volume.dimsRAS.slice(1, 4); // voxels along the axes nearest to right, front, head
     this.spacing = volume.pixDimsRAS.slice(1, 4);
