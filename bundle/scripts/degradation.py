@@ -105,6 +105,14 @@ def _correction(profile: str, fwhm: float, grid: SliceGrid, eps: float, smoothne
     return result
 
 
+@lru_cache(maxsize=16)
+def _pseudo_inverse(profile: str, fwhm: float, grid: SliceGrid) -> np.ndarray:
+    """``D^T (D D^T)^-1``, the shortest way to given slices, without the directions that D all but erases."""
+    result = np.linalg.pinv(slice_profile_matrix(profile, fwhm, grid), rcond=0.05)
+    result.flags.writeable = False
+    return result
+
+
 @dataclass(frozen=True)
 class SliceProfileOperator:
     """D for one slice profile; every method works along the **last** axis of a tensor of any leading shape.
@@ -189,6 +197,42 @@ class SliceProfileOperator:
         for x, y in zip(hr, lr, strict=True) if hr.ndim > 2 else [(hr, lr)]:
             x += (y - x @ matrix.T) @ inverse.T
         return hr
+
+    def raise_to(self, hr: torch.Tensor, floor: float, tolerance: float, rounds: int = 50) -> int:
+        """Leave no value below ``floor``, **in place**, and what the slices tell as it is.
+
+        Projections in turn onto the volumes that lie at or above ``floor`` and onto those that explain the slices as
+        ``hr`` does now, along the lines that need it. Both can be had at once where slices do not overlap, since no
+        slice lies below its scan's own minimum; elsewhere the floor comes first, and the residual says what it cost.
+
+        Args:
+            hr: ``(..., n_thin)``, contiguous, overwritten.
+            floor: lowest value.
+            tolerance: what a value may lie below ``floor`` without a further round; the last step raises it.
+            rounds: most rounds.
+
+        Returns:
+            How many values lay below ``floor`` by more than ``tolerance``.
+        """
+        matrix = self._tensor(self.matrix, hr)
+        inverse = self._tensor(_pseudo_inverse(self.profile, self.fwhm, self.grid), hr)
+        lines = hr.view(-1, hr.shape[-1])
+        raised = 0
+        for x in lines.split(2**16):
+            below = x < floor - tolerance
+            raised += int(below.sum())
+            rows = below.any(dim=-1).nonzero()[:, 0]
+            told = (x[rows] @ matrix.T).clamp_(min=floor)
+            for _ in range(rounds):
+                if not len(rows):
+                    break
+                part = x[rows].clamp_(min=floor)
+                part += (told - part @ matrix.T) @ inverse.T
+                x[rows] = part
+                again = part.amin(dim=-1) < floor - tolerance
+                rows, told = rows[again], told[again]
+            x.clamp_(min=floor)
+        return raised
 
     @staticmethod
     def _check(what: str, volume: torch.Tensor, length: int) -> None:

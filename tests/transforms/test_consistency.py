@@ -54,7 +54,7 @@ def modes(truth, noise=0.0, seed=0, scale_factor=4):
     results = {}
     scale = IntensityRange(0.0, 1500.0)
     for mode in ("exact", "regularised", "off"):
-        pred, residual = DataConsistency(mode)(scale.to_unit(estimate[None]), scale.to_unit(image))
+        pred, residual, _ = DataConsistency(mode)(scale.to_unit(estimate[None]), scale.to_unit(image))
         results[mode] = (float((scale.from_unit_(pred[0]) - truth).square().mean()), residual)
     return results
 

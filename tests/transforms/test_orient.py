@@ -80,17 +80,6 @@ def test_clipped_values_are_counted_never_wrapped(caplog):
     assert placed[0, 0, 0, :4].tolist() == [-32768, 32767, -1, 7]
 
 
-@pytest.mark.parametrize(("least", "expected"), [(-0.4, torch.uint16), (-3.0, torch.int32)])
-def test_an_unsigned_dtype_widens_where_the_result_is_negative(least, expected):
-    oriented = chosen(scan([1, 1, 4], (10, 10, 5), {}, dtype="uint16"))
-    pred = torch.full((1, 10, 10, 20), 60000.0)
-    pred[0, 0, 0, 0] = least
-    placed = PlaceOnGrid()(pred, oriented)
-    assert placed.dtype == expected
-    assert placed.meta["clipped_voxels"] == 0
-    assert placed.to(torch.int64)[0, 0, 0, :2].tolist() == [round(least), 60000]
-
-
 def test_a_range_of_few_levels_is_not_rounded():
     image = scan([1, 1, 4], (10, 10, 5), {}, dtype="uint8")
     image = MetaTensor(image.as_tensor() * 0.25, meta=image.meta)  # 0 to 250

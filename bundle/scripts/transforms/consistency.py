@@ -13,11 +13,12 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from ..degradation import SliceProfileOperator
-from .orient import slice_grid, thickness_to_spacing
+from .orient import padding_of, slice_grid, thickness_to_spacing
 
-__all__ = ["DataConsistency", "DataConsistencyd", "in_plane_noise_sigma", "scan_operator"]
+__all__ = ["DataConsistency", "DataConsistencyd", "in_plane_noise_sigma", "magnitude_floor", "scan_operator"]
 
 MODES = ("exact", "regularised", "off")
+FLOOR_TOLERANCE = 1e-3  # unit range: half a thousandth of the scan's
 TISSUE_LEVEL = -0.8  # a tenth of the unit range above its lower end
 
 
@@ -61,13 +62,25 @@ def _blocks(images: torch.Tensor, side: int) -> torch.Tensor:
     return images.unfold(1, side, side).unfold(2, side, side).reshape(-1, side * side)
 
 
+def magnitude_floor(image: MetaTensor) -> float | None:
+    """The lowest value of a scan in unit range, below which nothing of it can lie; None where values may be negative.
+
+    A magnitude has a zero, and a scan without negative values is taken for one: what lies below its minimum is an
+    undershoot beside a sharp edge.
+    """
+    return float(image.min()) if float(image.meta.get("lowest_value", -1)) >= 0 else None
+
+
 class DataConsistency(Transform):
     """Correct a result so that it explains the acquired slices (see :meth:`SliceProfileOperator.enforce`).
+
+    Padded voxels are no acquired values: there the slices are taken for whatever the result says. In every mode the
+    result of a magnitude image is raised to its floor (:meth:`SliceProfileOperator.raise_to`).
 
     ``exact`` explains them to the last digit, noise included. ``regularised`` is the Wiener form: ``eps`` is the
     variance of the noise, measured in-plane, over the variance of what the slices tell, measured by how they differ
     from their neighbours, ``mean((y_k+1 - y_k)^2) / 2 - noise``. A clean scan is explained almost exactly, a noisy one
-    only as far as it can be trusted. ``off`` only measures.
+    only as far as it can be trusted. ``off`` does without the slices.
 
     Args:
         mode: ``exact``, ``regularised`` or ``off``.
@@ -83,7 +96,7 @@ class DataConsistency(Transform):
         self.slice_thickness_mm = slice_thickness_mm
         self.logger = logging.getLogger(type(self).__name__)
 
-    def __call__(self, pred: torch.Tensor, image: MetaTensor) -> tuple[torch.Tensor, float]:
+    def __call__(self, pred: torch.Tensor, image: MetaTensor) -> tuple[torch.Tensor, float, int]:
         """Correct one volume **in place**.
 
         Args:
@@ -91,24 +104,28 @@ class DataConsistency(Transform):
             image: ``(1, H1, H2, n_slices)``, the scan in the same range.
 
         Returns:
-            ``pred`` and the residual ``rms(y - D x)`` that remains, as a fraction of the scan's range.
+            ``pred``, the residual ``rms(y - D x)`` that remains, as a fraction of the scan's range, and how many voxels
+            were raised to the floor.
         """
         operator = scan_operator(image, self.profile, self.slice_thickness_mm)
         acquired = image.as_tensor()
         volume = pred.as_tensor() if isinstance(pred, MetaTensor) else pred
+        padding = padding_of(image)
+        if padding is not None:
+            acquired = torch.where(padding.to(volume.device), operator.degrade(volume), acquired.to(volume))
         before = self._residual(operator, volume, acquired)
         if self.mode != "off":
-            eps = 0.0 if self.mode == "exact" else self._noise_to_signal(acquired)
+            eps = 0.0 if self.mode == "exact" else self._noise_to_signal(acquired, padding)
             operator.enforce(volume[0], acquired[0].to(volume), eps)
+        floor = magnitude_floor(image)
+        raised = 0 if floor is None else operator.raise_to(volume[0], floor, FLOOR_TOLERANCE)
         after = self._residual(operator, volume, acquired)
-        value_range = float(acquired.max() - acquired.min())
+        value_range = float(image.max() - image.min())
         self.logger.info(
-            "data consistency %s: residual %.2e -> %.2e of the range",
-            self.mode,
-            before / value_range,
-            after / value_range,
-        )
-        return pred, after / value_range
+            "data consistency %s: residual %.2e -> %.2e of the range; %d voxels raised to the scan's minimum",
+            self.mode, before / value_range, after / value_range, raised,
+        )  # fmt: skip
+        return pred, after / value_range, raised
 
     @staticmethod
     def _residual(operator: SliceProfileOperator, volume: torch.Tensor, acquired: torch.Tensor) -> float:
@@ -120,15 +137,18 @@ class DataConsistency(Transform):
         return (total / acquired.numel()) ** 0.5
 
     @staticmethod
-    def _noise_to_signal(acquired: torch.Tensor) -> float:
+    def _noise_to_signal(acquired: torch.Tensor, padding: torch.Tensor | None) -> float:
         noise = in_plane_noise_sigma(acquired) ** 2
-        difference = float(acquired.diff(dim=-1).square().mean()) / 2
+        steps = acquired[0].diff(dim=-1).square()
+        if padding is not None:
+            steps = steps[~(padding[..., 1:] | padding[..., :-1]).to(steps.device)]
+        difference = float(steps.mean()) / 2
         signal = max(difference - noise, 1e-3 * difference)
         return noise / signal if signal > 0 else 0.0
 
 
 class DataConsistencyd(MapTransform):
-    """Dictionary form of :class:`DataConsistency`; the residual goes to ``data[image_key].meta``."""
+    """Dictionary form of :class:`DataConsistency`; residual and raised voxels go to ``data[image_key].meta``."""
 
     def __init__(
         self,
@@ -146,5 +166,6 @@ class DataConsistencyd(MapTransform):
         result = dict(data)
         image = result[self.image_key]
         for key in self.key_iterator(result):
-            result[key], image.meta["data_consistency_residual"] = self.consistency(result[key], image)
+            result[key], residual, raised = self.consistency(result[key], image)
+            image.meta["data_consistency_residual"], image.meta["raised_voxels"] = residual, raised
         return result

@@ -156,11 +156,12 @@ class DegradeVolume(Transform):
         thick = operator.degrade(thin.movedim(1 + axis, -1).double()).float().movedim(-1, 1 + axis).contiguous()
         thick_affine = grid.thick_affine(affine, axis)
         thickness_mm = float(voxel_spacing_mm(thick_affine)[axis]) * self.thickness_to_spacing
+        meta = {
+            key: value for key, value in volume.meta.items() if not key.startswith("padding")
+        }  # all counts as truth
         return (
-            _placed(
-                thick, {**volume.meta, "slice_thickness_mm": thickness_mm, "stored_dtype": "float32"}, thick_affine
-            ),
-            _placed(thin.contiguous(), dict(volume.meta), affine),
+            _placed(thick, {**meta, "slice_thickness_mm": thickness_mm, "stored_dtype": "float32"}, thick_affine),
+            _placed(thin.contiguous(), meta, affine),
         )
 
 

@@ -14,7 +14,7 @@ from monai.transforms import MapTransform, Transform
 from ..inference.envelope import other_body_part, outside_envelope
 from ..reasons import CaseError, Reason
 from .consistency import in_plane_noise_sigma
-from .orient import working_spacing_mm
+from .orient import padding_of, working_spacing_mm
 
 __all__ = ["CheckEnvelope", "CheckEnveloped", "scan_facts"]
 
@@ -35,14 +35,16 @@ def scan_facts(image: MetaTensor) -> dict[str, float]:
     """
     rows, columns, slices = map(float, working_spacing_mm(image))
     voxels = image.as_tensor()
-    tissue = voxels[voxels > AIR_LEVEL]
+    padding = padding_of(image)
+    measured = voxels if padding is None else voxels[0][~padding]
+    tissue = measured[measured > AIR_LEVEL]
     return {
         "in_plane_spacing_mm": max(rows, columns),
         "in_plane_anisotropy": max(rows, columns) / min(rows, columns),
         "slice_spacing_mm": slices,
         "slice_thickness_to_spacing": float(image.meta["slice_thickness_mm"]) / slices,
         "noise_sigma": in_plane_noise_sigma(voxels) / 2,
-        "tissue_fraction": tissue.numel() / voxels.numel(),
+        "tissue_fraction": tissue.numel() / measured.numel(),
         "median_tissue": (float(tissue.median()) + 1) / 2 if tissue.numel() else 0.0,
     }
 

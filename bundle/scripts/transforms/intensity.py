@@ -13,12 +13,13 @@ from monai.transforms import MapTransform
 
 from ..intensity import IntensityRange, ct_to_unit, mr_intensity_range
 from ..reasons import CaseError, Reason
+from .orient import padding_of
 
 __all__ = ["RestoreMRd", "ScaleCTd", "ScaleMRd"]
 
 
 class ScaleMRd(MapTransform):
-    """Scanner units to unit range by robust percentiles, remembered in the meta data.
+    """Scanner units to unit range by robust percentiles of what was measured, remembered in the meta data.
 
     Args:
         keys: MR volumes.
@@ -48,18 +49,25 @@ class ScaleMRd(MapTransform):
             volume: torch.Tensor = result[key]
             if not bool(torch.isfinite(volume).all()):
                 raise CaseError(Reason.NONFINITE, "intensities must be finite, got NaN or infinity; repair the image")
+            padding = padding_of(volume) if isinstance(volume, MetaTensor) else None
+            measured = volume if padding is None else volume[0][~padding]
             try:
-                scale = mr_intensity_range(volume, *self.percentiles)
+                scale = mr_intensity_range(measured, *self.percentiles)
             except ValueError as error:
                 raise CaseError(Reason.CONSTANT, str(error)) from error
             result[key] = scale.to_unit(volume)
             if isinstance(volume, MetaTensor):
-                result[key].meta["intensity_low"], result[key].meta["intensity_high"] = scale.low, scale.high
+                meta = result[key].meta
+                meta["intensity_low"], meta["intensity_high"] = scale.low, scale.high
+                meta["lowest_value"] = float(volume.min())
         return result
 
 
 class RestoreMRd(MapTransform):
     """Unit range back to scanner units, **in place**, with the range that ``image_key`` remembers.
+
+    Of a magnitude image (see :func:`scripts.transforms.consistency.magnitude_floor`) nothing falls below the scan's own
+    minimum by rounding.
 
     Args:
         keys: volumes in unit range (the source among them).
@@ -86,6 +94,8 @@ class RestoreMRd(MapTransform):
         scale = IntensityRange(float(meta["intensity_low"]), float(meta["intensity_high"]))
         for key in self.key_iterator(result):
             scale.from_unit_(result[key])
+            if (lowest := float(meta.get("lowest_value", -1))) >= 0:
+                result[key].clamp_(min=lowest)
         for key in self.map_keys:
             if key in result:
                 result[key] *= (scale.high - scale.low) / 2

@@ -11,7 +11,7 @@ key                      what it is                                             
 ======================== ============================================================ ===============================
 stored_dtype             dtype of the values on disk (:class:`scripts.volume.Volume`) loading
 slice_thickness_mm       NaN where the source does not state it                       loading
-padding_mask             ``(I, J, K)`` bool, only where there is padding              loading
+padding_mask             bool, axes of the image; only where there is padding         loading, then orienting
 padding_value            what stands there, scanner units                             loading
 slice_spacing_mm         from the positions                                           loading of DICOM
 slice_gap_mm             spacing minus thickness; NaN where that is not stated        loading of DICOM
@@ -23,8 +23,10 @@ xyzt_units               as in the file                                         
 thick_axis               stored axis of the slices                                    :mod:`scripts.transforms.orient`
 working_spacing_mm       spacing along the working axes                               :mod:`scripts.transforms.orient`
 intensity_low, _high     scanner units of -1 and +1                                   ScaleMRd
+lowest_value             of what was measured, scanner units                          ScaleMRd
 outside_envelope         one line per limit that the scan does not keep               CheckEnveloped
 data_consistency_residual as a fraction of the range                                  DataConsistencyd
+raised_voxels            of the result, to the scan's own minimum                     DataConsistencyd
 clipped_voxels           of the result, by its dtype                                  PlaceOnGridd
 ======================== ============================================================ ===============================
 """

@@ -21,12 +21,11 @@ __all__ = [
     "OrientThickAxisLastd",
     "PlaceOnGrid",
     "PlaceOnGridd",
+    "padding_of",
     "slice_grid",
     "thickness_to_spacing",
     "working_spacing_mm",
 ]
-
-WIDER = {"uint8": "int16", "uint16": "int32"}
 
 
 def working_spacing_mm(image: MetaTensor) -> np.ndarray:
@@ -49,6 +48,12 @@ def thickness_to_spacing(image: MetaTensor, slice_thickness_mm: float | None = N
 def slice_grid(image: MetaTensor) -> SliceGrid:
     """Thick and thin slices of an oriented scan whose K :class:`scripts.transforms.grid.ChooseGridd` has chosen."""
     return SliceGrid.over_slab(image.shape[-1], float(image.meta["scale_factor"]))
+
+
+def padding_of(image: MetaTensor) -> torch.Tensor | None:
+    """``(*image.shape[1:])`` bool: where a scan holds no measurement by its source's statement; None for nowhere."""
+    mask = image.meta.get("padding_mask")
+    return None if mask is None else torch.as_tensor(mask).reshape(image.shape[1:]).bool()
 
 
 class OrientThickAxisLast(Transform):
@@ -87,6 +92,8 @@ class OrientThickAxisLast(Transform):
         meta["thick_axis"] = thick_axis
         meta["working_spacing_mm"] = voxel_spacing_mm(affine)[list(orientation.axes)]
         result = orientation.apply(volume.as_tensor()).contiguous()
+        if (padding := padding_of(volume)) is not None:
+            meta["padding_mask"] = orientation.apply(padding[None])[0].contiguous()
         if result.shape[-1] < self.min_slices or min(result.shape[1:3]) < 8:
             raise CaseError(
                 Reason.TOO_SMALL,
@@ -101,11 +108,9 @@ class PlaceOnGrid(Transform):
 
     Args:
         output_dtype: ``"input"`` keeps the dtype of the source where it can hold the result: values are rounded, then
-            clipped to its range, and the clipped voxels counted and logged. Two sources need a wider dtype: a range of
+            clipped to its range, and the clipped voxels counted and logged. One source needs a wider dtype: a range of
             less than ``min_levels`` steps would lose to rounding what data consistency has won and is written as
-            float32; an unsigned dtype cannot hold the small undershoots beside sharp edges, which exact data
-            consistency needs, and becomes the signed one of twice the width where they occur. Any other name is taken
-            as it is.
+            float32. Any other name is taken as it is.
         min_levels: see above.
     """
 
@@ -123,13 +128,18 @@ class PlaceOnGrid(Transform):
             keep_float: leave float32 (for maps that are no MR intensities).
 
         Returns:
-            ``(1, ...)`` in stored axis order with ``affine``, ``original_affine``, ``spatial_shape`` of the new grid.
+            ``(1, ...)`` in stored axis order, with the source's padding where the nearest slice has it (0 in maps), and
+            with ``affine``, ``original_affine``, ``spatial_shape`` of the new grid.
         """
         affine = np.asarray(image.meta["original_affine"], dtype=np.float64).reshape(4, 4)
         thick_axis = int(image.meta["thick_axis"])
         voxels, meta = _plain(pred), dict(image.meta)
         if not keep_float:
             voxels, meta["clipped_voxels"] = self._cast(voxels, str(image.meta["stored_dtype"]), _plain(image))
+        if (padding := padding_of(image)) is not None:
+            nearest = torch.from_numpy(np.rint(slice_grid(image).positions).clip(0, image.shape[-1] - 1)).long()
+            outside = padding[..., nearest.to(padding.device)].to(voxels.device)
+            voxels[0][outside] = 0 if keep_float else float(meta["padding_value"])
         placed = Orientation.of(affine, thick_axis).undo(voxels)
         new_affine = torch.from_numpy(slice_grid(image).thin_affine(affine, thick_axis))
         meta.update(affine=new_affine, original_affine=new_affine.clone(), spatial_shape=np.asarray(placed.shape[1:]))
@@ -137,11 +147,9 @@ class PlaceOnGrid(Transform):
 
     def _cast(self, volume: torch.Tensor, stored_dtype: str, source: torch.Tensor) -> tuple[torch.Tensor, int]:
         name = stored_dtype if self.output_dtype == "input" else self.output_dtype
-        if self.output_dtype == "input" and not getattr(torch, name).is_floating_point:
-            if float(source.max() - source.min()) < self.min_levels:
-                name = "float32"
-            elif name in WIDER and float(volume.min()) < -0.5:
-                name = WIDER[name]
+        few_levels = float(source.max() - source.min()) < self.min_levels
+        if self.output_dtype == "input" and not getattr(torch, name).is_floating_point and few_levels:
+            name = "float32"
         dtype = getattr(torch, name)
         if dtype.is_floating_point:
             return volume.to(dtype), 0
