@@ -59,7 +59,9 @@ class SeriesRecord:
     seconds: float | None = None
     peak_memory_bytes: int | None = None
     clipped_voxels: int | None = None
+    raised_voxels: int | None = None
     data_consistency_residual: float | None = None
+    source_facts: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import resource
@@ -245,9 +246,23 @@ def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, fold
         dicom_dir=f"{folder}/dicom" if (stage / "dicom").is_dir() else None,
         outputs=outputs,
         clipped_voxels=(record.clipped_voxels or 0) + int(pred.meta.get("clipped_voxels", 0)),
+        raised_voxels=int(meta["raised_voxels"]),
         data_consistency_residual=float(meta["data_consistency_residual"]),
+        source_facts=_source_facts(meta),
         warnings=[*record.warnings, *map(str, meta.get("outside_envelope") or ())],
     )
+
+
+def _source_facts(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What the reader knows of the scan, as :mod:`scripts.transforms.load` lists it."""
+    gap = float(meta.get("slice_gap_mm", float("nan")))
+    return {
+        "lossy": bool(meta.get("lossy", False)),
+        "inverted": bool(meta.get("inverted", False)),
+        "slice_gap_mm": round(gap, 6) if math.isfinite(gap) else None,
+        "body_part": str(meta.get("body_part", "")) or None,
+        "padding": "padding_mask" in meta,
+    }
 
 
 def _write_acquired(path: Path, image: MetaTensor, affine_ras: np.ndarray, thick_axis: int) -> None:

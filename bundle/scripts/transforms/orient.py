@@ -67,7 +67,7 @@ class OrientThickAxisLast(Transform):
         min_slices: fewer slices cannot be super-resolved.
     """
 
-    def __init__(self, thick_axis: str | int = "auto", min_anisotropy: float = 1.5, min_slices: int = 4) -> None:
+    def __init__(self, thick_axis: str | int = "auto", min_anisotropy: float = 1.5, min_slices: int = 3) -> None:
         self.thick_axis = thick_axis
         self.min_anisotropy = min_anisotropy
         self.min_slices = min_slices
