@@ -50,7 +50,7 @@ def test_good_series_beside_bad_ones(tmp_path, batch):
     np.testing.assert_allclose(acquired.affine, affine, atol=1e-4)
     np.testing.assert_allclose(one["geometry_after"]["affine_ras"], image.affine, atol=1e-4)
     derived = sorted((tmp_path / "out" / one["dicom_dir"]).iterdir())
-    assert len(derived) == 36
+    assert len(derived) == 45
     voxels = np.asarray(image.dataobj)
     assert check_series(derived, sorted((tmp_path / "in" / "a").iterdir()), image.affine, voxels) == []
     for name, digest in one["outputs"].items():

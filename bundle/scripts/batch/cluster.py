@@ -12,6 +12,7 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 
 from distributed import Client, Worker, WorkerPlugin, get_worker
@@ -75,9 +76,10 @@ class Cluster:
 
     def stop(self) -> None:
         """End all processes and leave."""
-        if self.client.status == "running":
-            self.client.unregister_worker_plugin(NAME)
-        self.client.close(timeout=10)
+        with suppress(OSError):  # the scheduler may go while it is told
+            if self.client.status == "running":
+                self.client.unregister_worker_plugin(NAME)
+            self.client.close(timeout=10)
 
 
 class _Series(WorkerPlugin):

@@ -18,6 +18,7 @@ import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -35,11 +36,18 @@ from .tasks import Task, WorkerSpec
 if TYPE_CHECKING:
     from .series import Pipeline
 
-__all__ = ["CannotStartError", "Team", "WorkerDiedError"]
+__all__ = ["CannotStartError", "Team", "WorkerDiedError", "fork_server"]
 
 PRELOAD = ["monai.bundle", "monai.engines", "monai.inferers", "torch", "pydicom"]
 WATCH_SECONDS = 0.1
 EXIT_MEMORY, EXIT_START = 70, 71
+
+
+def fork_server() -> BaseContext:
+    """Where processes are forked from, with all libraries loaded; to be asked for before anybody starts it without."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
 
 
 class CannotStartError(Exception):
@@ -107,8 +115,7 @@ class _Isolated:
         if self.pool is not None and not self.pool.active:  # its process was killed between two series
             self._drop()
         if self.pool is None:
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(PRELOAD)
+            context = fork_server()
             # a pool of one: processes of a larger pool share locks, which one that is killed may hold
             self.pool = ProcessPool(1, self.spec.series_per_worker, _start, (self.spec, self.stage), context)
         try:

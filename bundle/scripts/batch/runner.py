@@ -28,7 +28,7 @@ from ..dicom.index import Index
 from ..dicom.web import fetch_series
 from ..reasons import Reason
 from .html import write_html
-from .isolation import CannotStartError, Team, WorkerDiedError
+from .isolation import CannotStartError, Team, WorkerDiedError, fork_server
 from .report import Records, SeriesRecord, Status, exit_code, summary_of, write_report
 from .staging import STAGING, BatchUsageError, check_apart, check_space, locked, sweep
 from .tasks import Task, WorkerSpec
@@ -159,6 +159,7 @@ class BatchRunner:
     def _run(self) -> int:
         started = datetime.now(UTC)
         clock = time.perf_counter()
+        fork_server()  # discovery may be the first to need it
         self.index = self.discover(self.dataset_dir, self.output_dir / INDEX)
         self.working = True
         if count := self.index.count():
