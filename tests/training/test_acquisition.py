@@ -48,6 +48,11 @@ def test_every_image_is_made_thick_as_its_network_was_told(order):
     torch.testing.assert_close(found[:, 0, 0], expected)
 
 
+def test_every_image_needs_its_own_condition():
+    with pytest.raises(ValueError, match="argument"):
+        BatchOperator("box")(torch.zeros(2, 1, 1, 4), 2, torch.tensor(POSITIONS), torch.ones(1, 4))
+
+
 def test_the_profile_is_the_one_asked_for():
     """Decimation takes the value between the two middle voxels; a thickness that is not round is no trouble."""
     thin = torch.tensor([1.0, 3.0, 5.0, 10.0]).reshape(1, 1, 1, 4).requires_grad_()

@@ -132,4 +132,12 @@ def test_the_probe_shows_the_network_of_now_on_always_the_same_slices():
     assert not first.requires_grad
     network.w.data.fill_(2.0)
     torch.testing.assert_close(probes[0](), 2 * first)
-    assert ThickSliceProbe(network.bfloat16(), volumes, Crop(), count=1, scale_factor=2.0)().dtype == torch.float32
+
+
+def test_the_probe_answers_in_float32_whatever_the_network_computes_in():
+    class Coarse(Scale):
+        def forward(self, *inputs):
+            return super().forward(*inputs).bfloat16()
+
+    volumes = [{"image": torch.rand(1, 16, 16, 8), "spacing_mm": (1.0, 1.0, 4.0)}]
+    assert ThickSliceProbe(Coarse(1), volumes, Crop(), count=1, scale_factor=2.0)().dtype == torch.float32
