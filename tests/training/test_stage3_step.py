@@ -30,7 +30,11 @@ RATE = 0.05
 SCALE = 16.0  # of gradients in float16; the default would overflow and skip the first steps
 
 
-def thicken(image):
+POSITIONS = (torch.arange(16) + 0.5) / 2 - 0.5  # of two thin slices in each of 8 thick ones
+CONDITION = torch.tensor([0.5, 1.0, 0.29, 0.5])
+
+
+def thicken(image, *_):
     return F.avg_pool2d(image, (1, 2))
 
 
@@ -41,7 +45,7 @@ def phi(image):
 class Setting:
     """Tiny networks, an objective and batches; :meth:`train` runs the trainer, :meth:`naive` the paper."""
 
-    def __init__(self, iterations=1, detach_targets=False, seed=2, **weights):
+    def __init__(self, iterations=1, detach_targets=False, seed=3, **weights):
         torch.manual_seed(seed)  # one where the naive form in float32 and in float64 agree to 1e-3
         self.network = RDN(scale_factor=2, blocks=1, layers=1, growth=2, features=3)
         self.citnet = CITNet(width=2, attribute_channels=3, residual_blocks=1, perceptron_width=4)
@@ -62,6 +66,8 @@ class Setting:
                 "ct_image": torch.rand(3, 1, 16, 8) * 2 - 1,
                 "mr_attribute": torch.randn(3, 3),
                 "ct_attribute": torch.randn(3, 3),
+                **{f"{source}_positions": POSITIONS.repeat(3, 1) for source in ("mr", "ct")},
+                **{f"{source}_condition": CONDITION.repeat(3, 1) for source in ("mr", "ct")},
             }
             for _ in range(iterations)
         ]
@@ -263,7 +269,7 @@ def test_srnet_learns_from_the_terms_that_hold_its_image_and_from_no_other(detac
     fake_mr, fake_ct = setting.discriminators(made.ct_to_mr, made.mr_to_ct)
     found = setting.objective(
         made, mr, batch["ct_label"], batch["mr_attribute"], batch["ct_attribute"], fake_mr, fake_ct,
-        batch["mr_image"], restored,
+        batch["mr_image"], (POSITIONS, batch["mr_condition"]), restored,
     ).terms  # fmt: skip
     expected = setting.terms(batch)
     assert found.keys() == REACHES_SRNET.keys()
@@ -437,7 +443,7 @@ def test_processes_talk_at_optimiser_steps_only(monkeypatch):
 
 @pytest.mark.parametrize("options", [{"autocast": "int8"}, {"warmup_iterations": -1}, {"accumulation_steps": 0}])
 def test_bad_settings_are_refused(options):
-    with pytest.raises(ValueError, match=r"autocast must be|warmup_iterations must be"):
+    with pytest.raises(ValueError, match=r"autocast must be|warmup_iterations must be|accumulation_steps. must be"):
         Setting().trainer(**options)
 
 
