@@ -30,7 +30,7 @@ FROM ${BASE}
 RUN useradd --uid 10001 --create-home thinslice
 COPY --from=build /opt/thinslice /opt/thinslice
 ENV PATH=/opt/thinslice/bin:$PATH PYTHONUNBUFFERED=1 XDG_CACHE_HOME=/var/cache/thinslice
-RUN mkdir -p -m 1777 /var/cache/thinslice
+RUN mkdir -p -m 1777 /var/cache/thinslice && install -d -o thinslice /var/spool/thinslice
 USER thinslice
 VOLUME /var/cache/thinslice
 WORKDIR /data

@@ -58,6 +58,15 @@ def test_one_conversion_serves_all_scans_until_the_weights_are_others(network, n
 
 
 @pytest.mark.slow
+def test_openvino_in_bfloat16_differs_by_its_rounding_alone(network):
+    image = torch.rand(2, 1, 40, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = Engine("openvino", "bfloat16")(network)(image, *told(12, K))
+    difference = (found - network(image, *told(12, K))).abs().max()
+    # eight bits of mantissa: 2^-8 of values near 1, added up over a few layers; a processor without them has float32
+    assert difference < 0.05
+
+
+@pytest.mark.slow
 def test_results_stay_when_the_next_is_computed(network):
     """A runtime that hands out its own buffer would overwrite them."""
     for name in ENGINES:
@@ -86,7 +95,11 @@ def test_onnx_model_says_which_axes_are_dynamic(network):
 def test_refusals(network, monkeypatch):
     with pytest.raises(ValueError, match=r"engine must be one of .*got 'tensorrt'"):
         Engine("tensorrt")
-    with pytest.raises(ValueError, match="autocast must be null for engine openvino"):
+    with pytest.raises(ValueError, match="autocast must be null for engine onnxruntime, got 'bfloat16'"):
+        Engine("onnxruntime", "bfloat16")
+    with pytest.raises(ValueError, match="autocast must be null or bfloat16 for engine openvino, got 'float16'"):
+        Engine("openvino", "float16")
+    with pytest.raises(ValueError, match="autocast must be the engine's, None, got 'bfloat16'"):
         ThroughPlaneInferer("box", autocast="bfloat16", engine=Engine("openvino"))
     with pytest.raises(TypeError, match="must be a torch module for engine onnxruntime"):
         Engine("onnxruntime")(lambda image: image)

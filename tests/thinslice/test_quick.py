@@ -26,16 +26,18 @@ def fake_ways(monkeypatch, psnr_and_seconds):
         return {**way, "predict": lambda *_: None, "start_seconds": start, "seconds": seconds, "psnr_db": psnr}
 
     class Clock:
-        """Nothing is faster than what it said."""
+        """Each look at it costs so much; no way is then quicker than what it said."""
 
         now = 0.0
+        step = 10.0
 
         def perf_counter(self):
-            Clock.now += 1e6
+            Clock.now += Clock.step
             return Clock.now
 
     monkeypatch.setattr(quick, "_try", attempt)
     monkeypatch.setattr(quick, "time", Clock())
+    return Clock
 
 
 def test_the_quickest_way_within_the_tolerance_is_chosen(monkeypatch):
@@ -53,6 +55,14 @@ def test_a_way_that_loses_quality_is_not_chosen_however_quick(monkeypatch):
 def test_a_start_that_takes_longer_than_it_saves_counts(monkeypatch):
     fake_ways(monkeypatch, {("torch", None): (30.0, 0, 4), ("openvino", None): (30.0, 1e6, 1)})
     assert quick.measure("cpu", {})["best"] == {"engine": "torch", "autocast": None}
+
+
+def test_a_machine_that_is_too_slow_keeps_what_was_measured_in_time(monkeypatch):
+    clock = fake_ways(monkeypatch, {("torch", None): (30.0, 0, 4), ("torch", "bfloat16"): (30.0, 0, 1)})
+    clock.step = 1e6
+    found = quick.measure("cpu", {})
+    assert found["best"] == {"engine": "torch", "autocast": None}
+    assert {way.get("error") for way in found["ways"][1:]} == {"not measured in time"}
 
 
 def test_it_is_measured_once_for_each_set_of_weights(screen, monkeypatch, tmp_path):

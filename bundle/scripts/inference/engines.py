@@ -16,6 +16,11 @@ from torch import nn
 __all__ = ["ENGINES", "Engine", "onnx_model", "torchscript_model"]
 
 ENGINES = ("torch", "torchscript", "onnxruntime", "openvino")
+# engines that are not PyTorch: autocast to the engine's own name of the precision
+PRECISIONS: dict[str, dict[str | None, str]] = {
+    "onnxruntime": {None: "f32"},
+    "openvino": {None: "f32", "bfloat16": "bf16"},
+}
 Compute = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -71,15 +76,20 @@ class Engine:
     Args:
         name: one of :data:`ENGINES`. ``torch`` changes nothing; ``onnxruntime`` and ``openvino`` need the package of
             that name and run on the CPU.
+        autocast: dtype name for mixed precision, or ``None`` for float32. With PyTorch the inferer sees to it;
+            ``openvino`` can compute in ``bfloat16``, ``onnxruntime`` cannot.
 
     Raises:
-        ValueError: for any other name.
+        ValueError: for any other name, or a precision that the engine does not know.
     """
 
-    def __init__(self, name: str = "torch") -> None:
+    def __init__(self, name: str = "torch", autocast: str | None = None) -> None:
         if name not in ENGINES:
             raise ValueError(f"engine must be one of {ENGINES}, got {name!r}; correct the id")
         self.name = name
+        if not self.is_torch and autocast not in PRECISIONS[name]:
+            raise ValueError(f"autocast must be {_names(name)} for engine {name}, got {autocast!r}; set engine to torch")
+        self.autocast = autocast
         self._source: Callable[..., torch.Tensor] | None = None
         self._compiled: Callable[..., torch.Tensor] | None = None
 
@@ -112,7 +122,13 @@ class Engine:
         device = next(network.parameters()).device.type
         if device != "cpu":
             raise ValueError(f"device must be cpu for engine {self.name}, got {device}; set engine to torch")
-        return _Compiled(_onnxruntime(network) if self.name == "onnxruntime" else _openvino(network))
+        if self.name == "onnxruntime":
+            return _Compiled(_onnxruntime(network))
+        return _Compiled(_openvino(network, PRECISIONS[self.name][self.autocast]))
+
+
+def _names(engine: str) -> str:
+    return " or ".join("null" if name is None else name for name in PRECISIONS[engine])
 
 
 def _onnxruntime(network: nn.Module) -> Compute:
@@ -132,13 +148,13 @@ def _onnxruntime(network: nn.Module) -> Compute:
     return compute
 
 
-def _openvino(network: nn.Module) -> Compute:
+def _openvino(network: nn.Module, precision: str) -> Compute:
     import openvino
 
     with torch.no_grad():
         model = openvino.convert_model(network, example_input=_example(torch.device("cpu")))
     # without the hint it may compute in bfloat16 where the processor can
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.Core().compile_model(model, "CPU", settings)
 
     def compute(*inputs: torch.Tensor) -> torch.Tensor:

@@ -104,8 +104,8 @@ class ThroughPlaneInferer(Inferer):
         ):
             if value < least:
                 raise ValueError(f"{name} must be >= {least}, got {value}; correct the id")
-        if autocast and engine is not None and not engine.is_torch:
-            raise ValueError(f"autocast must be null for engine {engine.name}, got {autocast!r}; set engine to torch")
+        if autocast and engine is not None and not engine.is_torch and engine.autocast != autocast:
+            raise ValueError(f"autocast must be the engine's, {engine.autocast!r}, got {autocast!r}; set it there too")
         self.profile = profile
         self.slice_thickness_mm = slice_thickness_mm
         self.batch_pixels = batch_pixels
@@ -254,7 +254,7 @@ class ThroughPlaneInferer(Inferer):
     def _network(
         self, rows: torch.Tensor, told: tuple[torch.Tensor, torch.Tensor], network: Callable[..., torch.Tensor]
     ) -> torch.Tensor:
-        enabled = self.autocast is not None
+        enabled = self.autocast is not None and (self.engine is None or self.engine.is_torch)
         dtype = getattr(torch, self.autocast) if self.autocast else None
         with torch.autocast(rows.device.type, dtype=dtype, enabled=enabled):
             pred = network(rows[:, None], *told).float()
