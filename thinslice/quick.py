@@ -69,7 +69,8 @@ def measurement(ids: Mapping[str, Any], screen: Screen) -> dict[str, Any]:
         found = measure(device, own)
     finally:
         logging.disable(level)
-    _remember(file, found)
+    if all(way.get("error") != TOO_LATE for way in found["ways"]):
+        _remember(file, found)
     return found
 
 

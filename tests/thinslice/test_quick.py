@@ -91,9 +91,20 @@ def test_whoever_sets_engine_or_precision_has_chosen(ids, screen, monkeypatch):
     assert quick.choose(ids, screen) == {}
 
 
+def test_what_was_cut_short_is_measured_again(screen, monkeypatch):
+    found = {"best": {"engine": "torch"}, "device": "cpu", "ways": [{"error": quick.TOO_LATE}]}
+    calls = []
+    monkeypatch.setattr(quick, "measure", lambda device, ids: calls.append(device) or found)
+    for _ in range(2):
+        assert quick.choose({"device": "cpu"}, screen) == {"engine": "torch"}
+    assert len(calls) == 2
+
+
 def test_a_cache_that_cannot_be_written_to_does_not_stop_the_run(screen, monkeypatch, tmp_path):
     (tmp_path / "thinslice").write_text("a file where the folder should be")
-    monkeypatch.setattr(quick, "measure", lambda device, ids: {"best": {"engine": "torch"}, "device": device})
+    monkeypatch.setattr(
+        quick, "measure", lambda device, ids: {"best": {"engine": "torch"}, "device": device, "ways": []}
+    )
     assert quick.choose({"device": "cpu"}, screen) == {"engine": "torch"}
 
 

@@ -88,7 +88,9 @@ class Engine:
             raise ValueError(f"engine must be one of {ENGINES}, got {name!r}; correct the id")
         self.name = name
         if not self.is_torch and autocast not in PRECISIONS[name]:
-            raise ValueError(f"autocast must be {_names(name)} for engine {name}, got {autocast!r}; set engine to torch")
+            raise ValueError(
+                f"autocast must be {_names(name)} for engine {name}, got {autocast!r}; set engine to torch"
+            )
         self.autocast = autocast
         self._source: Callable[..., torch.Tensor] | None = None
         self._compiled: Callable[..., torch.Tensor] | None = None
