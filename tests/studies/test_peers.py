@@ -226,10 +226,12 @@ def test_rate_rises_then_falls_to_nothing():
         ProcessorBudget(0, torch.optim.SGD([torch.zeros(1)], 0.1), None, "cpu")
 
 
-@pytest.mark.parametrize("network", [ZSSRNetwork(K, 3, 4), WideResidualNetwork(K, 1, 4, 2), ReconResNet(K, 4, 1, 0.1)])
+@pytest.mark.parametrize("network", [ZSSRNetwork(3, 4), WideResidualNetwork(K, 1, 4, 2), ReconResNet(4, 1, 0.1)])
 def test_networks_keep_the_grid_and_every_weight_learns(network):
     image = torch.randn(2, 1, 13, 7)
-    output = network(image)
+    operator = SliceProfileOperator(SliceGrid.over_slab(7, K))
+    positions = torch.tensor(operator.grid.positions, dtype=torch.float32)
+    output = network(image, positions, torch.tensor([operator.condition(1.0)] * 2))
     assert output.shape == (2, 1, 13, 7 * K)
     output.square().mean().backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in network.parameters())

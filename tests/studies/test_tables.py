@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy import stats
 from scripts.degradation import SliceProfileOperator
+from scripts.geometry import SliceGrid
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from studies.statistics import compare_paired
@@ -79,7 +80,7 @@ def test_table1_recomputed_resumed_and_honest_about_what_is_missing(folders):
             assert found["ssim"] == pytest.approx(structural_similarity(truth, volume, data_range=span), abs=1e-3)
             assert found["lpips"] is None
     # cubic interpolation again, from nothing but torch and the operator
-    thick = SliceProfileOperator(4).degrade(torch.from_numpy(truth.astype(np.float64)))
+    thick = SliceProfileOperator(SliceGrid.under_slab(40, 4)).degrade(torch.from_numpy(truth.astype(np.float64)))
     cubic = torch.nn.functional.interpolate(
         thick[None, None].flatten(2, 3), scale_factor=(1, 4), mode="bicubic", align_corners=False
     )[0, 0].reshape(truth.shape)
@@ -103,7 +104,7 @@ def test_table1_recomputed_resumed_and_honest_about_what_is_missing(folders):
 
 @pytest.mark.slow
 def test_table2_and_our_rows_through_the_bundles_own_commands(folders):
-    small = [*SMALL, "patch_rows=16", "patch_slices=6"]
+    small = [*SMALL, "patch_rows=16", "patch_columns=24"]
     done = table(
         "table2", "--hr", folders / "hr", folders / "hr", "--protocol", "site1", "axial", "--ct", folders / "ct",
         "--mr", folders / "hr_train", "--budget", 1, "--output", folders / "out",
@@ -195,7 +196,7 @@ def test_a_row_that_fails_says_why_and_the_others_go_on(folders):
     from studies.cases import CaseSet
     from studies.rows import Inputs, Rows
 
-    sets = [CaseSet(folders / "hr", "axial", {"device": "cpu", "scale_factor": 3})]
+    sets = [CaseSet(folders / "hr", "axial", {"device": "cpu", "evaluation_factor": 3})]
     runner = Rows(Inputs(sets, folders / "out", 0.2, mr=folders / "mr"), {})
     expected = "failed: ValueError: scale_factor must be even for tscn, got 3; leave the row out"
     assert runner.run("tscn")["status"] == expected
