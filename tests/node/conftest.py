@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node on loopback, dcmtk's programs around it, and small series to send."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from tests.node.stub import Stub
+from thinslice.node.node import Listening, Node
+from thinslice.node.settings import Destination, Settings
+from thinslice.node.workshop import Workshop
+
+QUICK = {
+    "complete": {"stable_seconds": 0.6, "interrupted_seconds": 3},
+    "retry": {"first_seconds": 0.2, "longest_seconds": 0.5, "commitment_seconds": 5},
+    "disk": {"free_gib": 0},
+}
+
+
+@pytest.fixture(autouse=True)
+def dcmtk():
+    if shutil.which("storescu") is None:
+        pytest.skip("dcmtk is not installed")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(condition, seconds=60.0):
+    """Until a condition holds; returns what it gave."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.05)
+    return found
+
+
+@contextmanager
+def storescp(folder: Path, port: int, *options: str):
+    """dcmtk's receiver; every image that arrives becomes a file of its own, also one that came before."""
+    folder.mkdir(exist_ok=True)
+    command = ["storescp", "-od", str(folder), "+uf", *options, str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for(lambda: echo(port, called="ANY") if "+tls" not in options else time.sleep(0.5) or True)
+            yield folder
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def echo(port: int, calling="SCANNER", called="THIN") -> bool:
+    command = ["echoscu", "-aet", calling, "-aec", called, "-to", "5", "127.0.0.1", str(port)]
+    return subprocess.run(command, capture_output=True, check=False, timeout=30).returncode == 0
+
+
+def send(port: int, *folders: Path, calling="SCANNER", called="THIN", options=()) -> subprocess.CompletedProcess:
+    """C-STORE, as a scanner would."""
+    command = ["storescu", "-aet", calling, "-aec", called, "+sd", "+r", *options, "127.0.0.1", str(port)]
+    return subprocess.run([*command, *map(str, folders)], capture_output=True, text=True, check=False, timeout=120)
+
+
+def received(folder: Path) -> list[pydicom.Dataset]:
+    """What a destination has, in the order of series and slices."""
+    found = [pydicom.dcmread(path) for path in folder.iterdir()]
+    return sorted(found, key=lambda one: (one.SeriesInstanceUID, one.InstanceNumber))
+
+
+def settings(port: int = 9, commitment: str = "off", **others) -> Settings:
+    import msgspec
+
+    sections = {**QUICK, **others}
+    found = msgspec.convert(sections, Settings)
+    destination = Destination("127.0.0.1", port, commitment=commitment)
+    return msgspec.structs.replace(
+        found, callers={"SCANNER": "127.0.0.1", **found.callers}, destinations=found.destinations or {"PACS": destination}
+    )
+
+
+@pytest.fixture
+def node(tmp_path):
+    """``settings -> a running node``; several one after the other have the same spool."""
+    running = []
+
+    def start(found: Settings) -> Node:
+        one = Node(
+            Listening("THIN", "127.0.0.1", 0, "127.0.0.1", 0), found, tmp_path / "spool",
+            lambda *parts: Workshop(*parts, Stub),
+        )  # fmt: skip
+        running.append(one)
+        return one
+
+    yield start
+    for one in running:
+        if not one.stopped.is_set():
+            one.stop()
+
+
+def states(one: Node) -> dict[str, int]:
+    """Number of series by state, without those that have none."""
+    return {str(state): count for state, count in one.ledger.counts().items() if count}

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decides when a series is complete and which rule takes it, and clears away what is no longer needed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+
+from .ledger import Row, State
+from .rules import first_match, read_facts
+from .settings import Settings
+from .spool import Spool
+
+__all__ = ["Clerk"]
+
+DAY_SECONDS = 86400
+log = logging.getLogger(__name__)
+
+
+class Clerk:
+    """Looks at every row now and then.
+
+    Args:
+        settings: of the node.
+        spool: images and rows.
+        is_receiving: whether an association that has brought images of a series is still there.
+    """
+
+    def __init__(self, settings: Settings, spool: Spool, is_receiving: Callable[[str], bool]) -> None:
+        self.settings = settings
+        self.spool = spool
+        self.ledger = spool.ledger
+        self.is_receiving = is_receiving
+
+    def look(self) -> None:
+        """One round."""
+        complete = self.settings.complete
+        now = self.ledger.clock()
+        received = self.ledger.select("state = 'received'")
+        moving = {row.study for row in received if not self._is_stable(row, now)}
+        for row in received:
+            if row.unended and not self.is_receiving(row.series):
+                if row.changed_at <= now - complete.interrupted_seconds:
+                    self._give_up(row)
+            elif self._is_stable(row, now) and not (complete.whole_study and row.study in moving):
+                self._complete(row)
+        oldest = now - self.settings.disk.keep_dead_days * DAY_SECONDS
+        for row in self.ledger.select("state = 'dead' AND bytes > 0 AND changed_at <= ?", oldest):
+            if self.spool.settle(row, State.DEAD, changed_at=row.changed_at, files="[]"):
+                log.info("%s: its images are removed, since nobody has asked for them", row.series)
+
+    def _is_stable(self, row: Row, now: float) -> bool:
+        """Whether nothing has come for long enough, in a transfer that ended well or goes on with other things."""
+        if row.unended and not self.is_receiving(row.series):
+            return False
+        return row.changed_at <= now - self.settings.complete.stable_seconds
+
+    def _give_up(self, row: Row) -> None:
+        message = "a transfer must end well, but this one was cut off and nobody has gone on; send the series again"
+        if self.ledger.move(row, State.DEAD, reason="INTERRUPTED", message=message):
+            log.warning("%s: dead: INTERRUPTED: %s", row.series, message)
+
+    def _complete(self, row: Row) -> None:
+        with self.ledger.lock:
+            images = self.spool.images(row.series)
+            names = {path.name for path in images}
+            missing = row.names - names
+            facts = read_facts(images)
+            rule = first_match(self.settings.rules, facts) if facts else None
+            files = json.dumps(sorted(names | row.names))
+            if rule is None and facts is not None:
+                changes = {"files": files, "reason": "NO_RULE", "message": "no rule takes it"}
+                if self.spool.settle(row, State.IGNORED, **changes):
+                    log.info("%s: ignored: no rule takes it", row.series)
+            elif missing:
+                message = (
+                    f"a series must come as a whole, but {len(missing)} of its images came before and are no longer "
+                    "kept; send the whole series again"
+                )
+                if self.ledger.move(row, State.DEAD, reason="INCOMPLETE", message=message):
+                    log.warning("%s: dead: INCOMPLETE: %s", row.series, message)
+            else:
+                destination = self.settings.destination_of(self.settings.rules[rule or 0])
+                if self.ledger.move(row, State.COMPLETE, files=files, rule=rule or 0, destination=destination):
+                    log.info("%s: complete: %d images", row.series, len(images))

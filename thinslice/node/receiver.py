@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The receiving side: known callers only, and no "success" before an image and its series' state are on the disk."""
+
+from __future__ import annotations
+
+import io
+import logging
+import socket
+import ssl
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydicom import dcmread
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
+from pynetdicom.transport import ThreadedAssociationServer
+from scripts.dicom.headers import hashed
+
+from .monitor import Counts
+from .spool import NoRoomError, Spool
+
+__all__ = ["Receiver"]
+
+SUCCESS, NO_ROOM, NOT_UNDERSTOOD, FAILED = 0x0000, 0xA700, 0xC000, 0x0110
+NOT_RECOGNISED = (0x01, 0x01, 0x03)  # rejected for good, by the service user: calling AE title
+IDENTIFIERS = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
+HANDSHAKE_SECONDS = 10.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Transfer:
+    """What one association has brought: series, and those of them of which an image was not kept."""
+
+    series: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+
+
+class _Server(ThreadedAssociationServer):
+    """A TLS handshake in the thread of its connection: whoever stalls it holds up nobody else."""
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        connection, address = self.socket.accept()  # type: ignore[union-attr]
+        if self.ssl_context:
+            connection = self.ssl_context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        if isinstance(request, ssl.SSLSocket):
+            before = request.gettimeout()
+            try:
+                request.settimeout(HANDSHAKE_SECONDS)
+                request.do_handshake()
+                request.settimeout(before)
+            except OSError as error:
+                self.ae.counts.add("associations_rejected_total")
+                log.warning("a connection is refused: TLS handshake failed (%s)", type(error).__name__)
+                self.shutdown_request(request)
+                return
+        super().process_request_thread(request, client_address)
+
+
+class Receiver:
+    """C-ECHO, C-STORE and answers about storage commitment.
+
+    Args:
+        title: the node's AE title; callers must use it.
+        callers: AE titles that may associate, with the address they must come from or ``None``.
+        spool: where images go.
+        counts: what is counted.
+        committed: told the UID of a request for storage commitment, and whether all of it is safe.
+        idle_seconds: an association that is silent for so long is ended.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        callers: Mapping[str, str | None],
+        spool: Spool,
+        counts: Counts,
+        committed: Callable[[str, bool], None],
+        idle_seconds: float,
+    ) -> None:
+        self.spool = spool
+        self.callers = dict(callers)
+        self.counts = counts
+        self.committed = committed
+        self.lock = threading.Lock()
+        self.transfers: dict[int, _Transfer] = {}
+        self.live: Counter[str] = Counter()
+        self.server: ThreadedAssociationServer | None = None
+        self.ae = AE(title)
+        self.ae.counts = counts  # type: ignore[attr-defined]
+        self.ae.require_called_aet = True
+        self.ae.require_calling_aet = list(self.callers)
+        self.ae.network_timeout = idle_seconds
+        self.ae.maximum_associations = 32
+        for context in AllStoragePresentationContexts:
+            self.ae.add_supported_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES)
+        self.ae.add_supported_context(Verification)
+        self.ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+
+    def start(self, address: str, port: int, context: ssl.SSLContext | None = None) -> int:
+        """Listen; returns the port, which is another one for 0.
+
+        Raises:
+            OSError: if the port cannot be had.
+        """
+        handlers: list[Any] = [
+            (evt.EVT_REQUESTED, self._requested),
+            (evt.EVT_REJECTED, self._rejected),
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_N_EVENT_REPORT, self._report),
+            (evt.EVT_RELEASED, self._released),
+            (evt.EVT_CONN_CLOSE, self._closed),
+        ]
+        self.server = self.ae.make_server(
+            (address, port), evt_handlers=handlers, ssl_context=context, server_class=_Server
+        )
+        threading.Thread(target=self.server.serve_forever, args=(0.2,), name="receiver", daemon=True).start()
+        self.ae._servers.append(self.server)  # as AE.start_server does
+        return int(self.server.server_address[1])
+
+    def stop(self) -> None:
+        """Listen no more, and end what is open."""
+        self.ae.shutdown()
+
+    def is_receiving(self, series: str) -> bool:
+        """Whether an association that has brought images of a series is still there."""
+        with self.lock:
+            return self.live[series] > 0
+
+    # --- called by pynetdicom, in a thread of the association
+
+    def _requested(self, event: evt.Event) -> None:
+        """Refuse a known title from an unknown address."""
+        title, address = event.assoc.requestor.primitive.calling_ae_title, event.assoc.requestor.address
+        wanted = self.callers.get(title)
+        if wanted is not None and not _same_place(wanted, address):
+            event.assoc.acse.send_reject(*NOT_RECOGNISED)
+            self._rejected(event)
+            event.assoc.kill()
+
+    def _rejected(self, event: evt.Event) -> None:
+        self.counts.add("associations_rejected_total")
+        title = event.assoc.requestor.primitive.calling_ae_title
+        log.warning("an association is refused: AE title %r from %s", title, event.assoc.requestor.address)
+
+    def _store(self, event: evt.Event) -> int:
+        try:
+            data = event.encoded_dataset()
+            facts = dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=list(IDENTIFIERS))
+            study, series, instance = (str(facts[name].value or "") for name in IDENTIFIERS)
+        except Exception:  # whatever a damaged object makes pydicom raise
+            study = series = instance = ""
+        if not series or not instance:
+            self.counts.add("images_refused_total")
+            log.warning("an image is refused: it does not name its study, its series and itself")
+            return NOT_UNDERSTOOD
+        key = hashed(series)
+        self._note(event.assoc, key)
+        try:
+            new = self.spool.store(key, hashed(study), instance, data)
+        except NoRoomError as error:
+            self.counts.add("images_refused_total")
+            log.error("%s: an image is refused: %s", key, error)
+            self._transfer(event.assoc).refused.add(key)
+            return NO_ROOM
+        self.counts.add("images_received_total")
+        self.counts.add("images_copies_total", 0 if new else 1)
+        return SUCCESS
+
+    def _report(self, event: evt.Event) -> int:
+        """An answer about storage commitment: event type 1 all are safe, 2 some are not."""
+        try:
+            transaction = str(event.event_information.TransactionUID)
+        except Exception:
+            return FAILED
+        self.committed(transaction, event.event_type == 1)
+        return SUCCESS
+
+    def _transfer(self, association: Any) -> _Transfer:
+        with self.lock:
+            return self.transfers.setdefault(id(association), _Transfer())
+
+    def _note(self, association: Any, key: str) -> None:
+        transfer = self._transfer(association)
+        if key not in transfer.series:
+            transfer.series.add(key)
+            with self.lock:
+                self.live[key] += 1
+
+    def _released(self, event: evt.Event) -> None:
+        transfer = self._transfer(event.assoc)
+        self.spool.ledger.ended(transfer.series - transfer.refused)
+
+    def _closed(self, event: evt.Event) -> None:
+        with self.lock:
+            transfer = self.transfers.pop(id(event.assoc), _Transfer())
+            self.live.subtract(transfer.series)
+            self.live += Counter()  # forget those at 0
+
+
+def _same_place(name: str, address: str) -> bool:
+    """Whether a name or address of the settings is the address of a connection."""
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(name, None)}
+    except OSError:
+        return False
+    return address.removeprefix("::ffff:") in found

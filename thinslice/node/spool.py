@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where received images lie: a folder a series, files named by what they are, so that a copy is no second file.
+
+::
+
+    SPOOL/
+      state.sqlite           the ledger
+      in/<series>/*.dcm      received images: hash of the instance UID, hash of the content
+      out/<series>/          what the batch makes of it (docs/batch.md)
+      out/.jobs/             when each series was derived first, so that doing it again gives the same bytes
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from .ledger import SETTLED, Ledger, Row, State
+from .settings import Disk
+
+__all__ = ["NoRoomError", "Spool"]
+
+GIB = 2**30
+# a copy of an image of a series in one of these states changes nothing
+AT_REST = (State.COMPLETE, State.RUNNING, State.PRODUCED, State.SENT, *SETTLED)
+
+
+class NoRoomError(Exception):
+    """An image cannot be kept: the disk, or the node's share of it, is full."""
+
+
+class Spool:
+    """Received images and results.
+
+    Args:
+        root: folder of the node's own; made if it is not there.
+        disk: how much of the disk it may take.
+    """
+
+    def __init__(self, root: Path, disk: Disk) -> None:
+        self.root = root
+        self.disk = disk
+        self.inbox = root / "in"
+        self.out = root / "out"
+        for folder in (root, self.inbox, self.out):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.ledger = Ledger(root / "state.sqlite")
+
+    def folder(self, series: str) -> Path:
+        """Where the images of a series lie."""
+        return self.inbox / series
+
+    def images(self, series: str) -> list[Path]:
+        """The images of a series, whole ones only."""
+        return sorted(self.folder(series).glob("*.dcm"))
+
+    def results(self, keys: list[str]) -> list[Path]:
+        """Derived images of volumes, in the order in which they are sent."""
+        return [path for key in keys for path in sorted((self.out / key / "dicom").glob("*.dcm"))]
+
+    def free_bytes(self) -> int:
+        """Free space of the file system."""
+        return shutil.disk_usage(self.root).free
+
+    def room_for(self, size: int) -> bool:
+        """Whether so many more bytes may be written."""
+        return self.free_bytes() - size >= self.disk.free_gib * GIB
+
+    def store(self, series: str, study: str, instance: str, data: bytes) -> bool:
+        """Keep an image: when this returns, it and the state of its series are on the disk.
+
+        Args:
+            series: hash of its series UID.
+            study: hash of its study UID.
+            instance: its SOPInstanceUID.
+            data: the file.
+
+        Returns:
+            Whether it was new; a copy of one that the node has, or has dealt with, is not kept twice.
+
+        Raises:
+            NoRoomError: if it cannot be kept.
+        """
+        name = f"{_digest(instance.encode())}-{_digest(data)}.dcm"
+        final = self.folder(series) / name
+        if self._is_copy(series, study, final):
+            return False
+        if not self.room_for(len(data)):
+            raise NoRoomError(f"free space must stay above {self.disk.free_gib:g} GiB")
+        if self.ledger.spool_bytes() + len(data) > self.disk.spool_gib * GIB:
+            raise NoRoomError(f"the spool must stay below {self.disk.spool_gib:g} GiB")
+        part = self.inbox / f".part-{name}-{os.urandom(4).hex()}"
+        try:
+            _write(part, data)
+            with self.ledger.lock:
+                if self._is_copy(series, study, final):
+                    return False
+                final.parent.mkdir(mode=0o700, exist_ok=True)
+                os.rename(part, final)
+                _sync(final.parent)
+                _sync(self.inbox)
+                self.ledger.arrived(series, study, len(data))
+        except OSError as error:
+            raise NoRoomError(f"the spool must be writable, got {error.strerror}") from error
+        finally:
+            part.unlink(missing_ok=True)
+        return True
+
+    def _is_copy(self, series: str, study: str, final: Path) -> bool:
+        """Whether the node has an image; a copy begins a transfer of its series anew unless that is at rest."""
+        with self.ledger.lock:
+            row = self.ledger.get(series)
+            if row is None:
+                return False
+            if row.state in SETTLED:
+                return final.name in row.names
+            if not final.exists():
+                return False
+            if row.state not in AT_REST:
+                self.ledger.arrived(series, study, 0)
+            return True
+
+    def settle(self, row: Row, state: State, **changes: object) -> bool:
+        """Change a row, and keep nothing of its images and results; whether the row was as expected."""
+        with self.ledger.lock:
+            if not self.ledger.move(row, state, bytes=0, outputs="[]", **changes):
+                return False
+            self.remove_images(row.series)
+            self.remove_results(json.loads(row.outputs))
+            return True
+
+    def remove_images(self, series: str) -> None:
+        """Remove the images of a series."""
+        shutil.rmtree(self.folder(series), ignore_errors=True)
+
+    def remove_results(self, keys: list[str]) -> None:
+        """Remove what was made of a series."""
+        for key in keys:
+            shutil.rmtree(self.out / key, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """At the start: rubbish of a node that was killed goes, and an image without a row gets one."""
+        for part in self.inbox.glob(".part-*"):
+            part.unlink()
+        for folder in self.inbox.iterdir():
+            row = self.ledger.get(folder.name)
+            if row is not None and row.state in SETTLED:
+                self.remove_images(folder.name)
+            elif row is None:
+                size = sum(path.stat().st_size for path in self.images(folder.name))
+                self.ledger.arrived(folder.name, "", size)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
