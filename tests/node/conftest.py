@@ -84,7 +84,9 @@ def settings(port: int = 9, commitment: str = "off", **others) -> Settings:
     found = msgspec.convert(sections, Settings)
     destination = Destination("127.0.0.1", port, commitment=commitment)
     return msgspec.structs.replace(
-        found, callers={"SCANNER": "127.0.0.1", **found.callers}, destinations=found.destinations or {"PACS": destination}
+        found,
+        callers={"SCANNER": "127.0.0.1", **found.callers},
+        destinations=found.destinations or {"PACS": destination},
     )
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``thinslice serve`` whose worker repeats slices in place of the network: everything else is the real thing.
 
-    python -m tests.node.stub serve --aet THIN ...
+python -m tests.node.stub serve --aet THIN ...
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 import uuid
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 
 import numpy as np
@@ -48,7 +48,7 @@ class Stub:
         folder = self.stage / uuid.uuid4().hex
         folder.mkdir()
         array, affine = thin(volume.array, volume.affine_ras)
-        write_series(folder / "dicom", array, affine, task.series, provenance(at))
+        write_series(folder / "dicom", array, affine, task.series, provenance(at), REPEATS)
         record = replace(task.record, status=Status.OK, dicom_dir=f"{task.final.name}/dicom")
         write_json(folder / "record.json", asdict(record))
         sync(folder)
@@ -67,11 +67,7 @@ def thin(array, affine):
 
 
 def provenance(at: str) -> Provenance:
-    facts = {
-        "software": "stub", "version": "0", "model_sha256": "0" * 64, "config_sha256": "1" * 64,
-        "scale_factor": REPEATS, "derived_at": datetime.fromisoformat(at),
-    }  # fmt: skip
-    return Provenance(**{name: value for name, value in facts.items() if name in {f.name for f in fields(Provenance)}})
+    return Provenance("stub", "0", "0" * 64, "1" * 64, datetime.fromisoformat(at))
 
 
 if __name__ == "__main__":

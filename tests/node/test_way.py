@@ -32,7 +32,7 @@ def test_what_is_sent_comes_back_thin(tmp_path, node):
     back = np.stack([image.pixel_array.T for image in images], axis=2)
     assert (back == np.repeat(array, 2, axis=2)).all()
     # nothing of the patient is kept
-    assert not [path for path in (tmp_path / "spool").rglob("*.dcm")]
+    assert not list((tmp_path / "spool").rglob("*.dcm"))
 
 
 def test_bad_series_between_good_ones_are_listed_with_their_reason(tmp_path, node):

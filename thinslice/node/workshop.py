@@ -8,16 +8,18 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from monai.bundle import ConfigParser
-from scripts.batch.isolation import CannotStartError, Task, Team, WorkerDiedError, WorkerSpec
+from scripts.batch.isolation import CannotStartError, Team, WorkerDiedError
 from scripts.batch.report import SeriesRecord, Status
 from scripts.batch.runner import JOBS
 from scripts.batch.staging import STAGING, sweep
+from scripts.batch.tasks import Task, WorkerSpec
 from scripts.dicom.discovery import Discovered, SeriesCandidate, discover
 from scripts.reasons import Reason
 
@@ -85,7 +87,7 @@ def batch_of(settings: Settings, rule: Rule, root: Path) -> Batch:
     inference.read_config(config_file("inference.json"))
     for name in ids:
         own = name.removeprefix(INFERENCE)
-        if own not in (inference if own != name else parser):
+        if own.partition("::")[0] not in (inference if own != name else parser):
             raise SettingsError(
                 f"batch must name ids of batch_dicom.json, got {name!r}; the ids are in docs/configs.md"
             )
@@ -156,7 +158,14 @@ class Workshop:
             if not self._has_room(row):
                 continue
             if self.ledger.move(row, State.RUNNING, changed_at=row.changed_at):
-                self._do(replace(row, state=State.RUNNING))
+                row = replace(row, state=State.RUNNING)
+                try:
+                    self._do(row)
+                except CancelledError:  # the node is being stopped
+                    self.ledger.move(row, State.COMPLETE, changed_at=row.changed_at)
+                except Exception as error:  # whatever it is, the series must not be left behind
+                    self._put_off(row, str(Reason.INTERNAL), f"the node must go on, but met {type(error).__name__}")
+                    raise
                 return True
         return False
 
