@@ -58,7 +58,7 @@ def evaluate(tmp_path):
     ],
 )
 def test_a_network_that_is_cubic_scores_as_cubic_does(tmp_path, evaluate, plane, axis, orientation):
-    truth = smooth_volume((30, 33, 34), seed=2)
+    truth = smooth_volume((30, 33, 34), seed=2) - 100  # with negative values, so that there is no floor
     save_nifti(tmp_path / "in" / "head.nii.gz", truth, make_affine([1, 1.1, 1], **orientation))
     evaluate(evaluation_axis=plane, data_consistency="off", method="network", background=-9)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -89,7 +89,7 @@ def test_a_network_that_is_cubic_scores_as_cubic_does(tmp_path, evaluate, plane,
     ("factor", "thick", "thin"), [(2, 15, 30), (2.5, 12, 30), (3, 10, 30), (5, 6, 30), (3.7, 8, 30)]
 )
 def test_any_factor_is_scored_on_the_grid_of_the_truth(tmp_path, evaluate, factor, thick, thin):
-    save_nifti(tmp_path / "in" / "h.nii.gz", smooth_volume((28, 26, 31), seed=2), make_affine([1, 1.1, 1]))
+    save_nifti(tmp_path / "in" / "h.nii.gz", smooth_volume((28, 26, 31), seed=2) - 100, make_affine([1, 1.1, 1]))
     evaluate(evaluation_factor=factor, volumes=True, pictures=False, data_consistency="off", background=-9)
     kept = nib.load(tmp_path / "out" / "volumes" / "h" / "ours.nii.gz")
     assert kept.shape == (28, 26, thin)
@@ -110,7 +110,7 @@ def test_any_factor_is_scored_on_the_grid_of_the_truth(tmp_path, evaluate, facto
 
 def test_means_and_facts(tmp_path, evaluate):
     for i in range(2):
-        save_nifti(tmp_path / "in" / f"h{i}.nii.gz", smooth_volume((24, 24, 24), seed=i), make_affine([1, 1, 1]))
+        save_nifti(tmp_path / "in" / f"h{i}.nii.gz", smooth_volume((24, 24, 24), seed=i) - 100, make_affine([1, 1, 1]))
     evaluate(data_consistency="exact", evaluation_thickness_to_spacing=0.8)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     values = [metrics["cases"][f"h{i}"]["ours"]["psnr"] for i in range(2)]
@@ -266,7 +266,7 @@ def test_lpips_from_a_file_and_a_case_that_is_too_small(tmp_path, evaluate, caps
     torch.manual_seed(1)
     weights = tmp_path / "alexnet.pth"
     torch.save({f"features.{k}": v for k, v in alexnet(weights=None).features.state_dict().items()}, weights)
-    truth = smooth_volume((36, 33, 32), seed=3)
+    truth = smooth_volume((36, 33, 32), seed=3) - 100  # with negative values, so that there is no floor
     save_nifti(tmp_path / "in" / "big.nii.gz", truth, make_affine([1, 1, 1]))
     evaluate(lpips_weights=str(weights), pictures=False, data_consistency="off", background=-9)
     metrics = read(tmp_path / "out")

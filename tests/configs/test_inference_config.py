@@ -65,18 +65,28 @@ SCANS = {
     ],
 )
 def test_every_orientation_and_dtype_comes_out_on_the_right_grid(tmp_path, infer, target, thin_mm):
+    grids = {}
     for name, (shape, spacing, orientation, dtype) in SCANS.items():
-        save_nifti(tmp_path / "in" / f"{name}.nii.gz", thick(shape).astype(dtype), make_affine(spacing, **orientation))
+        axis = int(np.argmax(spacing))
+        thin = thin_mm([s for a, s in enumerate(spacing) if a != axis], spacing[axis])
+        grids[name] = thin, SliceGrid.over_slab(shape[axis], spacing[axis] / thin)
+        # slices of something: not any slices are those of a volume without negative values
+        whole = smooth_volume(tuple(grids[name][1].n_thin if a == axis else n for a, n in enumerate(shape)))
+        operator = SliceProfileOperator(grids[name][1], "box")
+        slices = np.moveaxis(np.moveaxis(whole, axis, -1) @ operator.matrix.T, -1, axis)
+        save_nifti(
+            tmp_path / "in" / f"{name}.nii.gz", np.round(slices).astype(dtype), make_affine(spacing, **orientation)
+        )
     infer(data_consistency="exact", **target)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {f"{name}_sr.nii.gz" for name in SCANS}
     for name, (shape, spacing, orientation, dtype) in SCANS.items():
         image = nib.load(tmp_path / "out" / f"{name}_sr.nii.gz")
         axis = int(np.argmax(spacing))
-        thin = thin_mm([s for a, s in enumerate(spacing) if a != axis], spacing[axis])
+        thin, grid = grids[name]
         count = int(np.floor(shape[axis] * spacing[axis] / thin + 0.5))
         assert image.shape == tuple(count if a == axis else n for a, n in enumerate(shape))
-        # undershoots beside edges need a sign
-        assert image.get_data_dtype() == (np.int32 if dtype == np.uint16 else dtype)
+        assert image.get_data_dtype() == dtype
+        assert np.asarray(image.dataobj).min() >= 0
         # spacing as asked, and the middle of the slab where it was
         before, after = make_affine(spacing, **orientation), image.affine
         np.testing.assert_allclose(
@@ -90,14 +100,14 @@ def test_every_orientation_and_dtype_comes_out_on_the_right_grid(tmp_path, infer
             np.testing.assert_allclose(*middles, atol=1e-3)
         assert (image.header["sform_code"], image.header["qform_code"]) == (2, 0)  # the source's, as nibabel writes it
         assert not bytes(image.header["descrip"]).strip(b"\0")
-        source = thick(shape).astype(np.float32)
-        grid = SliceGrid.over_slab(shape[axis], spacing[axis] / thin)
+        source = np.asarray(nib.load(tmp_path / "in" / f"{name}.nii.gz").dataobj, np.float32)
         again = SliceProfileOperator(grid, "box").degrade(
             torch.from_numpy(np.moveaxis(np.asarray(image.dataobj, np.float32), axis, -1).copy())
         )
         error = np.abs(np.moveaxis(again.numpy(), -1, axis) - source)
-        limit = 1e-3 * np.ptp(source)
-        assert error.max() < limit
+        # the slices are rounded, so no volume without negative values explains all of them to the last digit
+        assert np.quantile(error, 0.995) < 1e-3 * np.ptp(source)
+        assert error.max() < 5e-3 * np.ptp(source)
 
 
 def test_storage_order_does_not_change_the_result(tmp_path, infer):
@@ -117,19 +127,21 @@ def test_storage_order_does_not_change_the_result(tmp_path, infer):
 
 def test_without_weights_and_consistency_the_output_is_cubic_interpolation(tmp_path, infer, weights):
     torch.save({k: torch.zeros_like(v) for k, v in torch.load(weights, weights_only=True).items()}, weights)
-    save_nifti(tmp_path / "in" / "a.nii.gz", thick().astype(np.float32), make_affine([1, 1, 4]))
+    scan = thick().astype(np.float32) - 100  # with negative values, so that there is no floor
+    save_nifti(tmp_path / "in" / "a.nii.gz", scan, make_affine([1, 1, 4]))
     infer(data_consistency="off")
     found = np.asarray(nib.load(tmp_path / "out" / "a_sr.nii.gz").dataobj)
-    expected = F.interpolate(torch.from_numpy(thick())[:, None], size=(20, 36), mode="bicubic")[:, 0].numpy()
+    expected = F.interpolate(torch.from_numpy(scan)[:, None], size=(20, 36), mode="bicubic")[:, 0].numpy()
     np.testing.assert_allclose(found, expected, atol=0.02)
 
 
 def test_slice_thickness_reaches_the_operator(tmp_path, infer):
-    save_nifti(tmp_path / "in" / "a.nii.gz", thick().astype(np.float32), make_affine([1, 1, 5]))
+    scan = thick().astype(np.float32) - 100  # with negative values, so that there is no floor
+    save_nifti(tmp_path / "in" / "a.nii.gz", scan, make_affine([1, 1, 5]))
     infer(data_consistency="exact", slice_thickness_mm=3.5)
     found = torch.from_numpy(np.asarray(nib.load(tmp_path / "out" / "a_sr.nii.gz").dataobj))
     again = SliceProfileOperator(SliceGrid.over_slab(9, 5), "box", 3.5 / 5).degrade(found).numpy()
-    assert np.abs(again - thick()).max() < 1e-3 * np.ptp(thick())
+    assert np.abs(again - scan).max() < 1e-3 * np.ptp(scan)
 
 
 @pytest.mark.parametrize("flips", [False, True])
@@ -155,7 +167,7 @@ BAD = {
     "constant": (np.full((12, 12, 6), 7, np.int16), [1, 1, 4], "CONSTANT"),
     "cube": (thick((12, 12, 12)).astype(np.int16), [1, 1, 1], "ISOTROPIC"),
     "flatspacing": (thick().astype(np.int16), [1, 1, 0], "NO_GEOMETRY"),
-    "short": (thick((20, 20, 3)).astype(np.int16), [1, 1, 4], "TOO_SMALL"),
+    "short": (thick((20, 20, 2)).astype(np.int16), [1, 1, 4], "TOO_SMALL"),
 }
 
 
