@@ -70,13 +70,12 @@ def test_every_orientation_and_dtype_comes_out_on_the_right_grid(tmp_path, infer
         axis = int(np.argmax(spacing))
         thin = thin_mm([s for a, s in enumerate(spacing) if a != axis], spacing[axis])
         grids[name] = thin, SliceGrid.over_slab(shape[axis], spacing[axis] / thin)
-        # slices of something: not any slices are those of a volume without negative values
+        # slices of something: not any slices are those of a volume without negative values; the signed ones have some
         whole = smooth_volume(tuple(grids[name][1].n_thin if a == axis else n for a, n in enumerate(shape)))
         operator = SliceProfileOperator(grids[name][1], "box")
         slices = np.moveaxis(np.moveaxis(whole, axis, -1) @ operator.matrix.T, -1, axis)
-        save_nifti(
-            tmp_path / "in" / f"{name}.nii.gz", np.round(slices).astype(dtype), make_affine(spacing, **orientation)
-        )
+        slices = np.round(slices) - (0 if dtype == np.uint16 else 100)
+        save_nifti(tmp_path / "in" / f"{name}.nii.gz", slices.astype(dtype), make_affine(spacing, **orientation))
     infer(data_consistency="exact", **target)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {f"{name}_sr.nii.gz" for name in SCANS}
     for name, (shape, spacing, orientation, dtype) in SCANS.items():
@@ -86,7 +85,6 @@ def test_every_orientation_and_dtype_comes_out_on_the_right_grid(tmp_path, infer
         count = int(np.floor(shape[axis] * spacing[axis] / thin + 0.5))
         assert image.shape == tuple(count if a == axis else n for a, n in enumerate(shape))
         assert image.get_data_dtype() == dtype
-        assert np.asarray(image.dataobj).min() >= 0
         # spacing as asked, and the middle of the slab where it was
         before, after = make_affine(spacing, **orientation), image.affine
         np.testing.assert_allclose(
@@ -105,9 +103,8 @@ def test_every_orientation_and_dtype_comes_out_on_the_right_grid(tmp_path, infer
             torch.from_numpy(np.moveaxis(np.asarray(image.dataobj, np.float32), axis, -1).copy())
         )
         error = np.abs(np.moveaxis(again.numpy(), -1, axis) - source)
-        # the slices are rounded, so no volume without negative values explains all of them to the last digit
-        assert np.quantile(error, 0.995) < 1e-3 * np.ptp(source)
-        assert error.max() < 5e-3 * np.ptp(source)
+        # rounded slices without negative values: no volume without them explains all of them to the last digit
+        assert error.max() < (1e-2 if dtype == np.uint16 else 1e-3) * np.ptp(source)
 
 
 def test_storage_order_does_not_change_the_result(tmp_path, infer):
