@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +140,25 @@ def test_a_file_that_moves_is_refused_now_and_read_again_later(tmp_path, monkeyp
     assert len(assert_as_discovered(tmp_path / "in", tmp_path / "index")["series"]) == 1
 
 
+def test_a_folder_that_cannot_be_listed_hides_nothing_else(tmp_path, monkeypatch):
+    for name in ("a", "a/b", "a/b/c"):
+        write_series(tmp_path / "in" / name, ARRAY, AFFINE, seed=name)
+    assert len(assert_as_discovered(tmp_path / "in", tmp_path / "index")["series"]) == 3
+    real = os.scandir
+
+    def scandir(folder):
+        if Path(folder).name == "b":
+            raise PermissionError
+        return real(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("scripts.dicom.tree.os.scandir", scandir)
+        found = assert_as_discovered(tmp_path / "in", tmp_path / "index")
+    assert len(found["series"]) == 1
+    assert len(found["files"]) == 1
+    assert len(assert_as_discovered(tmp_path / "in", tmp_path / "index")["series"]) == 3
+
+
 def test_an_index_that_was_cut_short_goes_on(tmp_path, monkeypatch):
     for i in range(6):
         write_series(tmp_path / "in" / str(i), ARRAY, AFFINE, seed=str(i))
@@ -146,11 +166,17 @@ def test_an_index_that_was_cut_short_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SERIES_PER_JOB", 1)
     monkeypatch.setattr(module, "COMMIT_SECONDS", 0)
     for name, calls in (("look_at", 30), ("series_volumes", 3)):
-        left = iter(range(calls))  # the next call ends the process, so to speak
+        left = iter(range(calls))
         real = getattr(module, name)
+
+        def until_it_ends(*words, real=real, left=left, **more):
+            if next(left, None) is None:
+                raise InterruptedError
+            return real(*words, **more)
+
         with monkeypatch.context() as patch:
-            patch.setattr(module, name, lambda *a, real=real, left=left, **k: (next(left), real(*a, **k))[1])
-            with pytest.raises((StopIteration, RuntimeError)):
+            patch.setattr(module, name, until_it_ends)
+            with pytest.raises(InterruptedError):
                 index_tree(tmp_path / "in", tmp_path / "index", processes=1)
     assert_as_discovered(tmp_path / "in", tmp_path / "index", processes=1)
 

@@ -205,7 +205,7 @@ class Index:
             some |= self._note_folder(os.fsencode(folder), found, look)
         for folder, lost in groupby(sorted(before), key=lambda path: path.parent):
             found = {os.fsencode(path.name): changed("it was taken away") for path in lost}
-            some |= self._note_folder(os.fsencode(folder), found, look, more=True)
+            some |= self._note_folder(os.fsencode(folder), found, look)
         for (gone,) in self.db.execute("SELECT id FROM folders WHERE look < ?", (look,)).fetchall():
             self._forget("folder = ?", (gone,))
             self.db.execute("DELETE FROM folders WHERE id = ?", (gone,))
@@ -213,13 +213,11 @@ class Index:
         return some
 
     def _note_folder(
-        self,
-        folder: bytes,
-        found: dict[bytes, tuple[Stamp, CaseError | None] | CaseError],
-        look: int,
-        more: bool = False,
+        self, folder: bytes, found: dict[bytes, tuple[Stamp, CaseError | None] | CaseError], look: int
     ) -> bool:
-        """Compare the entries of one folder with what is known; ``more`` adds some to those noted before."""
+        """Compare entries of a folder with what is known; those that come later in the same look are further ones."""
+        row = self.db.execute("SELECT id, look FROM folders WHERE path = ?", (folder,)).fetchone()
+        more = row is not None and row[1] == look
         self.db.execute(
             "INSERT INTO folders (path, look) VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET look = excluded.look",
             (folder, look),
