@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.inferers import Inferer
 
 from benchmarks.inference import plain_loop
@@ -30,11 +31,20 @@ __all__ = ["PlainLoop", "measure"]
 
 
 class PlainLoop(Inferer):
-    """One slice at a time, both orientations, averaged; takes the place of ``inferer`` in ``inference.json``."""
+    """One slice at a time, both orientations, averaged; takes the place of ``inferer`` in ``inference.json``.
+
+    Args:
+        profile: slice profile that the network is told.
+    """
+
+    def __init__(self, profile: str) -> None:
+        super().__init__()
+        self.profile = profile
 
     def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """``(1, 1, H1, H2, n)`` to ``(1, 1, H1, H2, K * n)``."""
-        return plain_loop(inputs.float(), network.to(memory_format=torch.contiguous_format))
+        """``(1, 1, H1, H2, n)`` MetaTensor to ``(1, 1, H1, H2, N)``."""
+        assert isinstance(inputs, MetaTensor)
+        return plain_loop(inputs, network.to(memory_format=torch.contiguous_format), self.profile)
 
 
 def both_clocks(run: Callable[[], object]) -> complex:
@@ -55,7 +65,10 @@ def measure(scan: Path, repeats: int) -> dict[str, dict[str, float]]:
     """
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory() as folder:
-        plain: dict[str, Any] = {"inferer": "{'_target_': 'benchmarks.command.PlainLoop'}", "device": "cpu"}
+        plain: dict[str, Any] = {
+            "inferer": "{'_target_': 'benchmarks.command.PlainLoop', 'profile': '@slice_profile'}",
+            "device": "cpu",
+        }
         ours = [sys.executable, "-m", "thinslice", scan, folder, "--device", "cpu"]
         commands = {
             "plain float32 loop": bundle_command(["inference.json"], dataset_dir=scan, output_dir=folder, **plain),

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from scripts.inference.inferer import ThroughPlaneInferer
+from torch import nn
 
 from benchmarks.inference import agreement, half_air, inferer_settings, plain_loop, thin_tissue
 from benchmarks.machine import facts, in_turns, inference_parser, parser_of, save_report, table
@@ -38,7 +40,8 @@ def measure(
     inferer = ThroughPlaneInferer(**inferer_settings(on_cpu), progress=False)
     reference = inferer(volume, on_cpu.get_parsed_content("network"))
     parser = inference_parser(ckpt_path=str(ckpt_path), device=device, **ids)
-    network, placed = parser.get_parsed_content("network"), volume.to(device)
+    network: nn.Module = parser.get_parsed_content("network")
+    placed = MetaTensor(volume.as_tensor().to(device), meta=volume.meta)
     settings = inferer_settings(parser)
     tissue = thin_tissue(volume, settings["background"], settings["profile"])
 

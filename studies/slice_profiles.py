@@ -41,17 +41,17 @@ def study(acquired: torch.Tensor, thin: torch.Tensor, scale_factor: float) -> di
     Args:
         acquired: ``(H1, H2, n_slices)``.
         thin: ``(H1, H2, n_thin)``, the network's result without data consistency.
-        scale_factor: K.
+        scale_factor: K, a whole number.
     """
-    grid = SliceGrid.over_slab(acquired.shape[-1], scale_factor)
+    grid, phases = SliceGrid.over_slab(acquired.shape[-1], scale_factor), int(scale_factor)
     cubic = interpolate_cubic(acquired, torch.tensor(grid.positions, dtype=torch.float32))
-    rows = {"cubic": (float("nan"), period_peak(cubic[:, None], scale_factor))}
-    rows["network alone"] = (0.0, period_peak(thin[:, None], scale_factor))
+    rows = {"cubic": (float("nan"), period_peak(cubic[:, None], phases))}
+    rows["network alone"] = (0.0, period_peak(thin[:, None], phases))
     for profile, ratio in ASSUMED:
         operator = SliceProfileOperator(grid, profile, ratio)
         result = operator.enforce(thin.clone(), acquired)
         correction = float((result - thin).square().mean().sqrt() / acquired.std())
-        rows[f"{profile} {ratio:g}"] = (correction, period_peak(result[:, None], scale_factor))
+        rows[f"{profile} {ratio:g}"] = (correction, period_peak(result[:, None], phases))
     return rows
 
 

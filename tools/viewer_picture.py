@@ -12,14 +12,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import ViewportSize, sync_playwright
 from scripts.files import whole
 
 from thinslice.viewer.cases import find_viewer_cases
 from thinslice.viewer.server import ViewerServer
 
 BROWSER = ("--no-sandbox", "--enable-unsafe-swiftshader", "--use-angle=swiftshader")
-SIZE = {"width": 1280, "height": 720}  # of a 13-inch laptop
+SIZE: ViewportSize = {"width": 1280, "height": 720}  # of a 13-inch laptop
 TIMEOUT_MS = 300_000
 
 

@@ -81,8 +81,8 @@ class SRNet(nn.Module):
         )  # fmt: skip
         with torch.no_grad():
             # the body starts unmodulated, the result close to cubic interpolation
-            nn.init.zeros_(self.modulation[2].weight)
-            nn.init.zeros_(self.modulation[2].bias)
+            for parameter in self.modulation[2].parameters():
+                nn.init.zeros_(parameter)
             self.reconstruct.weight.mul_(0.1)
             nn.init.zeros_(self.reconstruct.bias)  # type: ignore[arg-type]
 

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from ignite.engine import Engine
 from ignite.metrics import Metric
 
 from ..networks.interpolation import interpolate_cubic
@@ -26,7 +26,7 @@ class PSNRGain(Metric):
     def __init__(self, output_transform: Callable = lambda output: output) -> None:
         super().__init__(output_transform)
 
-    def iteration_completed(self, engine: Engine) -> None:
+    def iteration_completed(self, engine: Any) -> None:
         """Take what an engine has computed, and the positions from its batch."""
         output = self._output_transform(engine.state.output)
         self.update([*(output[key] for key in self.required_output_keys[:3]), engine.state.batch["positions"]])
