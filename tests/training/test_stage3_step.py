@@ -452,3 +452,9 @@ def test_the_weights_in_the_config_are_the_papers():
     config = json.loads((BUNDLE / "configs" / "train_stage3.json").read_text())
     paper = {"lambda_self": 10, "lambda_cycle": 10, "lambda_latent": 1, "lambda_percep": 1, "adversarial_form": "log"}
     assert {name: config[name] for name in paper} == paper
+    anchors = {"lambda_consistency": 20, "lambda_ct": 20, "detach_targets": True, "srnet_rate_factor": 0.1}
+    assert {name: config[name] for name in anchors} == anchors
+    overlay = json.loads((BUNDLE / "configs" / "stage3_paper.json").read_text())
+    without = {"lambda_consistency": 0, "lambda_ct": 0, "detach_targets": False, "srnet_rate_factor": 1}
+    assert {name: overlay[name] for name in without} == without
+    assert (overlay["warmup_iterations"], overlay["ema_decay"]) == (0, 0)

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from monai.transforms import Compose
 from torch.utils.data import Dataset
 
 __all__ = ["MixedPatches", "ScaleFactors", "UnpairedPatches"]
@@ -32,7 +31,7 @@ class PatientVolumes(Protocol):
 
 def _seeded(transform: Callable, seed: int) -> Callable:
     """Seed a (composed) MONAI transform; a transform without randomness needs nothing."""
-    if isinstance(transform, Compose) or hasattr(transform, "set_random_state"):
+    if hasattr(transform, "set_random_state"):
         transform.set_random_state(seed=seed)
     return transform
 
