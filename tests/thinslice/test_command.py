@@ -60,6 +60,17 @@ def test_exact_is_float32_and_every_id_can_be_set(thinslice):
     np.testing.assert_array_equal(voxels(thinslice.folder / "out" / "Knie é_sr.nii.gz"), expected)
 
 
+def test_the_spacing_of_the_result_can_be_chosen(thinslice):
+    source = scan(thinslice.folder)
+    result = thinslice(source.name, "out", "--exact", "--spacing", "2")
+    assert result.returncode == 0, result.stderr
+    assert "8 slices every 4 mm -> 16 every 2 mm" in result.stdout
+    image = nib.load(thinslice.folder / "out" / "Knie é_sr.nii.gz")
+    np.testing.assert_allclose(image.header.get_zooms(), [1, 1, 2], atol=1e-3)
+    expected = bundle_result(thinslice.folder, source, target_spacing_mm=2)
+    np.testing.assert_array_equal(voxels(thinslice.folder / "out" / "Knie é_sr.nii.gz"), expected)
+
+
 def test_a_bad_scan_is_one_line_with_its_reason_and_the_good_one_is_done(thinslice):
     scan(thinslice.folder / "in", "good.nii")
     scan(thinslice.folder / "in", "flat.nii", np.zeros(SHAPE, np.int16))
