@@ -46,7 +46,8 @@ def test_pictures_show_the_same_place_before_and_after(thick_axis, orientation):
     thin = np.repeat(scan, 4, axis=thick_axis) + 30.0
     image = MetaTensor(Orientation.of(affine, thick_axis).apply(torch.from_numpy(scan)[None]))
     thin_affine = SliceGrid.over_slab(shape[thick_axis], 4).thin_affine(affine, thick_axis)
-    pred = MetaTensor(torch.from_numpy(thin)[None], meta={"affine": torch.from_numpy(thin_affine)})
+    meta = {"affine": torch.from_numpy(thin_affine), "scale_factor": 4.0}
+    pred = MetaTensor(torch.from_numpy(thin)[None], meta=meta)
     shown = make_pictures(image, pred, None, affine, thick_axis, count=3, quality=100)
     low, high = shown["window"]
     # nibabel's own way to the closest RAS axes is the second opinion on which voxel is where

@@ -141,6 +141,33 @@ def test_slice_thickness_reaches_the_operator(tmp_path, infer):
     assert np.abs(again - scan).max() < 1e-3 * np.ptp(scan)
 
 
+def test_self_check_writes_its_quality_beside_the_result_and_calibrates_the_map(tmp_path, infer):
+    save_nifti(tmp_path / "in" / "sub" / "a.nii.gz", thick((64, 60, 9)).astype(np.int16), make_affine([1, 1, 3]))
+    infer(error_map=True)
+    expected = nib.load(tmp_path / "out" / "sub" / "a_error.nii.gz").get_fdata()
+    infer(error_map=True, self_check=True)
+    quality = json.loads((tmp_path / "out" / "sub" / "a_quality.json").read_text())
+    calibrated = nib.load(tmp_path / "out" / "sub" / "a_error.nii.gz").get_fdata()
+    assert set(quality) == {
+        "predicted_gain_db", "withheld", "flags", "result", "numbers", "patches", "error_map",
+    }  # fmt: skip
+    np.testing.assert_allclose(calibrated, quality["error_map"]["factor"] * expected, rtol=1e-5)
+    assert quality["error_map"]["factor"] != 1
+
+
+def test_the_cubic_fallback_is_cubic_with_data_consistency_and_says_so(tmp_path, infer, weights):
+    save_nifti(tmp_path / "in" / "a.nii.gz", thick((64, 60, 9)).astype(np.float32), make_affine([1, 1, 3]))
+    never = {"quality_limits::gain_over_consistent_cubic_db": {"at_least": 100}}
+    infer(self_check=True, when_worse="cubic", **never)
+    found = nib.load(tmp_path / "out" / "a_sr.nii.gz")
+    assert found.header["descrip"].item().startswith(b"cubic interpolation")
+    torch.save({k: torch.zeros_like(v) for k, v in torch.load(weights, weights_only=True).items()}, weights)
+    infer()  # a network that adds nothing to cubic interpolation
+    expected = nib.load(tmp_path / "out" / "a_sr.nii.gz")
+    assert b"cubic" not in expected.header["descrip"].item()
+    np.testing.assert_allclose(found.get_fdata(), expected.get_fdata(), atol=0.02)
+
+
 @pytest.mark.parametrize("flips", [False, True])
 def test_disagreement_map_is_a_second_file_on_the_same_grid(tmp_path, infer, flips):
     save_nifti(

@@ -52,6 +52,7 @@ PLAIN_WORDS = {
     Reason.TOO_SMALL: "It has too few slices or pixels.",
     Reason.TOO_LARGE: "It is larger than this installation allows.",
     Reason.OUTSIDE_ENVELOPE: "It differs from the scans that the model was tested on.",
+    Reason.WORSE_THAN_CUBIC: "The method would make it worse than plain interpolation does.",
     Reason.MIXED_PATIENT: "Images of several patients or examinations are mixed in it.",
     Reason.UID_CONFLICT: "Different images carry the same identifier.",
     Reason.DUPLICATE_NAME: "Another scan has the same name.",

@@ -13,7 +13,7 @@ import numpy as np
 from monai.data import MetaTensor
 from PIL import Image
 
-from ..geometry import Orientation, voxel_spacing_mm
+from ..geometry import Orientation, SliceGrid, voxel_spacing_mm
 
 __all__ = ["make_pictures"]
 
@@ -24,7 +24,7 @@ PLANES = (("axial", 2, 1, 0), ("coronal", 1, 2, 0), ("sagittal", 0, 2, 1))
 def make_pictures(
     image: MetaTensor,
     pred: MetaTensor,
-    disagreement: MetaTensor | None,
+    shown_map: MetaTensor | None,
     affine_before: np.ndarray,
     thick_axis: int,
     count: int,
@@ -38,7 +38,7 @@ def make_pictures(
     Args:
         image: ``(1, H1, H2, n_slices)``, the scan in working axes, scanner units.
         pred: ``(1, I, J, K)``, the result in stored axes and the same units.
-        disagreement: on the grid of ``pred``.
+        shown_map: on the grid of ``pred``: expected error or disagreement.
         affine_before: ``(4, 4)`` of the scan in stored axes, RAS mm.
         thick_axis: stored axis across the slices.
         count: pictures per plane.
@@ -52,9 +52,10 @@ def make_pictures(
         is left in the picture, anterior left in the sagittal one.
     """
     after = pred.as_tensor()[0].cpu().numpy()
-    factor = after.shape[thick_axis] // image.shape[-1]
+    grid = SliceGrid.over_slab(image.shape[-1], float(pred.meta["scale_factor"]))
+    nearest = np.rint(grid.positions).astype(int).clip(0, grid.n_slices - 1)  # the thick slice of each thin one
     before = Orientation.of(affine_before, thick_axis).undo(image.as_tensor())[0].cpu().numpy()
-    maps = None if disagreement is None else disagreement.as_tensor()[0].cpu().numpy()
+    maps = None if shown_map is None else shown_map.as_tensor()[0].cpu().numpy()
     low, high = (float(v) for v in np.percentile(before, (0.5, 99.5)))
     top = None if maps is None else max(float(np.percentile(maps, 99.5)), 1e-6)
     affine = np.asarray(pred.meta["affine"], dtype=np.float64).reshape(4, 4)
@@ -68,8 +69,8 @@ def make_pictures(
         for i in range(count):
             k = round((i + 1) * length / (count + 1) - 0.5)
             cut = _Cut(turn, axis, _axis(turn, rows), _axis(turn, columns), edge, quality)
-            places = [k // factor if axis == thick_axis else k, k]
-            repeat = None if axis == thick_axis else (thick_axis, factor)
+            places = [int(nearest[k]) if axis == thick_axis else k, k]
+            repeat = None if axis == thick_axis else (thick_axis, nearest)
             slices.append(
                 {
                     "number": k + 1,
@@ -104,12 +105,12 @@ class _Cut:
         volume: np.ndarray,
         index: int,
         window: Sequence[float],
-        repeat: tuple[int, int] | None = None,
+        repeat: tuple[int, np.ndarray] | None = None,
     ) -> str:
-        """Data URI of slice ``index``; ``repeat`` is a stored axis whose values are repeated so many times."""
+        """Data URI of slice ``index``; ``repeat`` is a stored axis, and which of its values to show in turn."""
         plane = np.expand_dims(np.take(volume, index, axis=self.axis), self.axis)
         if repeat is not None:
-            plane = np.repeat(plane, repeat[1], axis=repeat[0])
+            plane = np.take(plane, repeat[1], axis=repeat[0])
         plane = np.flip(plane, axis=self.flips)
         plane = np.moveaxis(plane, (self.rows, self.columns), (0, 1))[..., 0].astype(np.float32)
         scaled = (plane - window[0]) / max(window[1] - window[0], 1e-6)

@@ -49,6 +49,7 @@ class SeriesRecord:
     nifti: str | None = None
     acquired: str | None = None
     disagreement: str | None = None
+    error_map: str | None = None
     dicom_dir: str | None = None
     outputs: dict[str, str] = field(default_factory=dict)
     input_sha256: str | None = None
@@ -62,6 +63,7 @@ class SeriesRecord:
     raised_voxels: int | None = None
     data_consistency_residual: float | None = None
     source_facts: dict[str, Any] | None = None
+    quality: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
 
 

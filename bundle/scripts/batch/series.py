@@ -36,6 +36,7 @@ from ..dicom.writing import Provenance, write_series
 from ..files import sha256, write_json, write_once
 from ..geometry import Orientation, voxel_spacing_mm
 from ..inference.evaluator import CaseEvaluator, case_error
+from ..quality.words import faults_in_words
 from ..reasons import CaseError, Reason
 from .html import PICTURES
 from .pictures import make_pictures
@@ -91,7 +92,7 @@ class Pipeline:
         """Process one case; its files are then in ``stage``.
 
         Returns:
-            What is left of the case: ``image`` (working axes), ``pred`` and ``disagreement`` (stored axes).
+            What is left of the case: ``image`` (working axes), ``pred`` and its maps (stored axes), ``quality``.
 
         Raises:
             Exception: whatever went wrong.
@@ -112,6 +113,7 @@ class Pipeline:
             model_sha256=self.model_sha256,
             config_sha256=self.config_sha256,
             derived_at=datetime.fromisoformat(str(record.derived_at)),
+            interpolated=pred.meta.get("quality", {}).get("result") == "cubic",
         )
         array = pred.as_tensor()[0].cpu().numpy()
         return write_series(
@@ -219,7 +221,8 @@ def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, fold
     shape_before = [slices_in if axis == thick_axis else n for axis, n in enumerate(shape)]
     before = np.asarray(meta["acquired_affine"], dtype=np.float64).reshape(4, 4)
     if pictures:
-        made = make_pictures(image, pred, result.get("disagreement"), before, thick_axis, pictures)
+        made = make_pictures(image, pred, result.get("error", result.get("disagreement")), before, thick_axis, pictures)
+        made["map_name"] = "error" if "error" in result else "disagreement"
         (stage / PICTURES).write_text(json.dumps(made))
     _write_acquired(stage / f"{record.series}{ACQUIRED}", image, before, thick_axis)
     thickness_mm = float(meta["slice_thickness_mm"])  # NaN where the headers do not state it
@@ -243,13 +246,19 @@ def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, fold
         nifti=only("_sr.nii.gz"),
         acquired=only(ACQUIRED),
         disagreement=only("_disagreement.nii.gz"),
+        error_map=only("_error.nii.gz"),
         dicom_dir=f"{folder}/dicom" if (stage / "dicom").is_dir() else None,
         outputs=outputs,
         clipped_voxels=(record.clipped_voxels or 0) + int(pred.meta.get("clipped_voxels", 0)),
         raised_voxels=int(meta["raised_voxels"]),
         data_consistency_residual=float(meta["data_consistency_residual"]),
         source_facts=_source_facts(meta),
-        warnings=[*record.warnings, *map(str, meta.get("outside_envelope") or ())],
+        quality=result.get("quality"),
+        warnings=[
+            *record.warnings,
+            *map(str, meta.get("outside_envelope") or ()),
+            *faults_in_words(result.get("quality")),
+        ],
     )
 
 

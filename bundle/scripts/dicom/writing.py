@@ -58,6 +58,7 @@ class Provenance:
         model_sha256: hexadecimal digest of the weights.
         config_sha256: of the settings.
         derived_at: when; kept by the caller so that a run that goes on writes the same bytes.
+        interpolated: the voxels are those of cubic interpolation, since the self-check found them nearer the truth.
     """
 
     software: str
@@ -65,6 +66,7 @@ class Provenance:
     model_sha256: str
     config_sha256: str
     derived_at: datetime
+    interpolated: bool = False
 
 
 @dataclass(frozen=True)
@@ -218,18 +220,26 @@ def _common(
     ds.SeriesInstanceUID = series_uid
     ds.SeriesNumber = source.derived_number
     description = str(first.get("SeriesDescription", "") or "MR")
-    suffix = f"{source.key[16:].replace('-', ' ')} SR x{scale_factor:.3g} AI"
+    suffix = (
+        f"{source.key[16:].replace('-', ' ')} SR x{scale_factor:.3g} {'cubic' if provenance.interpolated else 'AI'}"
+    )
     ds.SeriesDescription = description[: 64 - len(suffix)].rstrip() + suffix
     ds.SeriesDate = ds.ContentDate = ds.InstanceCreationDate = date
     ds.SeriesTime = ds.ContentTime = ds.InstanceCreationTime = time
+    how = (
+        "cubic interpolation with data consistency, since the self-check found it nearer the truth than the"
+        if provenance.interpolated
+        else "a"
+    )
     ds.DerivationDescription = (
-        f"{provenance.software} {provenance.version}: {scale_factor:.3g} thin slices for each thick one by a "
+        f"{provenance.software} {provenance.version}: {scale_factor:.3g} thin slices for each thick one by {how} "
         f"neural network, weights SHA-256 {provenance.model_sha256}. Slices between acquired ones are estimates. "
         "Not for diagnosis."
     )
-    ds.DerivationCodeSequence = DicomSequence(
-        [_code("113085", "DCM", "Spatial resampling"), _code("123110", "DCM", "Artificial Intelligence")]
-    )
+    codes = [_code("113085", "DCM", "Spatial resampling")]
+    if not provenance.interpolated:
+        codes.append(_code("123110", "DCM", "Artificial Intelligence"))
+    ds.DerivationCodeSequence = DicomSequence(codes)
     ds.SourceImageSequence = DicomSequence(_references(source.slices, purpose=True))
     series = Dataset()
     series.SeriesInstanceUID = str(first.SeriesInstanceUID)

@@ -12,19 +12,16 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from torch import nn
 
-from ..transforms.degrade import RandDegrade
-from ..transforms.orient import slice_grid, thickness_to_spacing, working_spacing_mm
-from ..transforms.patch import RandPlanePatch
+from .in_plane import Pairs, in_plane_pairs
 
 __all__ = ["InPlaneAdaptation"]
-
-Pairs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # image, label, positions, condition
 
 
 class InPlaneAdaptation:
@@ -119,38 +116,18 @@ class InPlaneAdaptation:
         return adapted if kept else network
 
     def _pairs(self, scan: MetaTensor) -> tuple[Callable[[int], Pairs], Callable[[int], Pairs]]:
-        """Two sources of ``(image, label)`` batches: to learn from, and to judge by."""
-        volume = scan.as_tensor()[0]
-        spacing = working_spacing_mm(scan)
-        scale_factor = slice_grid(scan).scale_factor
-        thin_mm = float(spacing[2]) / scale_factor
-        thickness = thickness_to_spacing(scan, self.slice_thickness_mm)
-        degrade = RandDegrade({self.profile: 1.0}, (thickness, thickness), self.margin)
-        patch = RandPlanePatch(
-            "in_plane",
-            size=(self.size[0], self.size[1] + 2 * self.margin),
-            # the spacing of the thin slices, or the scan's own where that is coarser
-            column_spacing_mm=(thin_mm, max(thin_mm, float(spacing[:2].max()))),
+        """Two sources of pairs: to learn from, and to judge by."""
+        draw = in_plane_pairs(
+            MetaTensor(scan.as_tensor()[0], meta=scan.meta),
+            self.size,
+            self.margin,
+            self.profile,
+            self.slice_thickness_mm,
+            self.seed,
         )
-        patch.set_random_state(self.seed)
-        judges = torch.arange(volume.shape[-1]) % self.holdout == self.holdout // 2
-
-        def source(slices: torch.Tensor) -> Callable[[int], Pairs]:
-            part = volume[..., slices.to(volume.device)]
-
-            def pair() -> Pairs:
-                image, (rows_mm, columns_mm) = patch(part, spacing.tolist())
-                return degrade(image, scale_factor, float(rows_mm / columns_mm))
-
-            def draw(count: int) -> Pairs:
-                image, label, positions, condition = (
-                    torch.stack(x) for x in zip(*(pair() for _ in range(count)), strict=True)
-                )
-                return image, label, positions[0].to(volume.device), condition.to(volume.device)
-
-            return draw
-
-        return source(~judges), source(judges)
+        slices = torch.arange(scan.shape[-1])
+        judges = slices % self.holdout == self.holdout // 2
+        return partial(draw, slices=slices[~judges]), partial(draw, slices=slices[judges])
 
     @staticmethod
     def _error(network: Callable[..., torch.Tensor], pairs: Pairs) -> torch.Tensor:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -72,9 +73,15 @@ class ThroughPlaneInferer(Inferer):
         engine: optional :class:`scripts.inference.engines.Engine`, which converts the network after that.
         progress: show a progress bar.
 
+    Attributes:
+        applied: ``(images (b, rows, thick), (positions, condition)) -> (b, 1 or 2, rows, thin)``: the network as the
+            last scan was super-resolved, adapted and converted, in the same precision. The self-check asks it again.
+
     Raises:
         ValueError: if a size is out of range, or the engine knows no mixed precision.
     """
+
+    applied: Callable[..., torch.Tensor]
 
     def __init__(
         self,
@@ -156,6 +163,7 @@ class ThroughPlaneInferer(Inferer):
             network = self.adapt(network, inputs)
         if self.engine is not None:
             network = self.engine(network)
+        self.applied = partial(self._network, network=network)
         operator = scan_operator(inputs, self.profile, self.slice_thickness_mm)
         spacing_mm = working_spacing_mm(inputs)
         volume = inputs.as_tensor()[0, 0]

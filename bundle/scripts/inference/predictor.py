@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
+from ..quality.self_check import SaveQualityd
 from ..transforms.load import as_meta_tensor
 from ..volume import KEPT_DTYPES, Volume
 
@@ -44,7 +45,7 @@ class Predictor:
         self.device = torch.device(parser.get_parsed_content("device"))
         self.load, *self.prepare = parser.get_parsed_content("preprocessing").transforms
         postprocessing = parser.get_parsed_content("postprocessing").transforms
-        self.finish = [t for t in postprocessing if not isinstance(t, SaveImaged)]
+        self.finish = [t for t in postprocessing if not isinstance(t, (SaveImaged, SaveQualityd))]
 
     def __call__(
         self,

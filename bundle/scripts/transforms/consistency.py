@@ -15,7 +15,14 @@ from monai.transforms import MapTransform, Transform
 from ..degradation import SliceProfileOperator
 from .orient import padding_of, slice_grid, thickness_to_spacing
 
-__all__ = ["DataConsistency", "DataConsistencyd", "in_plane_noise_sigma", "magnitude_floor", "scan_operator"]
+__all__ = [
+    "DataConsistency",
+    "DataConsistencyd",
+    "in_plane_noise_sigma",
+    "magnitude_floor",
+    "noise_to_signal",
+    "scan_operator",
+]
 
 MODES = ("exact", "regularised", "off")
 FLOOR_TOLERANCE = 1e-3  # unit range: half a thousandth of the scan's
@@ -55,6 +62,23 @@ def in_plane_noise_sigma(slices: torch.Tensor, block: int = 8) -> float:
     if bool(tissue.any()):
         medians = medians[tissue]
     return float(medians.kthvalue(1 + len(medians) // 5).values) / 0.6745
+
+
+def noise_to_signal(acquired: torch.Tensor, padding: torch.Tensor | None = None) -> float:
+    """The ``eps`` of regularised data consistency (see :class:`DataConsistency`).
+
+    Args:
+        acquired: ``(1, H1, H2, n_slices)``, unit range.
+        padding: ``(H1, H2, n_slices)``, true where nothing was measured (see
+            :func:`scripts.transforms.orient.padding_of`).
+    """
+    noise = in_plane_noise_sigma(acquired) ** 2
+    steps = acquired[0].diff(dim=-1).square()
+    if padding is not None:
+        steps = steps[~(padding[..., 1:] | padding[..., :-1]).to(steps.device)]
+    difference = float(steps.mean()) / 2
+    signal = max(difference - noise, 1e-3 * difference)
+    return noise / signal if signal > 0 else 0.0
 
 
 def _blocks(images: torch.Tensor, side: int) -> torch.Tensor:
@@ -115,7 +139,7 @@ class DataConsistency(Transform):
             acquired = torch.where(padding.to(volume.device), operator.degrade(volume), acquired.to(volume))
         before = self._residual(operator, volume, acquired)
         if self.mode != "off":
-            eps = 0.0 if self.mode == "exact" else self._noise_to_signal(acquired, padding)
+            eps = 0.0 if self.mode == "exact" else noise_to_signal(acquired, padding)
             operator.enforce(volume[0], acquired[0].to(volume), eps)
         floor = magnitude_floor(image)
         raised = 0 if floor is None else operator.raise_to(volume[0], floor, FLOOR_TOLERANCE)
@@ -135,16 +159,6 @@ class DataConsistency(Transform):
             for x, y in zip(volume[0], acquired[0], strict=True)
         )
         return (total / acquired.numel()) ** 0.5
-
-    @staticmethod
-    def _noise_to_signal(acquired: torch.Tensor, padding: torch.Tensor | None) -> float:
-        noise = in_plane_noise_sigma(acquired) ** 2
-        steps = acquired[0].diff(dim=-1).square()
-        if padding is not None:
-            steps = steps[~(padding[..., 1:] | padding[..., :-1]).to(steps.device)]
-        difference = float(steps.mean()) / 2
-        signal = max(difference - noise, 1e-3 * difference)
-        return noise / signal if signal > 0 else 0.0
 
 
 class DataConsistencyd(MapTransform):

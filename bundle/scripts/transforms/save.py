@@ -46,5 +46,7 @@ class AtomicNibabelWriter(NibabelWriter):
             header.set_sform(affine, code="scanner")
             header.set_qform(affine, code="scanner")
         header.set_data_dtype(data.dtype)
+        if self.meta.get("quality", {}).get("result") == "cubic":
+            header["descrip"] = b"cubic interpolation with data consistency: nearer the truth by self-check"
         with whole(filename) as part:
             nib.save(nib.Nifti1Image(data, None, header), part)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well a scan is super-resolved, told by its own slices: pairs made in-plane, the network's answer, the truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ..degradation import SliceProfileOperator
+from ..inference.in_plane import Pairs
+from ..networks.interpolation import interpolate_cubic
+
+__all__ = ["Judgement", "conformal_factor", "judge", "renew_noise"]
+
+TISSUE_LEVEL = -0.8  # a tenth of the unit range above its lower end
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the pairs say; each tensor holds one number per voxel of tissue, ``(n,)``, unit range.
+
+    Attributes:
+        network: absolute error of the network with data consistency.
+        cubic: of cubic interpolation.
+        consistent_cubic: of cubic interpolation with data consistency.
+        expected: the absolute error that the network expects, ``None`` if it was not asked.
+    """
+
+    network: torch.Tensor
+    cubic: torch.Tensor
+    consistent_cubic: torch.Tensor
+    expected: torch.Tensor | None
+
+    @property
+    def gain_over_cubic_db(self) -> float:
+        """How much lower the network's error is than that of cubic interpolation."""
+        return _gain_db(self.network, self.cubic)
+
+    @property
+    def gain_over_consistent_cubic_db(self) -> float:
+        """How much lower it is than that of cubic interpolation with data consistency."""
+        return _gain_db(self.network, self.consistent_cubic)
+
+
+def _gain_db(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    def mean_square(error: torch.Tensor) -> float:
+        return max(float(error.square().mean()), 1e-12)
+
+    return float(10 * torch.log10(torch.tensor(mean_square(theirs) / mean_square(ours))))
+
+
+def judge(
+    forward: Callable[[torch.Tensor, tuple[torch.Tensor, torch.Tensor]], torch.Tensor],
+    pairs: Pairs,
+    operator: SliceProfileOperator,
+    eps: float,
+) -> Judgement | None:
+    """Super-resolve pairs as a scan is super-resolved, and compare with their truth.
+
+    What lies within one and a half slices of the ends of a patch is not judged, since a scan has ends once, and a
+    patch twice.
+
+    Args:
+        forward: ``(images (b, rows, slices), (positions, condition (1, 4))) -> (b, 1 or 2, rows, columns)``: the
+            network, and the absolute error that it expects.
+        pairs: of the scan.
+        operator: D on the grid of the pairs.
+        eps: noise-to-signal ratio of data consistency, as for the scan; see :meth:`SliceProfileOperator.enforce`.
+
+    Returns:
+        The errors, or ``None`` if the pairs hold no tissue.
+    """
+    found: list[list[torch.Tensor]] = []
+    edge = int(1.5 * operator.grid.scale_factor + 0.5)
+    inner = slice(edge, operator.grid.n_thin - edge)
+    for image, label, condition in zip(pairs.image[:, 0], pairs.label[:, 0], pairs.condition, strict=True):
+        output = forward(image[None], (pairs.positions, condition[None]))[0].float()
+        cubic = interpolate_cubic(image, pairs.positions)
+        tissue = label[:, inner] > TISSUE_LEVEL
+        results = (
+            operator.enforce(output[0].clone(), image, eps), cubic, operator.enforce(cubic.clone(), image, eps),
+        )  # fmt: skip
+        errors = [(result - label)[:, inner][tissue].abs() for result in results]
+        found.append([*errors, output[-1][:, inner][tissue]] if len(output) > 1 else errors)
+    columns = [torch.cat(column).cpu() for column in zip(*found, strict=True)]
+    if not columns[0].numel():
+        return None
+    return Judgement(columns[0], columns[1], columns[2], columns[3] if len(columns) > 3 else None)
+
+
+def renew_noise(pairs: Pairs, operator: SliceProfileOperator, sigma: float, seed: int) -> Pairs:
+    """Give thick slices that were made of noisy pixels the noise that averaging has taken from them.
+
+    The slices of a scan carry their noise as it was acquired; the mean of K pixels carries less.
+
+    Args:
+        pairs: made of the scan's slices.
+        operator: D on the grid of the pairs.
+        sigma: standard deviation of the noise in the scan's slices, unit range.
+        seed: of the noise.
+    """
+    kept = float((operator.matrix[operator.grid.n_slices // 2] ** 2).sum())
+    noise = torch.randn(pairs.image.shape, generator=torch.Generator().manual_seed(seed))
+    return pairs._replace(image=pairs.image + sigma * max(0.0, 1 - kept) ** 0.5 * noise.to(pairs.image))
+
+
+def conformal_factor(error: torch.Tensor, expected: torch.Tensor, coverage: float) -> float:
+    """What to multiply an expected error with so that it covers the true one.
+
+    Split conformal prediction (Lei et al., 2018) with the score ``error / expected``: the ``(n + 1) coverage``-th
+    smallest of ``n`` scores. It holds for new voxels that are exchangeable with those judged.
+
+    Args:
+        error: absolute errors, ``(n,)``.
+        expected: what was expected of them, ``(n,)``, > 0.
+        coverage: share of voxels to cover, 0 to 1.
+    """
+    scores = error / expected.clamp(min=1e-6)
+    rank = min(len(scores), math.ceil((len(scores) + 1) * coverage))
+    return float(scores.kthvalue(rank).values)

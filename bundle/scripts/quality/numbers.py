@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured of a scan, each with the limit beyond which it is a fault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..transforms.consistency import in_plane_noise_sigma
+from .between import intensity_steps, slice_shifts
+from .within import detail_db, ghosting
+
+__all__ = ["BETWEEN_SLICES", "NUMBERS", "flags", "measure", "with_limits"]
+
+BETWEEN_SLICES = ("motion_pixels", "odd_even_step", "largest_step")
+NUMBERS = (
+    "gain_over_cubic_db", "gain_over_consistent_cubic_db", "noise_sigma", "detail_db", "ghosting", *BETWEEN_SLICES,
+)  # fmt: skip
+
+
+def measure(slices: torch.Tensor) -> dict[str, float | None]:
+    """Faults between and within slices.
+
+    Args:
+        slices: ``(H1, H2, n)``, unit range.
+
+    Returns:
+        * ``noise_sigma``: standard deviation of the noise, as a share of the range of intensities;
+        * ``detail_db``: see :func:`scripts.quality.within.detail_db`;
+        * ``ghosting``: see :func:`scripts.quality.within.ghosting`;
+        * ``motion_pixels``: median of the in-plane shifts of slices against their neighbours;
+        * ``odd_even_step``: by what share the even slices are brighter or darker than the odd ones;
+        * ``largest_step``: by what share one slice is brighter or darker than its neighbours.
+
+        ``None`` stands for what cannot be told from this scan.
+    """
+    shifts = slice_shifts(slices).norm(dim=1)
+    steps = intensity_steps(slices)
+    signs = 1 - 2 * (torch.arange(len(steps)) % 2)
+    return {
+        "noise_sigma": in_plane_noise_sigma(slices[None]) / 2,
+        "detail_db": detail_db(slices),
+        "ghosting": ghosting(slices),
+        "motion_pixels": float(shifts.median()) if len(shifts) else None,
+        "odd_even_step": float((steps * signs).mean().abs()),
+        "largest_step": float(steps.abs().max()),
+    }
+
+
+def with_limits(numbers: Mapping[str, float | None], limits: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Every number beside its limit: ``{"value": v, "at_most": limit}`` or ``{"value": v, "at_least": limit}``."""
+    return {name: {"value": value, **limits[name]} for name, value in numbers.items()}
+
+
+def flags(numbers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of the numbers of :func:`with_limits` that lie beyond their limit."""
+    return [
+        name
+        for name, number in numbers.items()
+        if number["value"] is not None
+        and (number["value"] > number.get("at_most", number["value"])
+             or number["value"] < number.get("at_least", number["value"]))
+    ]  # fmt: skip

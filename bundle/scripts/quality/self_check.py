@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scan judges its own result: predicted gain, faults, and an error map that holds on this scan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+
+from ..degradation import SliceProfileOperator
+from ..files import write_json
+from ..geometry import SliceGrid
+from ..inference.in_plane import in_plane_pairs
+from ..inference.inferer import ThroughPlaneInferer
+from ..networks.interpolation import interpolate_cubic
+from ..reasons import CaseError, Reason
+from ..transforms.consistency import TISSUE_LEVEL, in_plane_noise_sigma, noise_to_signal
+from ..transforms.orient import padding_of, slice_grid, thickness_to_spacing
+from .judgement import Judgement, conformal_factor, judge, renew_noise
+from .numbers import BETWEEN_SLICES, NUMBERS, flags, measure, with_limits
+
+__all__ = ["SaveQualityd", "SelfCheck", "SelfCheckd"]
+
+POLICIES = ("warn", "cubic", "refuse")
+
+
+class SelfCheck(Transform):
+    """Judge a result by the slices of its scan.
+
+    Args:
+        inferer: what has made the result; asked for the same network in the same precision.
+        device: of the network.
+        when_worse: what happens where cubic interpolation with data consistency would be nearer the truth, or slices
+            do not fit together, so that nobody can tell: ``warn`` keeps the result, ``cubic`` replaces it by that
+            interpolation, ``refuse`` makes it an error.
+        limits: of every number of :data:`scripts.quality.numbers.NUMBERS`, ``{"at_most": x}`` or ``{"at_least": x}``.
+        size: ``(rows, columns)`` of a patch.
+        margin: columns on each side of it that are used to make thick slices, and are not judged.
+        patches: at most so many.
+        cost: at most this share of the thick pixels of the inference.
+        coverage: share of the voxels whose error the calibrated error map covers.
+        profile: slice profile of the scan.
+        slice_thickness_mm: overrides the header's thickness.
+        seed: of the patches; the same scan and seed give the same numbers.
+
+    Raises:
+        ValueError: for an unknown policy, limits that are not those of the numbers, or sizes out of range.
+    """
+
+    def __init__(
+        self,
+        inferer: ThroughPlaneInferer,
+        device: str | torch.device,
+        when_worse: str,
+        limits: Mapping[str, Mapping[str, float]],
+        size: tuple[int, int],
+        margin: int,
+        patches: int,
+        cost: float,
+        coverage: float,
+        profile: str,
+        slice_thickness_mm: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        if when_worse not in POLICIES:
+            raise ValueError(f"when_worse must be one of {POLICIES}, got {when_worse!r}; correct the id")
+        if set(limits) != set(NUMBERS):
+            raise ValueError(f"quality_limits must name {sorted(NUMBERS)}, got {sorted(limits)}; correct the id")
+        if patches < 1 or not 0 < cost <= 1 or not 0 < coverage < 1:
+            raise ValueError(
+                "patches must be >= 1, cost and coverage between 0 and 1, "
+                f"got {patches}, {cost:g} and {coverage:g}; correct quality"
+            )
+        self.inferer = inferer
+        self.device = device
+        self.when_worse = when_worse
+        self.limits = limits
+        self.size = (int(size[0]), int(size[1]))
+        self.margin = margin
+        self.patches = patches
+        self.cost = cost
+        self.coverage = coverage
+        self.profile = profile
+        self.slice_thickness_mm = slice_thickness_mm
+        self.seed = seed
+        self.logger = logging.getLogger(type(self).__name__)
+
+    def __call__(
+        self, pred: torch.Tensor, image: MetaTensor, expected: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Judge one result, before data consistency.
+
+        Args:
+            pred: ``(1, H1, H2, n_thin)``, working axes, unit range.
+            image: ``(1, H1, H2, n_slices)``, the scan.
+            expected: on the grid of ``pred``, the absolute error that the network expects; scaled **in place** so that
+                it is the half-width of an interval that holds ``coverage`` of the voxels.
+
+        Returns:
+            The result, which is the cubic one where the policy says so, and what ``<case>_quality.json`` holds.
+
+        Raises:
+            CaseError: ``WORSE_THAN_CUBIC``, with the policy ``refuse``.
+        """
+        judgement, patches = self._judge(image)
+        numbers = with_limits({**self._gains(judgement), **measure(image.as_tensor()[0].cpu())}, self.limits)
+        found = flags(numbers)
+        between = [name for name in found if name in BETWEEN_SLICES]
+        worse = "gain_over_consistent_cubic_db" in found or "motion_pixels" in found
+        cubic = worse and self.when_worse == "cubic"
+        quality: dict[str, Any] = {
+            "predicted_gain_db": None if between else numbers["gain_over_cubic_db"]["value"],
+            "withheld": f"slices do not fit together ({', '.join(between)})" if between else None,
+            "flags": found,
+            "result": "cubic" if cubic else "network",
+            "numbers": numbers,
+            "patches": patches,
+        }
+        self._say(quality)
+        if worse and self.when_worse == "refuse":
+            raise CaseError(
+                Reason.WORSE_THAN_CUBIC,
+                f"a scan must be super-resolved better than cubic interpolation does it, got {', '.join(found)} beyond "
+                "the limit; look at the scan, or set when_worse to warn",
+            )
+        if expected is not None:
+            quality["error_map"] = self._calibrate(expected, judgement, cubic)
+        if cubic:
+            positions = torch.tensor(slice_grid(image).positions, dtype=pred.dtype, device=pred.device)
+            pred[0] = interpolate_cubic(image.as_tensor()[0].to(pred), positions)
+        return pred, quality
+
+    def _judge(self, image: MetaTensor) -> tuple[Judgement | None, int]:
+        """The errors on pairs of the scan, and how many pairs there were."""
+        scan = image.to(self.device)
+        grid = SliceGrid.covering(self.size[1], slice_grid(image).scale_factor)
+        tissue = int((image.as_tensor() > TISSUE_LEVEL).sum())
+        count = int(self.cost * 2 * tissue / (self.size[0] * grid.n_slices))  # the inference goes through it twice
+        draw = in_plane_pairs(scan, self.size, self.margin, self.profile, self.slice_thickness_mm, self.seed)
+        operator = SliceProfileOperator(grid, self.profile, thickness_to_spacing(image, self.slice_thickness_mm))
+        with torch.no_grad():
+            pairs = draw(min(self.patches, max(1, count)), torch.arange(image.shape[-1]))
+            pairs = renew_noise(pairs, operator, in_plane_noise_sigma(image.as_tensor()), self.seed)
+            judgement = judge(
+                self.inferer.applied, pairs, operator, noise_to_signal(image.as_tensor(), padding_of(image))
+            )
+        return judgement, len(pairs.image)
+
+    @staticmethod
+    def _gains(judgement: Judgement | None) -> dict[str, float | None]:
+        if judgement is None:
+            return {"gain_over_cubic_db": None, "gain_over_consistent_cubic_db": None}
+        return {
+            "gain_over_cubic_db": judgement.gain_over_cubic_db,
+            "gain_over_consistent_cubic_db": judgement.gain_over_consistent_cubic_db,
+        }
+
+    def _calibrate(self, expected: torch.Tensor, judgement: Judgement | None, cubic: bool) -> dict[str, Any] | None:
+        if judgement is None or judgement.expected is None:
+            return None
+        error = judgement.consistent_cubic if cubic else judgement.network
+        factor = conformal_factor(error, judgement.expected, self.coverage)
+        expected *= factor
+        return {"holds": "half-width of an interval", "coverage": self.coverage, "factor": factor}
+
+    def _say(self, quality: Mapping[str, Any]) -> None:
+        gain = quality["predicted_gain_db"]
+        told = f"predicted gain over cubic {gain:+.2f} dB" if gain is not None else "no prediction"
+        why = f"; beyond the limit: {', '.join(quality['flags'])}" if quality["flags"] else ""
+        instead = "; cubic interpolation is written" if quality["result"] == "cubic" else ""
+        self.logger.log(logging.WARNING if why else logging.INFO, "self-check: %s%s%s", told, why, instead)
+
+
+class SelfCheckd(MapTransform):
+    """Dictionary form of :class:`SelfCheck`.
+
+    What it finds goes to ``data["quality"]`` and to the meta data of image and result, for those who write files.
+
+    Args:
+        keys: the result.
+        image_key: the scan.
+        error_key: the error map, used if there.
+        enabled: do nothing if false.
+        allow_missing_keys: as in MONAI.
+        check: arguments of :class:`SelfCheck`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_key: str = "image",
+        error_key: str = "error",
+        enabled: bool = True,
+        allow_missing_keys: bool = False,
+        **check: Any,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+        self.error_key = error_key
+        self.enabled = enabled
+        self.check = SelfCheck(**check)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Judge every key."""
+        result = dict(data)
+        image = result[self.image_key]
+        for key in self.key_iterator(result) if self.enabled else ():
+            result[key], result["quality"] = self.check(result[key], image, result.get(self.error_key))
+            image.meta["quality"] = result["quality"]
+        return result
+
+
+class SaveQualityd(MapTransform):
+    """Write ``data["quality"]``, if there, to ``<case>_quality.json``, whole or not at all.
+
+    Args:
+        keys: the result; its meta data names the case.
+        output_dir: folder.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.output_dir = Path(output_dir)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write."""
+        for key in self.key_iterator(data) if "quality" in data else ():
+            case = str(data[key].meta["filename_or_obj"]).removesuffix(".nii.gz")
+            write_json(self.output_dir / f"{case}_quality.json", data["quality"], indent=2)
+        return dict(data)

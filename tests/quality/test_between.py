@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults between slices: made by hand on stacks whose slices fit together, found with the size that they have."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import shift as move
+from scripts.quality.between import intensity_steps, slice_shifts
+
+
+@pytest.fixture(scope="module")
+def stack():
+    """A smooth body that changes slowly from slice to slice, unit range: ``(64, 64, 9)``."""
+    x, y = np.meshgrid(*[np.linspace(-1, 1, 64)] * 2, indexing="ij")
+    slices = [
+        0.5 * np.cos(9 * x + 0.05 * k) * np.cos(7 * y - 0.03 * k) * (x**2 + y**2 < 0.6) + (x**2 + y**2 < 0.7) - 0.9
+        for k in range(9)
+    ]
+    return torch.from_numpy(np.stack(slices, axis=-1).astype(np.float32))
+
+
+def shifted(stack, moves):
+    array = stack.numpy().copy()
+    for k, by in moves.items():
+        array[..., k] = move(array[..., k], by, order=3, mode="nearest")
+    return torch.from_numpy(array)
+
+
+def test_slices_that_fit_together_have_no_shift(stack):
+    assert float(slice_shifts(stack).abs().max()) < 0.05
+
+
+@pytest.mark.parametrize("by", [(1.0, 0.0), (0.0, -2.5), (1.5, 2.0)])
+def test_the_shift_of_one_slice_is_found_in_pixels(stack, by):
+    found = slice_shifts(shifted(stack, {4: by}))
+    assert found.shape == (7, 2)
+    torch.testing.assert_close(found[3], torch.tensor(by), atol=0.2, rtol=0)
+    assert float(found[[0, 1, 5, 6]].abs().max()) < 0.05  # neither the slice nor its neighbour
+
+
+def test_slices_of_air_have_no_shift():
+    assert slice_shifts(torch.full((40, 40, 6), -1.0)).shape == (0, 2)
+
+
+def test_a_tenth_less_signal_in_every_other_slice_is_a_step_of_a_tenth(stack):
+    dark = stack.clone()
+    dark[..., 1::2] = (dark[..., 1::2] + 1) * 0.9 - 1
+    steps = intensity_steps(dark)
+    torch.testing.assert_close(steps[0::2], torch.full((4,), -0.1), atol=0.01, rtol=0)
+    torch.testing.assert_close(steps[1::2], torch.full((3,), 1 / 0.9 - 1), atol=0.01, rtol=0)
+    assert float(intensity_steps(stack).abs().max()) < 0.01
