@@ -9,7 +9,7 @@ TABLE_ARGS = --hr $(HR) $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(if $(CT),--ct
 	$(if $(HR_TRAIN),--hr-train "$(HR_TRAIN)") $(if $(BUDGET),--budget $(BUDGET)) $(if $(ROWS),--rows $(ROWS)) \
 	--output "$(OUT)" $(ARGS)
 
-.PHONY: help setup demo test test-fast check train smoke ablation mutate table1 table2 bench model docs release test-clients test-container clean
+.PHONY: help setup demo test test-fast check train smoke ablation calibrate mutate table1 table2 bench model docs release test-clients test-container clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -48,6 +48,10 @@ smoke: setup ## three tiny stages on made-up patients, in minutes: does training
 
 ablation: setup ## what each stage brings: make ablation CT=<folder> MR=<folder> HR=<folder> OUT=<folder>
 	$(RUN) -m studies.stage3_ablation --ct "$(CT)" --mr "$(MR)" --hr "$(HR)" --output "$(OUT)" $(ARGS)
+
+calibrate: setup ## figures and pictures of the self-check: make calibrate HR=<folder> HEAD=<file> OUT=<folder>
+	$(RUN) -m studies.calibrate --data "$(HR)" --output "$(OUT)" $(ARGS)
+	$(RUN) -m studies.failure_cases --volume "$(HEAD)" --output "$(OUT)" $(ARGS)
 
 mutate: setup ## do the tests notice when an equation changes? (minutes)
 	$(RUN) -m tools.mutate $(ARGS)

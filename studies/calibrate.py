@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the disagreement map is worth: does it rank the true error, and on what scale?
+"""What the self-check is worth: does the error map cover the true error, and is the predicted gain the true one?
 
-Thin-slice volumes are made thick, super-resolved with ``--disagreement True`` as any user would, and the map is held
-against the error that the truth reveals. Writes ``calibration.json`` and ``calibration.png``.
+Thin-slice volumes are made thick, super-resolved with ``--self_check True --error_map True`` as any user would, and
+what the scan says of itself is held against what the truth reveals. Writes ``calibration.json`` and
+``calibration.png``.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,14 @@ import nibabel as nib
 import numpy as np
 from scipy.stats import spearmanr
 from scripts.data.cases import find_cases
-from scripts.evaluation.metrics import foreground
+from scripts.evaluation.metrics import foreground, psnr
 from scripts.files import write_json
+from scripts.geometry import find_thick_axis
 from scripts.transforms.degrade import DegradeVolume
 from scripts.transforms.load import LoadImageVolumed
 
+from studies.cubic import cubic_results
+from studies.failure_cases import heavy_noise
 from tools.run_bundle import accept_overrides, run_bundle
 
 matplotlib.use("agg")
@@ -29,15 +35,16 @@ from matplotlib import pyplot as plt
 
 
 def calibration(spread: np.ndarray, error: np.ndarray, bins: int) -> dict[str, Any]:
-    """Reliability and ranking over the voxels of one volume.
+    """Reliability, coverage and ranking over the voxels of one volume.
 
     Args:
-        spread: disagreement at each voxel, ``(n,)``, any unit.
+        spread: half-width of the interval at each voxel, ``(n,)``, any unit.
         error: absolute error at each voxel, ``(n,)``, the same unit.
         bins: number of equally full bins.
 
     Returns:
         ``bins``: mean spread and root mean square error of each bin, rising spread; ``spearman``: rank correlation;
+        ``covered``: share of the voxels whose error is within it; ``mean_width`` of it;
         ``error_in_top_tenth``: share of the squared error that lies in the tenth of the voxels with most spread, and
         ``error_in_top_tenth_best`` in the tenth with most error, the most any map could reach.
     """
@@ -47,49 +54,84 @@ def calibration(spread: np.ndarray, error: np.ndarray, bins: int) -> dict[str, A
     tenth = max(1, len(order) // 10)
     return {
         "bins": [[float(spread[g].mean()), float(np.sqrt(squared[g].mean()))] for g in groups],
+        "covered": float((error <= spread).mean()),
+        "mean_width": float(spread.mean()),
         "spearman": float(spearmanr(spread, error).statistic),
         "error_in_top_tenth": float(squared[order[-tenth:]].sum() / squared.sum()),
         "error_in_top_tenth_best": float(np.sort(squared)[-tenth:].sum() / squared.sum()),
     }
 
 
-def measure(dataset_dir: Path, axis: str, scale_factor: float, bins: int, ids: dict[str, Any]) -> dict[str, Any]:
-    """Degrade, run, compare every volume of a folder; unit: percent of the truth's range."""
+def measure(
+    dataset_dir: Path, axis: str, scale_factor: float, noise: float, size: int | None, bins: int, ids: dict[str, Any]
+) -> dict[str, Any]:
+    """Degrade, run, compare every volume of a folder; unit of the map: percent of the truth's range.
+
+    Args:
+        dataset_dir: thin-slice volumes.
+        axis: plane of the thick slices.
+        scale_factor: K.
+        noise: Rician noise added to the thick slices, as a share of their 99th percentile.
+        size: only the middle so many voxels along each axis; ``None`` takes all.
+        bins: see :func:`calibration`.
+        ids: overrides of ids of ``inference.json``.
+    """
     results: dict[str, Any] = {}
+    ids = {
+        "slice_profile": "gaussian", "scale_factor": scale_factor, "self_check": True, "error_map": True,
+        "output_dtype": "float32", **ids,
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         thick_dir, output_dir = Path(folder) / "thick", Path(folder) / "out"
         thick_dir.mkdir()
-        truths = {}
+        cases = {}
         for item in find_cases(dataset_dir).items:
             volume = LoadImageVolumed("image")({"image": item["image"], "case": item["case"]})["image"]
-            thick, thin = DegradeVolume(scale_factor, axis)(volume)
-            name = str(item["case"])
-            nib.save(nib.Nifti1Image(thick[0].numpy(), thick.affine.numpy()), thick_dir / f"{name}.nii.gz")
-            truths[name] = thin[0].numpy()
-        ids = {"slice_profile": "gaussian", "scale_factor": scale_factor, **ids}  # what DegradeVolume has just done
-        run_bundle(["inference.json"], dataset_dir=thick_dir, output_dir=output_dir, disagreement=True, **ids)
-        for name, truth in truths.items():
+            if size:
+                middle = [slice(max(0, n // 2 - size // 2), n // 2 + size // 2) for n in volume.shape[1:]]
+                volume = volume[(slice(None), *middle)]
+            thick, thin = DegradeVolume(scale_factor, axis, ids["slice_profile"])(volume)
+            name, array = str(item["case"]), thick[0].numpy()
+            if noise:
+                array = heavy_noise(array, np.random.default_rng(0), noise).astype(np.float32)
+            nib.save(nib.Nifti1Image(array, thick.affine.numpy()), thick_dir / f"{name}.nii.gz")
+            cases[name] = (array, find_thick_axis(thick.affine.numpy(), axis), thin[0].numpy())
+        run_bundle(["inference.json"], dataset_dir=thick_dir, output_dir=output_dir, **ids)
+        for name, (array, thick_axis, truth) in cases.items():
             found, spread = (
                 np.asarray(nib.load(output_dir / f"{name}_{suffix}.nii.gz").dataobj, np.float64)
-                for suffix in ("sr", "disagreement")
+                for suffix in ("sr", "error")
             )
-            unit = 100 / (truth.max() - truth.min())
+            quality = json.loads((output_dir / f"{name}_quality.json").read_text())
+            turned = cubic_results(np.moveaxis(array, thick_axis, 2), scale_factor, ids["slice_profile"])
+            consistent = np.moveaxis(turned[1], 2, thick_axis)
+            data_range = float(truth.max() - truth.min())
             tissue = foreground(truth)
-            results[name] = calibration(spread[tissue] * unit, np.abs(found - truth)[tissue] * unit, bins)
+            unit = 100 / data_range
+            results[name] = {
+                "gain_db": psnr(found, truth, data_range) - psnr(consistent, truth, data_range),
+                "predicted_gain_db": quality["numbers"]["gain_over_consistent_cubic_db"]["value"],
+                "withheld": quality["withheld"],
+                "flags": quality["flags"],
+                **calibration(spread[tissue] * unit, np.abs(found - truth)[tissue] * unit, bins),
+            }
     return results
 
 
 def draw(results: dict[str, dict], path: Path) -> None:
-    """Reliability diagram: true error against disagreement, one line per volume."""
-    figure, axes = plt.subplots(figsize=(5, 4.2), layout="constrained")
+    """True error against the half-width of the interval, and true gain against the predicted one."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained")
     for name, result in results.items():
         spread, error = np.transpose(result["bins"])
-        axes.plot(spread, error, "o-", ms=3, label=f"{name} (rank correlation {result['spearman']:.2f})")
-    top = max(axes.get_xlim()[1], 1e-6)
-    axes.plot([0, top], [0, top], "k:", lw=1, label="equal")
-    axes.set_xlabel("disagreement, % of the range")
-    axes.set_ylabel("root mean square error, % of the range")
-    axes.legend(fontsize=7)
+        left.plot(spread, error, "o-", ms=3, label=f"{name} (covers {100 * result['covered']:.0f} %)")
+        right.plot(result["predicted_gain_db"], result["gain_db"], "o", ms=5, label=name)
+    left.set_xlabel("half-width of the 90 % interval, % of the range")
+    left.set_ylabel("root mean square error, % of the range")
+    left.legend(fontsize=6)
+    low, high = min(right.get_xlim()[0], right.get_ylim()[0]), max(right.get_xlim()[1], right.get_ylim()[1])
+    right.plot([low, high], [low, high], "k:", lw=1)
+    right.set_xlabel("predicted gain over cubic with data consistency, dB")
+    right.set_ylabel("true gain, dB")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -100,20 +142,32 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="thin-slice MR volumes that were never trained on")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--axis", default="axial")
-    parser.add_argument("--scale-factor", type=float, default=4)
+    parser.add_argument("--scale-factors", type=float, nargs="+", default=[3.0, 4.0, 6.0])
+    parser.add_argument("--profiles", nargs="+", default=["gaussian", "box"])
+    parser.add_argument("--noises", type=float, nargs="+", default=[0.0], help="shares of the 99th percentile")
+    parser.add_argument("--size", type=int, help="only the middle so many voxels along each axis; default: all")
     parser.add_argument("--bins", type=int, default=20)
     accept_overrides(parser)
     arguments = parser.parse_args()
     ids = dict(arguments.set)
-    results = measure(arguments.data, arguments.axis, arguments.scale_factor, arguments.bins, ids)
+    results = {}
+    for factor, profile, noise in itertools.product(arguments.scale_factors, arguments.profiles, arguments.noises):
+        found = measure(
+            arguments.data, arguments.axis, factor, noise, arguments.size, arguments.bins,
+            {"slice_profile": profile, **ids},
+        )  # fmt: skip
+        results |= {f"{name}, {profile}, K = {factor:g}, noise {noise:g}": result for name, result in found.items()}
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output / "calibration.json", results)
     draw(results, arguments.output / "calibration.png")
     for name, result in results.items():
+        predicted = "withheld" if result["withheld"] else f"{result['predicted_gain_db']:+.2f}"
         print(
-            f"{name}: rank correlation {result['spearman']:.2f}; the tenth of the tissue with most disagreement holds "
-            f"{100 * result['error_in_top_tenth']:.0f} % of the squared error (at best "
-            f"{100 * result['error_in_top_tenth_best']:.0f} %)"
+            f"{name}: gain {result['gain_db']:+.2f} dB, predicted {predicted}; the interval covers "
+            f"{100 * result['covered']:.0f} %, half-width {result['mean_width']:.2f} % of the range; rank correlation "
+            f"{result['spearman']:.2f}; its largest tenth holds {100 * result['error_in_top_tenth']:.0f} % of the "
+            f"squared error (at best {100 * result['error_in_top_tenth_best']:.0f} %); "
+            f"{', '.join(result['flags']) or 'no flag'}"
         )
 
 

@@ -2,12 +2,14 @@
 """Scans that the model is not for: what it makes of them, in numbers and one picture.
 
 Each case is a known thin-slice volume, spoilt, made thick and super-resolved as any user would. Writes
-``failure_cases.json`` and ``failure_cases.png``: thick, cubic, the model, the truth.
+``failure_cases.json`` and ``failure_cases.png``: thick, cubic, the model, the truth; and what the scan's own
+self-check says of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import tempfile
 from collections.abc import Callable
@@ -18,13 +20,13 @@ import matplotlib
 import nibabel as nib
 import numpy as np
 import torch
-from scripts.evaluation.metrics import psnr
+from scripts.evaluation.metrics import foreground, psnr
 from scripts.files import write_json
 from scripts.geometry import SliceGrid
-from scripts.networks.interpolation import interpolate_cubic
 from scripts.nifti import read_nifti
 from scripts.transforms.degrade import thicken
 
+from studies.cubic import cubic_results
 from tools.run_bundle import accept_overrides, run_bundle
 
 matplotlib.use("agg")
@@ -59,9 +61,61 @@ def slice_motion(thick: np.ndarray, rng: np.random.Generator, pixels: int) -> np
     return moved
 
 
+def spikes(thick: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
+    """A spike in the raw data of every fourth slice: stripes of ``strength`` of the 99th percentile."""
+    striped = thick.copy()
+    i, j = np.indices(thick.shape[:2])
+    for k in range(0, thick.shape[2], 4):
+        a, b = rng.uniform(0.1, 0.4, 2)
+        striped[..., k] += strength * np.percentile(thick, 99) * np.cos(2 * np.pi * (a * i + b * j))
+    return striped.clip(0)
+
+
+def bias(volume: np.ndarray, strength: float) -> np.ndarray:
+    """A surface coil: intensity falls along axis 0 from ``1 + strength`` to ``1 - strength``."""
+    return volume * np.linspace(1 + strength, 1 - strength, volume.shape[0])[:, None, None]
+
+
+def metal(volume: np.ndarray, radius: int) -> np.ndarray:
+    """No signal within ``radius`` voxels of two implants, and a bright rim around them."""
+    spoilt = volume.copy()
+    grid = np.indices(volume.shape)
+    for share in (0.35, 0.65):
+        centre = np.array([volume.shape[0] * share, volume.shape[1] * 0.5, volume.shape[2] * share])
+        distance = np.sqrt(((grid - centre[:, None, None, None]) ** 2).sum(0))
+        spoilt[distance < radius] = 0
+        spoilt[(distance >= radius) & (distance < radius + 2)] = np.percentile(volume, 99.5)
+    return spoilt
+
+
+def wrapped(volume: np.ndarray, share: float) -> np.ndarray:
+    """A field of view that is too small along axis 1: what lies outside is folded in at the other side."""
+    cut = int(volume.shape[1] * share)
+    inner = volume[:, cut:-cut].copy()
+    inner[:, -cut:] += volume[:, :cut]
+    inner[:, :cut] += volume[:, -cut:]
+    return inner
+
+
+def zero_filled(thick: np.ndarray) -> np.ndarray:
+    """Half of the matrix acquired, the rest of the raw data filled with zeros, as scanners do by default."""
+    raw = np.fft.fftshift(np.fft.fft2(thick, axes=(0, 1)), axes=(0, 1))
+    kept = np.zeros(thick.shape[:2] + (1,))
+    a, b = (n // 4 for n in thick.shape[:2])
+    kept[a:-a, b:-b] = 1
+    return np.abs(np.fft.ifft2(np.fft.ifftshift(raw * kept, axes=(0, 1)), axes=(0, 1)))
+
+
+def odd_even(thick: np.ndarray, loss: float) -> np.ndarray:
+    """Every other slice darker, as when slices of an interleaved scan excite each other."""
+    darker = thick.copy()
+    darker[..., 1::2] *= 1 - loss
+    return darker
+
+
 def cases(volume: np.ndarray, seed: int) -> dict[str, tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]]:
     """Truth and what happens to its thick slices, by name. The truth of a spoilt scan is the spoilt thin volume,
-    except that of noise and motion, which nobody wants back.
+    except that of noise, motion, spikes and odd slices, which nobody wants back.
     """
     rng = np.random.default_rng(seed)
     middle = tuple(slice(n // 2 - 20, n // 2 + 20) for n in volume.shape[:2])
@@ -73,6 +127,12 @@ def cases(volume: np.ndarray, seed: int) -> dict[str, tuple[np.ndarray, Callable
         "motion between slices": (volume, lambda thick: slice_motion(thick, rng, 4)),
         "tiny field of view": (volume[middle], lambda thick: thick),
         "already interpolated": (volume, interpolated),
+        "zero-filled": (volume, zero_filled),
+        "odd slices darker": (volume, lambda thick: odd_even(thick, 0.1)),
+        "spikes": (volume, lambda thick: spikes(thick, rng, 0.1)),
+        "bias": (bias(volume, 0.6), lambda thick: thick),
+        "metal": (metal(volume, 8), lambda thick: thick),
+        "wrapped around": (wrapped(volume, 0.15), lambda thick: thick),
     }
 
 
@@ -83,15 +143,21 @@ def interpolated(thick: np.ndarray) -> np.ndarray:
     return high[0].permute(1, 2, 0).numpy()
 
 
-def measure(path: Path, axis: int, scale_factor: float, seed: int, ids: dict[str, Any]) -> tuple[list[dict], dict]:
+def measure(
+    path: Path, axis: int, scale_factor: float, size: int | None, seed: int, ids: dict[str, Any]
+) -> tuple[list[dict], dict]:
     """Run all cases; returns the rows and the pictures."""
     source = read_nifti(path)
     volume = np.moveaxis(source.array, axis, 2)
+    if size:
+        volume = volume[tuple(slice(max(0, n // 2 - size // 2), n // 2 + size // 2) for n in volume.shape)]
     grid = SliceGrid.under_slab(volume.shape[2], scale_factor)
     volume = np.ascontiguousarray(volume[..., : grid.n_thin])
     affine = source.affine_ras[:, [*[a for a in range(3) if a != axis], axis, 3]]
-    ids = {"slice_profile": PROFILE, "scale_factor": scale_factor, **ids}
-    positions = torch.tensor(grid.positions, dtype=torch.float32)
+    ids = {
+        "slice_profile": PROFILE, "scale_factor": scale_factor, "self_check": True, "error_map": True,
+        "output_dtype": "float32", **ids,
+    }  # fmt: skip
     nearest_slice = grid.positions.round().astype(int).clip(0, grid.n_slices - 1)
     rows, pictures = [], {}
     with tempfile.TemporaryDirectory() as folder:
@@ -107,10 +173,28 @@ def measure(path: Path, axis: int, scale_factor: float, seed: int, ids: dict[str
         run_bundle(["inference.json"], dataset_dir=Path(folder) / "in", output_dir=Path(folder) / "out", **ids)
         for case, (name, truth, thick) in made.items():
             found = np.asarray(nib.load(Path(folder) / "out" / f"{case}_sr.nii.gz").dataobj, np.float32)
-            cubic = interpolate_cubic(torch.from_numpy(thick), positions).numpy()
+            half_width = np.asarray(nib.load(Path(folder) / "out" / f"{case}_error.nii.gz").dataobj, np.float32)
+            quality = json.loads((Path(folder) / "out" / f"{case}_quality.json").read_text())
+            cubic, consistent = cubic_results(thick, scale_factor, ids["slice_profile"])
             data_range = float(truth.max() - truth.min())
-            scores = [psnr(result, truth, data_range) for result in (cubic, found)]
-            rows.append({"case": name, "cubic_db": scores[0], "ours_db": scores[1], "gain_db": scores[1] - scores[0]})
+            scores = [psnr(result, truth, data_range) for result in (cubic, consistent, found)]
+            tissue = foreground(truth)
+            rows.append(
+                {
+                    "case": name,
+                    "cubic_db": scores[0],
+                    "consistent_cubic_db": scores[1],
+                    "ours_db": scores[2],
+                    "gain_db": scores[2] - scores[0],
+                    "gain_over_consistent_db": scores[2] - scores[1],
+                    "predicted_gain_over_consistent_db": (
+                        None if quality["withheld"] else quality["numbers"]["gain_over_consistent_cubic_db"]["value"]
+                    ),
+                    "flags": quality["flags"],
+                    "result": quality["result"],
+                    "covered": float((np.abs(found - truth) <= half_width)[tissue].mean()),
+                }
+            )
             middle = truth.shape[1] // 2
             nearest = thick[..., nearest_slice]
             pictures[name] = [v[:, middle].T[::-1] for v in (nearest, cubic, found, truth)]
@@ -144,17 +228,24 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--axis", type=int, default=2, help="voxel axis that is made thick")
     parser.add_argument("--scale-factor", type=float, default=4)
+    parser.add_argument("--size", type=int, help="only the middle so many voxels along each axis; default: all")
     parser.add_argument("--seed", type=int, default=0)
     accept_overrides(parser)
     arguments = parser.parse_args()
     ids = dict(arguments.set)
-    rows, pictures = measure(arguments.volume, arguments.axis, arguments.scale_factor, arguments.seed, ids)
+    rows, pictures = measure(
+        arguments.volume, arguments.axis, arguments.scale_factor, arguments.size, arguments.seed, ids
+    )
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output / "failure_cases.json", rows)
     draw(rows, pictures, arguments.output / "failure_cases.png")
     for row in rows:
+        predicted = row["predicted_gain_over_consistent_db"]
         print(
-            f"{row['case']:24s} cubic {row['cubic_db']:6.2f} dB, model {row['ours_db']:6.2f} dB ({row['gain_db']:+.2f})"
+            f"{row['case']:22s} cubic {row['cubic_db']:5.2f}, consistent {row['consistent_cubic_db']:5.2f}, "
+            f"{row['result']} {row['ours_db']:5.2f} dB ({row['gain_over_consistent_db']:+.2f}, predicted "
+            f"{'withheld' if predicted is None else f'{predicted:+.2f}'}); covered {100 * row['covered']:.0f} %; "
+            f"{', '.join(row['flags']) or 'no flag'}"
         )
 
 
