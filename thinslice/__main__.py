@@ -65,6 +65,9 @@ def main() -> None:
     except CommandError as error:
         typer.echo(f"thinslice: {error}", err=True)
         sys.exit(error.code)
+    except OSError as error:  # a path that may not be looked at, a disk that is full
+        typer.echo(f"thinslice: {error.strerror or error}: {error.filename or 'no file named'}", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
