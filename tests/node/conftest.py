@@ -16,7 +16,6 @@ import pytest
 from tests.node.stub import Stub
 from thinslice.node.node import Listening, Node
 from thinslice.node.settings import Destination, Settings
-from thinslice.node.workshop import Workshop
 
 QUICK = {
     "complete": {"stable_seconds": 0.6, "interrupted_seconds": 3},
@@ -61,7 +60,7 @@ def storescp(folder: Path, port: int, *options: str):
 
 
 def echo(port: int, calling="SCANNER", called="THIN") -> bool:
-    command = ["echoscu", "-aet", calling, "-aec", called, "-to", "5", "127.0.0.1", str(port)]
+    command = ["echoscu", "-aet", calling, "-aec", called, "-to", "20", "127.0.0.1", str(port)]
     return subprocess.run(command, capture_output=True, check=False, timeout=30).returncode == 0
 
 
@@ -97,8 +96,7 @@ def node(tmp_path):
 
     def start(found: Settings) -> Node:
         one = Node(
-            Listening("THIN", "127.0.0.1", 0, "127.0.0.1", 0), found, tmp_path / "spool",
-            lambda *parts: Workshop(*parts, Stub),
+            Listening("THIN", "127.0.0.1", 0, "127.0.0.1", 0), found, tmp_path / "spool", Stub
         )  # fmt: skip
         running.append(one)
         return one

@@ -45,12 +45,12 @@ class Counts:
             self.values[name] += number
 
 
-def metrics_text(counts: Counts, gauges: Mapping[str, float | Mapping[str, float]]) -> str:
+def metrics_text(counts: Counts, gauges: Mapping[str, float | dict[str, float]]) -> str:
     """Prometheus' text format.
 
     Args:
         counts: the counters.
-        gauges: by name; a mapping is one gauge with the label ``state``.
+        gauges: by name; a dictionary is one gauge with the label ``state``.
     """
     lines = []
     for name, value in counts.values.items():
@@ -61,7 +61,7 @@ def metrics_text(counts: Counts, gauges: Mapping[str, float | Mapping[str, float
         ]
     for name, found in gauges.items():
         lines += [f"# HELP {PREFIX}{name} {GAUGES[name]}", f"# TYPE {PREFIX}{name} gauge"]
-        if isinstance(found, Mapping):
+        if isinstance(found, dict):
             lines += [f'{PREFIX}{name}{{state="{state}"}} {number:g}' for state, number in found.items()]
         else:
             lines.append(f"{PREFIX}{name} {found:.17g}")

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.batch.isolation import Team
+from scripts.batch.tasks import WorkerSpec
+
 from .clerk import Clerk
 from .ledger import SETTLED, State
 from .monitor import Counts, Monitor, metrics_text
@@ -17,7 +20,7 @@ from .sender import Sender
 from .settings import Settings
 from .spool import Spool
 from .tls import client_context, server_context
-from .workshop import Workshop
+from .workshop import Worker, Workshop
 
 __all__ = ["Listening", "Node"]
 
@@ -52,7 +55,7 @@ class Node:
         listening: where.
         settings: of the node.
         root: spool; locked by the caller.
-        workshop: what makes the workshop; tests have their own.
+        make: what makes the workers; see :class:`~.workshop.Workshop`.
 
     Raises:
         SettingsError: if the settings cannot be carried out.
@@ -64,7 +67,7 @@ class Node:
         listening: Listening,
         settings: Settings,
         root: Path,
-        workshop: Callable[[Settings, Spool, Counts], Workshop] = Workshop,
+        make: Callable[[WorkerSpec, int, Path], Worker] = Team,
     ) -> None:
         self.settings = settings
         self.counts = Counts()
@@ -74,7 +77,7 @@ class Node:
         self.ledger = self.spool.ledger
         self.spool.tidy()
         self.ledger.recover()
-        self.workshop = workshop(settings, self.spool, self.counts)
+        self.workshop = Workshop(settings, self.spool, self.counts, make)
         self.senders = {
             name: Sender(listening.title, name, settings, self.spool, self.counts, sending if destination.tls else None)
             for name, destination in settings.destinations.items()
@@ -159,7 +162,7 @@ class Node:
         waiting = {str(state): 0.0 for state in State if state not in SETTLED}
         for row in self.ledger.select("state NOT IN ('acknowledged', 'ignored')"):
             waiting[row.state] = max(waiting[row.state], now - row.changed_at)
-        gauges = {
+        gauges: dict[str, float | dict[str, float]] = {
             "series": {str(state): float(count) for state, count in self.ledger.counts().items()},
             "spool_bytes": float(self.ledger.spool_bytes()),
             "free_bytes": float(self.spool.free_bytes()),

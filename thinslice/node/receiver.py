@@ -57,7 +57,7 @@ class _Server(ThreadedAssociationServer):
                 request.do_handshake()
                 request.settimeout(before)
             except OSError as error:
-                self.ae.counts.add("associations_rejected_total")
+                self.ae.counts.add("associations_rejected_total")  # type: ignore[attr-defined]
                 log.warning("a connection is refused: TLS handshake failed (%s)", type(error).__name__)
                 self.shutdown_request(request)
                 return
@@ -138,7 +138,7 @@ class Receiver:
 
     def _requested(self, event: evt.Event) -> None:
         """Refuse a known title from an unknown address."""
-        title, address = event.assoc.requestor.primitive.calling_ae_title, event.assoc.requestor.address
+        title, address = _title(event), event.assoc.requestor.address
         wanted = self.callers.get(title)
         if wanted is not None and not _same_place(wanted, address):
             event.assoc.acse.send_reject(*NOT_RECOGNISED)
@@ -147,8 +147,7 @@ class Receiver:
 
     def _rejected(self, event: evt.Event) -> None:
         self.counts.add("associations_rejected_total")
-        title = event.assoc.requestor.primitive.calling_ae_title
-        log.warning("an association is refused: AE title %r from %s", title, event.assoc.requestor.address)
+        log.warning("an association is refused: AE title %r from %s", _title(event), event.assoc.requestor.address)
 
     def _store(self, event: evt.Event) -> int:
         try:
@@ -203,6 +202,12 @@ class Receiver:
             transfer = self.transfers.pop(id(event.assoc), _Transfer())
             self.live.subtract(transfer.series)
             self.live += Counter()  # forget those at 0
+
+
+def _title(event: evt.Event) -> str:
+    """The caller's AE title."""
+    request = event.assoc.requestor.primitive
+    return str(request.calling_ae_title) if request else ""
 
 
 def _same_place(name: str, address: str) -> bool:

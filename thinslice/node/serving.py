@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .ledger import Ledger, State
 from .rules import first_match, inference_ids, read_facts
@@ -20,7 +21,7 @@ from .settings import Settings
 __all__ = ["dry_run", "retry", "serve", "status"]
 
 
-def serve(listening: object, settings: Settings, root: Path, make: Callable | None = None) -> int:
+def serve(listening: object, settings: Settings, root: Path, make: Callable[..., Any] | None = None) -> int:
     """Run the node until SIGTERM or SIGINT.
 
     Args:
@@ -32,11 +33,11 @@ def serve(listening: object, settings: Settings, root: Path, make: Callable | No
     Returns:
         Exit code: 0 stopped, 2 wrong settings.
     """
+    from scripts.batch.isolation import Team
     from scripts.batch.staging import BatchUsageError, locked
 
     from .node import Listening, Node
     from .settings import SettingsError
-    from .workshop import Workshop
 
     assert isinstance(listening, Listening)
     _log()
@@ -46,7 +47,7 @@ def serve(listening: object, settings: Settings, root: Path, make: Callable | No
     try:
         os.umask(0o077)
         with locked(root):
-            node = Node(listening, settings, root, lambda *parts: Workshop(*parts, make) if make else Workshop(*parts))
+            node = Node(listening, settings, root, make or Team)
             stop.wait()
             node.stop()
     except (SettingsError, BatchUsageError) as error:

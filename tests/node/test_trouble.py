@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong on a usual day: transfers that are cut off, images that come again or late, no room, nobody there."""
+
+from __future__ import annotations
+
+import shutil
+
+import msgspec
+import pydicom
+import pytest
+from pydicom.uid import MRImageStorage
+from pynetdicom import AE
+
+from tests.batch.conftest import thick_series
+from tests.node.conftest import free_port, received, send, settings, states, storescp, wait_for
+from tests.node.stub import Stub
+from thinslice.node.ledger import State
+from thinslice.node.serving import retry, status
+
+pytestmark = pytest.mark.system
+
+
+def cut_off(port, files):
+    """Send some images and abort."""
+    ae = AE("SCANNER")
+    ae.add_requested_context(MRImageStorage)
+    association = ae.associate("127.0.0.1", port, ae_title="THIN")
+    assert association.is_established
+    for file in files:
+        assert association.send_c_store(pydicom.dcmread(file)).Status == 0
+    association.abort()
+
+
+def test_a_transfer_that_is_cut_off_is_never_taken_for_a_whole_one(tmp_path, node):
+    thick_series(tmp_path / "scan")
+    files = sorted((tmp_path / "scan").iterdir())
+    port = free_port()
+    with storescp(tmp_path / "pacs", port) as pacs:
+        one = node(settings(port))
+        cut_off(one.port, files[:6])  # six slices would make a fine volume
+        wait_for(lambda: states(one) == {"dead": 1})
+        assert one.ledger.select()[0].reason == "INTERRUPTED"
+        assert send(one.port, tmp_path / "scan").returncode == 0  # six of them for the second time
+        wait_for(lambda: states(one) == {"acknowledged": 1})
+        assert one.counts.values["images_copies_total"] == 6
+    assert len(received(pacs)) == 18
+
+
+def test_what_comes_again_is_not_sent_again(tmp_path, node):
+    thick_series(tmp_path / "scan")
+    port = free_port()
+    with storescp(tmp_path / "pacs", port) as pacs:
+        one = node(settings(port))
+        for _ in range(2):
+            assert send(one.port, tmp_path / "scan").returncode == 0
+        wait_for(lambda: states(one) == {"acknowledged": 1})
+        assert send(one.port, tmp_path / "scan").returncode == 0
+        assert states(one) == {"acknowledged": 1}
+        one.stop()
+        again = node(settings(port))
+        assert send(again.port, tmp_path / "scan").returncode == 0
+        assert states(again) == {"acknowledged": 1}
+    assert len(received(pacs)) == 18
+
+
+def test_a_late_image_makes_the_series_new_and_without_the_others_incomplete(tmp_path, node):
+    thick_series(tmp_path / "scan")
+    late = tmp_path / "late"
+    late.mkdir()
+    last = sorted((tmp_path / "scan").iterdir())[-1]
+    last = shutil.move(last, late / last.name)
+    port = free_port()
+    one = node(settings(port))
+    assert send(one.port, tmp_path / "scan").returncode == 0
+    wait_for(lambda: states(one) == {"produced": 1})  # nobody takes it yet
+    assert send(one.port, late).returncode == 0
+    wait_for(lambda: one.ledger.select()[0].generation == 9 and states(one) == {"produced": 1})
+    assert len(one.ledger.select()[0].names) == 9
+    thick_series(tmp_path / "more", shape=(24, 20, 10))
+    with storescp(tmp_path / "pacs", port):
+        wait_for(lambda: states(one) == {"acknowledged": 1})
+        cut = sorted((tmp_path / "more").iterdir())[-1]
+        (tmp_path / "tenth").mkdir()
+        shutil.move(cut, tmp_path / "tenth" / cut.name)
+        assert send(one.port, tmp_path / "tenth").returncode == 0
+        wait_for(lambda: states(one) == {"dead": 1})
+    (row,) = one.ledger.select()
+    assert row.reason == "INCOMPLETE"
+    assert "9 of its images" in row.message
+
+
+def test_no_room_is_said_and_nothing_is_lost(tmp_path, node):
+    thick_series(tmp_path / "scan")
+    size = sum(path.stat().st_size for path in (tmp_path / "scan").iterdir())
+    port = free_port()
+    with storescp(tmp_path / "pacs", port) as pacs:
+        one = node(settings(port, disk={"free_gib": 0, "spool_gib": size / 2 / 2**30}))
+        assert send(one.port, tmp_path / "scan").returncode != 0
+        row = wait_for(one.ledger.select)[0]
+        assert 0 < row.bytes <= size / 2
+        assert one.counts.values["images_refused_total"] >= 1
+        one.spool.disk = msgspec.structs.replace(one.spool.disk, spool_gib=1)
+        assert send(one.port, tmp_path / "scan").returncode == 0
+        wait_for(lambda: states(one) == {"acknowledged": 1})
+    assert len(received(pacs)) == 18
+
+
+def test_a_destination_that_is_away_is_waited_for(tmp_path, node):
+    thick_series(tmp_path / "scan")
+    port = free_port()
+    one = node(settings(port))
+    assert send(one.port, tmp_path / "scan").returncode == 0
+    row = wait_for(lambda: one.ledger.select("state = 'produced' AND attempts > 2"))[0]
+    assert row.reason == "NOT_SENT"
+    with storescp(tmp_path / "pacs", port) as pacs:
+        wait_for(lambda: states(one) == {"acknowledged": 1})
+    assert len(received(pacs)) == 18
+
+
+def test_a_dead_letter_is_listed_and_tried_again(tmp_path, node):
+    thick_series(tmp_path / "scan")
+    uid = pydicom.dcmread(next((tmp_path / "scan").iterdir())).SeriesInstanceUID
+    port = free_port()
+    one = node(settings(port, retry={"first_seconds": 0.05, "longest_seconds": 0.05, "attempts": 2}))
+    assert send(one.port, tmp_path / "scan").returncode == 0
+    wait_for(lambda: states(one) == {"dead": 1})
+    lines = status(tmp_path / "spool")
+    assert "NOT_SENT: PACS must be there" in lines[0]
+    assert "1 dead" in lines[-1]
+    with storescp(tmp_path / "pacs", port) as pacs:
+        assert retry(tmp_path / "spool", uid) is State.PRODUCED  # from another process, while the node runs
+        wait_for(lambda: states(one) == {"acknowledged": 1})
+        assert retry(tmp_path / "spool", uid) is None
+    assert len(received(pacs)) == 18
+
+
+def test_a_worker_that_fails_is_tried_again_and_then_is_a_dead_letter(tmp_path, node, monkeypatch):
+    thick_series(tmp_path / "scan")
+    tried = []
+
+    def fail(self, task):
+        tried.append(task)
+        raise RuntimeError("quotes Phantom^One")
+
+    monkeypatch.setattr(Stub, "do", fail)
+    one = node(settings())
+    assert send(one.port, tmp_path / "scan").returncode == 0
+    wait_for(lambda: states(one) == {"dead": 1})
+    (row,) = one.ledger.select()
+    assert row.reason == "INTERNAL"
+    assert "Phantom" not in row.message
+    assert len(tried) == 3
