@@ -18,7 +18,7 @@ from thinslice.node.node import Listening, Node
 from thinslice.node.settings import Destination, Settings
 
 QUICK = {
-    "complete": {"stable_seconds": 0.6, "interrupted_seconds": 3},
+    "complete": {"stable_seconds": 1.5, "interrupted_seconds": 20},
     "retry": {"first_seconds": 0.2, "longest_seconds": 0.5, "commitment_seconds": 5},
     "disk": {"free_gib": 0},
 }

@@ -36,7 +36,7 @@ def test_a_transfer_that_is_cut_off_is_never_taken_for_a_whole_one(tmp_path, nod
     files = sorted((tmp_path / "scan").iterdir())
     port = free_port()
     with storescp(tmp_path / "pacs", port) as pacs:
-        one = node(settings(port))
+        one = node(settings(port, complete={"stable_seconds": 0.5, "interrupted_seconds": 4}))
         cut_off(one.port, files[:6])  # six slices would make a fine volume
         wait_for(lambda: states(one) == {"dead": 1})
         assert one.ledger.select()[0].reason == "INTERRUPTED"

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 
 from .ledger import Row, State
+from .receiver import Sending
 from .rules import first_match, read_facts
 from .settings import Settings
 from .spool import Spool
@@ -24,14 +25,14 @@ class Clerk:
     Args:
         settings: of the node.
         spool: images and rows.
-        is_receiving: whether an association that has brought images of a series is still there.
+        sending: what those who have sent images of a series are doing.
     """
 
-    def __init__(self, settings: Settings, spool: Spool, is_receiving: Callable[[str], bool]) -> None:
+    def __init__(self, settings: Settings, spool: Spool, sending: Callable[[str], Sending]) -> None:
         self.settings = settings
         self.spool = spool
         self.ledger = spool.ledger
-        self.is_receiving = is_receiving
+        self.sending = sending
 
     def look(self) -> None:
         """One round."""
@@ -40,21 +41,25 @@ class Clerk:
         received = self.ledger.select("state = 'received'")
         moving = {row.study for row in received if not self._is_stable(row, now)}
         for row in received:
-            if row.unended and not self.is_receiving(row.series):
-                if row.changed_at <= now - complete.interrupted_seconds:
-                    self._give_up(row)
-            elif self._is_stable(row, now) and not (complete.whole_study and row.study in moving):
-                self._complete(row)
+            if self._is_stable(row, now):
+                if not (complete.whole_study and row.study in moving):
+                    self._complete(row)
+            elif row.unended and row.changed_at <= now - complete.interrupted_seconds and self._is_left(row):
+                self._give_up(row)
         oldest = now - self.settings.disk.keep_dead_days * DAY_SECONDS
         for row in self.ledger.select("state = 'dead' AND bytes > 0 AND changed_at <= ?", oldest):
             if self.spool.settle(row, State.DEAD, changed_at=row.changed_at, files="[]"):
                 log.info("%s: its images are removed, since nobody has asked for them", row.series)
 
     def _is_stable(self, row: Row, now: float) -> bool:
-        """Whether nothing has come for long enough, in a transfer that ended well or goes on with other things."""
-        if row.unended and not self.is_receiving(row.series):
+        """Whether nothing has come for long enough, in a transfer that ended well or has gone on to other series."""
+        if row.unended and self.sending(row.series) is not Sending.ELSEWHERE:
             return False
         return row.changed_at <= now - self.settings.complete.stable_seconds
+
+    def _is_left(self, row: Row) -> bool:
+        """Whether nobody is there any more who might go on."""
+        return self.sending(row.series) is Sending.GONE
 
     def _give_up(self, row: Row) -> None:
         message = "a transfer must end well, but this one was cut off and nobody has gone on; send the series again"

@@ -83,9 +83,9 @@ class Node:
             for name, destination in settings.destinations.items()
         }
         callers = {**{name: one.host for name, one in settings.destinations.items()}, **settings.callers}
-        idle_seconds = max(60.0, 2 * settings.complete.stable_seconds)
+        idle_seconds = settings.complete.interrupted_seconds
         self.receiver = Receiver(listening.title, callers, self.spool, self.counts, self._committed, idle_seconds)
-        self.clerk = Clerk(settings, self.spool, self.receiver.is_receiving)
+        self.clerk = Clerk(settings, self.spool, self.receiver.sending)
         self.stopped = threading.Event()
         self.ailing: dict[str, str] = {}
         self.monitor = Monitor(listening.http_address, listening.http_port, self.problems, self.metrics)

@@ -8,10 +8,11 @@ import logging
 import socket
 import ssl
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pydicom import dcmread
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
@@ -22,7 +23,7 @@ from scripts.dicom.headers import hashed
 from .monitor import Counts
 from .spool import NoRoomError, Spool
 
-__all__ = ["Receiver"]
+__all__ = ["Receiver", "Sending"]
 
 SUCCESS, NO_ROOM, NOT_UNDERSTOOD, FAILED = 0x0000, 0xA700, 0xC000, 0x0110
 NOT_RECOGNISED = (0x01, 0x01, 0x03)  # rejected for good, by the service user: calling AE title
@@ -32,12 +33,21 @@ HANDSHAKE_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
+class Sending(StrEnum):
+    """What those who have sent images of a series are doing."""
+
+    NOW = "now"  # an association is there, and its last image was of this series
+    ELSEWHERE = "elsewhere"  # an association is there, but has gone on to another series
+    GONE = "gone"
+
+
 @dataclass
 class _Transfer:
-    """What one association has brought: series, and those of them of which an image was not kept."""
+    """What one association has brought: series, those of them of which an image was not kept, and the last one."""
 
     series: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
+    last: str = ""
 
 
 class _Server(ThreadedAssociationServer):
@@ -73,7 +83,7 @@ class Receiver:
         spool: where images go.
         counts: what is counted.
         committed: told the UID of a request for storage commitment, and whether all of it is safe.
-        idle_seconds: an association that is silent for so long is ended.
+        idle_seconds: an association that is silent for so long is ended, and counts as cut off.
     """
 
     def __init__(
@@ -90,8 +100,7 @@ class Receiver:
         self.counts = counts
         self.committed = committed
         self.lock = threading.Lock()
-        self.transfers: dict[int, _Transfer] = {}
-        self.live: Counter[str] = Counter()
+        self.transfers: WeakKeyDictionary[Any, _Transfer] = WeakKeyDictionary()
         self.server: ThreadedAssociationServer | None = None
         self.ae = AE(title)
         self.ae.counts = counts  # type: ignore[attr-defined]
@@ -116,7 +125,6 @@ class Receiver:
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_N_EVENT_REPORT, self._report),
             (evt.EVT_RELEASED, self._released),
-            (evt.EVT_CONN_CLOSE, self._closed),
         ]
         self.server = self.ae.make_server(
             (address, port), evt_handlers=handlers, ssl_context=context, server_class=_Server
@@ -129,10 +137,13 @@ class Receiver:
         """Listen no more, and end what is open."""
         self.ae.shutdown()
 
-    def is_receiving(self, series: str) -> bool:
-        """Whether an association that has brought images of a series is still there."""
+    def sending(self, series: str) -> Sending:
+        """Whether somebody is still about to send images of a series."""
         with self.lock:
-            return self.live[series] > 0
+            there = [one for association, one in self.transfers.items() if association.is_alive()]
+        if any(one.last == series for one in there):
+            return Sending.NOW
+        return Sending.ELSEWHERE if any(series in one.series for one in there) else Sending.GONE
 
     # --- called by pynetdicom, in a thread of the association
 
@@ -161,13 +172,15 @@ class Receiver:
             log.warning("an image is refused: it does not name its study, its series and itself")
             return NOT_UNDERSTOOD
         key = hashed(series)
-        self._note(event.assoc, key)
+        transfer = self._transfer(event.assoc)
+        transfer.series.add(key)
+        transfer.last = key
         try:
             new = self.spool.store(key, hashed(study), instance, data)
         except NoRoomError as error:
             self.counts.add("images_refused_total")
             log.error("%s: an image is refused: %s", key, error)
-            self._transfer(event.assoc).refused.add(key)
+            transfer.refused.add(key)
             return NO_ROOM
         self.counts.add("images_received_total")
         self.counts.add("images_copies_total", 0 if new else 1)
@@ -184,24 +197,11 @@ class Receiver:
 
     def _transfer(self, association: Any) -> _Transfer:
         with self.lock:
-            return self.transfers.setdefault(id(association), _Transfer())
-
-    def _note(self, association: Any, key: str) -> None:
-        transfer = self._transfer(association)
-        if key not in transfer.series:
-            transfer.series.add(key)
-            with self.lock:
-                self.live[key] += 1
+            return self.transfers.setdefault(association, _Transfer())
 
     def _released(self, event: evt.Event) -> None:
         transfer = self._transfer(event.assoc)
         self.spool.ledger.ended(transfer.series - transfer.refused)
-
-    def _closed(self, event: evt.Event) -> None:
-        with self.lock:
-            transfer = self.transfers.pop(id(event.assoc), _Transfer())
-            self.live.subtract(transfer.series)
-            self.live += Counter()  # forget those at 0
 
 
 def _title(event: evt.Event) -> str:

@@ -13,10 +13,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
 from pathlib import Path
+
+from pydicom import dcmread
 
 from .ledger import SETTLED, Ledger, Row, State
 from .settings import Disk
@@ -86,7 +89,7 @@ class Spool:
         """
         name = f"{_digest(instance.encode())}-{_digest(data)}.dcm"
         final = self.folder(series) / name
-        if self._is_copy(series, study, final):
+        if self._is_copy(series, study, final, data):
             return False
         if not self.room_for(len(data)):
             raise NoRoomError(f"free space must stay above {self.disk.free_gib:g} GiB")
@@ -96,7 +99,7 @@ class Spool:
         try:
             _write(part, data)
             with self.ledger.lock:
-                if self._is_copy(series, study, final):
+                if self._is_copy(series, study, final, data):
                     return False
                 final.parent.mkdir(mode=0o700, exist_ok=True)
                 os.rename(part, final)
@@ -109,7 +112,7 @@ class Spool:
             part.unlink(missing_ok=True)
         return True
 
-    def _is_copy(self, series: str, study: str, final: Path) -> bool:
+    def _is_copy(self, series: str, study: str, final: Path, data: bytes) -> bool:
         """Whether the node has an image; a copy begins a transfer of its series anew unless that is at rest."""
         with self.ledger.lock:
             row = self.ledger.get(series)
@@ -117,7 +120,7 @@ class Spool:
                 return False
             if row.state in SETTLED:
                 return final.name in row.names
-            if not final.exists():
+            if not final.exists() and not _is_encoded_anew(final, data):
                 return False
             if row.state not in AT_REST:
                 self.ledger.arrived(series, study, 0)
@@ -152,6 +155,17 @@ class Spool:
             elif row is None:
                 size = sum(path.stat().st_size for path in self.images(folder.name))
                 self.ledger.arrived(folder.name, "", size)
+
+
+def _is_encoded_anew(final: Path, data: bytes) -> bool:
+    """Whether an image of the same instance UID is there that differs only in how it is encoded."""
+    try:
+        for other in final.parent.glob(f"{final.name.partition('-')[0]}-*.dcm"):
+            if dcmread(other) == dcmread(io.BytesIO(data)):
+                return True
+    except Exception:  # whatever a damaged file makes pydicom raise: such a one equals none
+        return False
+    return False
 
 
 def _digest(data: bytes) -> str:
