@@ -150,7 +150,7 @@ def main() -> None:
     accept_overrides(parser)
     arguments = parser.parse_args()
     ids = dict(arguments.set)
-    results = {}
+    results: dict[str, Any] = {}
     for factor, profile, noise in itertools.product(arguments.scale_factors, arguments.profiles, arguments.noises):
         found = measure(
             arguments.data, arguments.axis, factor, noise, arguments.size, arguments.bins,

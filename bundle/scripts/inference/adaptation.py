@@ -138,7 +138,7 @@ class InPlaneAdaptation:
         image, label, positions, condition = pairs
         with torch.no_grad():
             errors = [
-                float(self._error(network, (i, b, positions, c))) * len(i)
+                float(self._error(network, Pairs(i, b, positions, c))) * len(i)
                 for i, b, c in zip(*(part.split(self.batch_size) for part in (image, label, condition)), strict=True)
             ]
         return float(np.sum(errors)) / len(image)

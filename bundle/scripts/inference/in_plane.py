@@ -43,7 +43,7 @@ def in_plane_pairs(
     profile: str,
     slice_thickness_mm: float | None,
     seed: int,
-) -> Callable[[int, torch.Tensor], Pairs]:
+) -> Callable[..., Pairs]:
     """A source of pairs.
 
     Args:

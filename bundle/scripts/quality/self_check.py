@@ -138,7 +138,7 @@ class SelfCheck(Transform):
 
     def _judge(self, image: MetaTensor) -> tuple[Judgement | None, int]:
         """The errors on pairs of the scan, and how many pairs there were."""
-        scan = image.to(self.device)
+        scan: MetaTensor = image.to(self.device)  # type: ignore[assignment]
         grid = SliceGrid.covering(self.size[1], slice_grid(image).scale_factor)
         tissue = int((image.as_tensor() > TISSUE_LEVEL).sum())
         count = int(self.cost * 2 * tissue / (self.size[0] * grid.n_slices))  # the inference goes through it twice
