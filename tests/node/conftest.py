@@ -36,7 +36,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=240.0):
     """Until a condition holds; returns what it gave."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
