@@ -49,9 +49,10 @@ smoke: setup ## three tiny stages on made-up patients, in minutes: does training
 ablation: setup ## what each stage brings: make ablation CT=<folder> MR=<folder> HR=<folder> OUT=<folder>
 	$(RUN) -m studies.stage3_ablation --ct "$(CT)" --mr "$(MR)" --hr "$(HR)" --output "$(OUT)" $(ARGS)
 
-calibrate: setup ## figures and pictures of the self-check: make calibrate HR=<folder> HEAD=<file> OUT=<folder>
+calibrate: setup ## figures and pictures of the self-check: make calibrate HR=<folder> HEAD=<file> MR=<folder> OUT=<folder>
 	$(RUN) -m studies.calibrate --data "$(HR)" --output "$(OUT)" $(ARGS)
 	$(RUN) -m studies.failure_cases --volume "$(HEAD)" --output "$(OUT)" $(ARGS)
+	$(RUN) -m studies.quality_limits --data "$(MR)" --output "$(OUT)"
 
 mutate: setup ## do the tests notice when an equation changes? (minutes)
 	$(RUN) -m tools.mutate $(ARGS)

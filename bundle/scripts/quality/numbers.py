@@ -37,15 +37,15 @@ def measure(slices: torch.Tensor) -> dict[str, float | None]:
         ``None`` stands for what cannot be told from this scan.
     """
     shifts = slice_shifts(slices).norm(dim=1)
-    steps = intensity_steps(slices)
+    steps = intensity_steps(slices)[1:-1]  # at the ends anatomy itself begins and stops
     signs = 1 - 2 * (torch.arange(len(steps)) % 2)
     return {
         "noise_sigma": in_plane_noise_sigma(slices[None]) / 2,
         "detail_db": detail_db(slices),
         "ghosting": ghosting(slices),
         "motion_pixels": float(shifts.median()) if len(shifts) else None,
-        "odd_even_step": float((steps * signs).mean().abs()),
-        "largest_step": float(steps.abs().max()),
+        "odd_even_step": float((steps * signs).mean().abs()) if len(steps) else None,
+        "largest_step": float(steps.abs().max()) if len(steps) else None,
     }
 
 
