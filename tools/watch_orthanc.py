@@ -206,7 +206,8 @@ def _tidy(work: Path) -> None:
     """Remove what a round has made, but for the moments of derivation: a round done twice must give the same bytes."""
     shutil.rmtree(work / "in", ignore_errors=True)
     for path in (work / "out").glob("[0-9a-f]*"):
-        shutil.rmtree(path)
+        if path.is_dir():
+            shutil.rmtree(path)
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ def test_the_page_in_a_browser(tmp_path, batch_here, chromium):
     assert batch_here() == 3
     page = tmp_path / "out" / "report.html"
     text = page.read_text()
-    assert "DOE" not in text
+    assert "DOE" not in re.sub(r"base64,[A-Za-z0-9+/=]*", "", text)  # a picture may hold any three letters
     assert not re.findall(r"(?:src|href)\s*=\s*[\"'](?!data:|\./\?series=[0-9a-f])", text)
     assert "http://" not in text
     assert "https://" not in text

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scripts.networks.rdn import RDN
+from scripts.networks.srnet import SRNet
 
 from tests.batch.conftest import thick_series
 from tests.conftest import BUNDLE, ROOT, TINY, make_affine, save_nifti, smooth_volume
@@ -137,7 +137,7 @@ def data(tmp_path_factory) -> Path:
             table.writerow([path, modality, "train; weights may ship"])
     (folder / "sizes.json").write_text('{"dot": {"blocks": 1, "layers": 1, "growth": 4, "features": 4}}')
     torch.manual_seed(0)
-    tiny = RDN(4, **{key.partition("::")[2]: value for key, value in NETWORK.items()}).state_dict()
+    tiny = SRNet(**{key.partition("::")[2]: value for key, value in NETWORK.items()}).state_dict()
     for name in ("tiny.pt", "OUT/stage1.pt", "OUT/stage2.pt"):
         (folder / name).parent.mkdir(exist_ok=True)
         torch.save(tiny, folder / name)

@@ -12,7 +12,11 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 SMOKE = ["--iterations", "2", "--config", "smoke.json", "--stage", "1", "--set", "batch_size=2"]
-SIZE = ["blocks=2", "layers=2", "growth=8", "features=8"]  # of smoke.json
+SIZE = [
+    f"{key.removeprefix('network_def::')}={value}"
+    for key, value in json.loads((ROOT / "bundle" / "configs" / "smoke.json").read_text()).items()
+    if key.startswith("network_def::")
+]
 
 
 @pytest.fixture(scope="module")

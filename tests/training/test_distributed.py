@@ -44,7 +44,8 @@ def test_two_processes_equal_one_with_the_doubled_batch(training_data, tmp_path,
     start = torch.load(tmp_path / "two" / f"stage{stage - 1}.pt", weights_only=True) if stage > 1 else None
     for key in one:
         torch.testing.assert_close(one[key], two[key], atol=1e-5, rtol=1e-4)
-        assert start is None or not torch.equal(start[key], two[key])
+        learns = stage < 3 or not key.startswith("error_scale")  # stage 3 says nothing about the expected error
+        assert start is None or not learns or not torch.equal(start[key], two[key])
     if stage == 3:
         states = [
             torch.load(tmp_path / out / "checkpoints" / "stage3_4.pt", weights_only=True) for out in ("one", "two")
