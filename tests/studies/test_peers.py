@@ -91,9 +91,9 @@ def test_every_learned_peer_finds_the_known_answer_and_more_budget_brings_it_clo
         result = peer.apply(train(name, peer, scan, budget_s), scan)
         assert result.shape == truth.shape
         gains.append(gain_db(result, scan, truth))
-        assert abs(shift_voxels(result.numpy(), truth.numpy(), 2)) < LARGEST_SHIFT / 2
-        moved = shift(result.numpy(), (0, 0, 0.5), order=3, mode="nearest")
-        assert shift_voxels(moved, truth.numpy(), 2) > LARGEST_SHIFT  # half a voxel would be seen in this row
+    assert abs(shift_voxels(result.numpy(), truth.numpy(), 2)) < LARGEST_SHIFT / 2
+    moved = shift(result.numpy(), (0, 0, 0.5), order=3, mode="nearest")
+    assert shift_voxels(moved, truth.numpy(), 2) > LARGEST_SHIFT  # half a voxel would be seen in this row
     assert gains[1] > {"tscn": 0.5}.get(name, 1.5)
     assert gains[1] > gains[0] + 0.3
 
