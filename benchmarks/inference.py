@@ -32,7 +32,7 @@ from torch import nn
 from benchmarks.machine import facts, in_turns, inference_parser, parser_of, save_report, table
 from tools.run_bundle import BUNDLE
 
-SETTINGS = ("batch_pixels", "window_pixels", "halo", "background", "margin")
+SETTINGS = ("batch_pixels", "window_pixels", "halo", "background", "air_margin")
 SCALE_FACTOR = 4.0  # of the made-up head
 PEAK_SECONDS = 0.3  # a processor is faster in a burst than over the seconds of a scan
 
@@ -49,15 +49,13 @@ def as_scan(volume: torch.Tensor, scale_factor: float = SCALE_FACTOR) -> MetaTen
 def told(volume: MetaTensor, profile: str, side: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions and condition for the images of a scan along in-plane axis ``side``."""
     operator, spacing_mm = scan_operator(volume, profile, None), working_spacing_mm(volume)
-    condition = [operator.condition(float(spacing_mm[1 - side] / spacing_mm[2]))]
-    positions = torch.tensor(operator.grid.positions, dtype=torch.float32, device=volume.device)
-    return positions, torch.tensor(condition, device=volume.device)
+    return operator.told(float(spacing_mm[1 - side] / spacing_mm[2]), volume.device)
 
 
 def thin_tissue(volume: MetaTensor, background: float, profile: str) -> torch.Tensor:
     """Where the thin slices hold tissue: where their nearest thick ones do."""
-    positions, _ = told(volume, profile, 0)
-    return (volume.as_tensor() > background)[..., positions.round().long().clamp(0, volume.shape[-1] - 1)]
+    nearest = torch.from_numpy(scan_operator(volume, profile, None).grid.nearest_slices)
+    return (volume.as_tensor() > background)[..., nearest.to(volume.device)]
 
 
 def half_air(rows: int, slices: int, seed: int) -> MetaTensor:
@@ -135,8 +133,7 @@ def convolution_flops(network: nn.Module, shape: tuple[int, ...]) -> float:
     handles = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d)]
     with torch.no_grad():
         operator = SliceProfileOperator(SliceGrid.over_slab(shape[-1], SCALE_FACTOR))
-        positions = torch.tensor(operator.grid.positions, dtype=torch.float32)
-        network(torch.zeros(shape), positions, torch.tensor([operator.condition(1 / SCALE_FACTOR)]))
+        network(torch.zeros(shape), *operator.told(1 / SCALE_FACTOR))
     for handle in handles:
         handle.remove()
     return total[0]

@@ -48,10 +48,7 @@ def steps(mode: Mode, device: str, **ids: Any) -> dict[str, Callable[[], object]
     parser.update(dict(ids))
     batch, rows, columns = (parser.get_parsed_content(key) for key in ("batch_size", "patch_rows", "patch_columns"))
     operator = SliceProfileOperator(SliceGrid.covering(columns, SCALE_FACTOR))
-    told = (
-        torch.tensor(operator.grid.positions, dtype=torch.float32, device=device),
-        torch.tensor([operator.condition(1 / SCALE_FACTOR)], device=device),
-    )
+    told = operator.told(1 / SCALE_FACTOR, device)
     network = parser.get_parsed_content("network_def").to(device)
     if mode.channels_last:
         network = network.to(memory_format=torch.channels_last)

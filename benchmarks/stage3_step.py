@@ -56,8 +56,7 @@ def seconds(
     attributes = parser.get("citnet_def")["attribute_channels"]
     torch.manual_seed(0)
     operator = SliceProfileOperator(SliceGrid.covering(side, SCALE_FACTOR))
-    positions = torch.tensor(operator.grid.positions, dtype=torch.float32).expand(batch, -1)
-    condition = torch.tensor([operator.condition(1 / SCALE_FACTOR)]).expand(batch, -1)
+    positions, condition = (x.expand(batch, -1) for x in operator.told(1 / SCALE_FACTOR))
     thick = torch.rand(batch, 1, side, operator.grid.n_slices) * 2 - 1
     data = {
         "mr_image": thick, "ct_image": thick.flip(2), "ct_label": torch.rand(batch, 1, side, side) * 2 - 1,

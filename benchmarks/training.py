@@ -117,11 +117,10 @@ def network_step(parser: ConfigParser) -> tuple[torch.nn.Module, torch.Tensor, C
     network = parser.get_parsed_content("network_def").to(device).to(memory_format=torch.channels_last)
     size = [parser.get_parsed_content(key) for key in ("batch_size", "patch_rows", "patch_columns")]
     operator = SliceProfileOperator(SliceGrid.covering(size[2], SCALE_FACTOR))
-    positions = torch.tensor(operator.grid.positions, dtype=torch.float32, device=device)
-    condition = torch.tensor([operator.condition(1 / SCALE_FACTOR)], device=device)
+    told = operator.told(1 / SCALE_FACTOR, device)
     inferer = parser.get_parsed_content("train::inferer")
     image = torch.rand(size[0], 1, size[1], operator.grid.n_slices, device=device) * 2 - 1
-    return network, image, lambda: inferer(image, network, positions, condition).abs().mean()
+    return network, image, lambda: inferer(image, network, *told).abs().mean()
 
 
 def where_time_goes(folder: Path, **ids: Any) -> dict[str, dict[str, float]]:

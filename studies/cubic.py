@@ -27,7 +27,7 @@ def cubic_results(thick: np.ndarray, scale_factor: float, profile: str) -> tuple
     """
     acquired = torch.from_numpy(np.ascontiguousarray(thick, dtype=np.float32))
     grid = SliceGrid.over_slab(acquired.shape[-1], scale_factor)
-    cubic = interpolate_cubic(acquired, torch.tensor(grid.positions, dtype=torch.float32))
+    cubic = interpolate_cubic(acquired, grid.positions_tensor())
     eps = noise_to_signal(mr_intensity_range(acquired, 0.5, 99.5).to_unit(acquired)[None])
     consistent = SliceProfileOperator(grid, profile).enforce(cubic.clone(), acquired, eps)
     return cubic.numpy(), consistent.numpy()

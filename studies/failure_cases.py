@@ -158,7 +158,6 @@ def measure(
         "slice_profile": PROFILE, "scale_factor": scale_factor, "self_check": True, "error_map": True,
         "output_dtype": "float32", **ids,
     }  # fmt: skip
-    nearest_slice = grid.positions.round().astype(int).clip(0, grid.n_slices - 1)
     rows, pictures = [], {}
     with tempfile.TemporaryDirectory() as folder:
         made = {}
@@ -196,7 +195,7 @@ def measure(
                 }
             )
             middle = truth.shape[1] // 2
-            nearest = thick[..., nearest_slice]
+            nearest = thick[..., grid.nearest_slices]
             pictures[name] = [v[:, middle].T[::-1] for v in (nearest, cubic, found, truth)]
     return rows, pictures
 

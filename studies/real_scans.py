@@ -63,7 +63,7 @@ def main() -> None:
             thin = orientation.apply(torch.from_numpy(np.asarray(found.dataobj, np.float32))[None])
             spacing = voxel_spacing_mm(np.asarray(found.affine))[list(orientation.axes)]
             operator = scan_operator(data["image"], profile, None)
-            cubic = interpolate_cubic(scan[0], torch.tensor(operator.grid.positions, dtype=torch.float32))
+            cubic = interpolate_cubic(scan[0], operator.grid.positions_tensor())
             value_range = float(scan.max() - scan.min())
             unit_range = 2 / (unit.meta["intensity_high"] - unit.meta["intensity_low"])
             rows.append(

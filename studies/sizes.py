@@ -45,7 +45,7 @@ def last_gain_db(output: Path) -> float:
 def seconds_per_megapixel(networks: dict[str, SRNet], rounds: int) -> dict[str, float]:
     """Median seconds per million LR pixels, all sizes in turns on one batch of thick slices."""
     operator = SliceProfileOperator(SliceGrid.over_slab(48, SCALE_FACTOR))
-    told = torch.tensor(operator.grid.positions).float(), torch.tensor([operator.condition(1 / SCALE_FACTOR)])
+    told = operator.told(1 / SCALE_FACTOR)
     batch = torch.randn(4, 1, 128, 48).to(memory_format=torch.channels_last)
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     with torch.no_grad():

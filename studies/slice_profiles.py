@@ -44,7 +44,7 @@ def study(acquired: torch.Tensor, thin: torch.Tensor, scale_factor: float) -> di
         scale_factor: K, a whole number.
     """
     grid, phases = SliceGrid.over_slab(acquired.shape[-1], scale_factor), int(scale_factor)
-    cubic = interpolate_cubic(acquired, torch.tensor(grid.positions, dtype=torch.float32))
+    cubic = interpolate_cubic(acquired, grid.positions_tensor())
     rows = {"cubic": (float("nan"), period_peak(cubic[:, None], phases))}
     rows["network alone"] = (0.0, period_peak(thin[:, None], phases))
     for profile, ratio in ASSUMED:

@@ -108,8 +108,7 @@ def run_bundle(*args: str, cwd: Path, timeout: float = 600) -> subprocess.Comple
 def told(n_slices, scale_factor, thickness_to_spacing=1.0, row_to_slice_spacing=0.25, profile="gaussian"):
     """What SRNet is told about a stack: positions of the thin slices and ``(1, 4)`` condition."""
     operator = SliceProfileOperator(SliceGrid.over_slab(n_slices, scale_factor), profile, thickness_to_spacing)
-    positions = torch.tensor(operator.grid.positions, dtype=torch.float32)
-    return positions, torch.tensor([operator.condition(row_to_slice_spacing)], dtype=torch.float32)
+    return operator.told(row_to_slice_spacing)
 
 
 def oriented_scan(volume, scale_factor, spacing_mm=(1.0, 1.0, 4.0), slice_thickness_mm=float("nan")):
@@ -128,7 +127,7 @@ TINY = {
     **{f"network_def::{name}": value for name, value in TINY_NETWORK.items()},
     "patch_rows": 16,
     "patch_columns": 24,
-    "margin": 8,
+    "patch_margin": 8,
     "batch_size": 2,
     "val_patches": 4,
     "val_interval": 3,

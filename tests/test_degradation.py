@@ -211,6 +211,9 @@ def test_condition_by_hand():
     """1 / K, thickness / spacing, standard deviation / spacing, rows / slices."""
     operator = SliceProfileOperator(SliceGrid.over_slab(9, 2.5), "box", 0.8)
     assert operator.condition(0.3) == pytest.approx((0.4, 0.8, 0.8 / math.sqrt(12), 0.3))
+    positions, condition = operator.told(0.3)
+    torch.testing.assert_close(condition, torch.tensor([[0.4, 0.8, 0.8 / math.sqrt(12), 0.3]]))
+    torch.testing.assert_close(positions, torch.from_numpy(operator.grid.positions).float())
     narrow = SliceProfileOperator(SliceGrid.over_slab(9, 4), "box", 0.1)  # no narrower than one thin voxel
     assert narrow.condition(0.3)[:2] == pytest.approx((0.25, 0.25))
     assert SliceProfileOperator(SliceGrid.over_slab(9, 4), "decimation").condition(0.2)[1:3] == (0, 0)

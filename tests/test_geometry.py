@@ -74,6 +74,9 @@ def test_a_real_factor_by_hand():
     # thick centres at 2.5, 7.5, ... mm of the slab; thin ones at -0.5 + 1, 3, 5, ... mm
     np.testing.assert_allclose(grid.slice_coordinates, [1.0, 3.5, 6.0, 8.5, 11.0])
     np.testing.assert_allclose(grid.positions[:3], [-0.4, 0.0, 0.4])
+    torch.testing.assert_close(grid.positions_tensor()[:3], torch.tensor([-0.4, 0.0, 0.4]))
+    # one thin slice lies in the slab's edge beyond the first and the last thick centre, and takes theirs
+    np.testing.assert_array_equal(grid.nearest_slices, [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4])
 
 
 RNG = np.random.default_rng(20)

@@ -112,7 +112,7 @@ def _made_up_patient(folder: Path, ids: dict[str, Any], screen: Screen) -> tuple
     if code:
         return code, 0.0
     result = np.asarray(nib.nifti1.load(folder / "patient_sr.nii.gz").dataobj, dtype=np.float32)
-    positions = torch.tensor(SliceGrid.over_slab(thick.shape[2], THICK_FACTOR).positions)
+    positions = SliceGrid.over_slab(thick.shape[2], THICK_FACTOR).positions_tensor()
     cubic = interpolate_cubic(torch.from_numpy(thick), positions).numpy()
     errors = [float(np.mean((volume - patient.mr) ** 2)) for volume in (cubic, result)]
     return 0, 10 * float(np.log10(errors[0] / errors[1]))

@@ -93,9 +93,8 @@ def show(name: str, source: object, output: Path, seconds: float, truth: np.ndar
     print(describe("after", thin, result.affine) + f"   {seconds:.0f} s")
     orientation = Orientation.of(scan.affine_ras, thick_axis)
     before, ours = (orientation.apply(torch.from_numpy(a)[None])[0] for a in (scan.array, thin))
-    cubic = interpolate_cubic(before, torch.tensor(grid.positions, dtype=torch.float32)).numpy()
-    nearest = grid.positions.round().astype(int).clip(0, grid.n_slices - 1)
-    volumes = {"acquired": before.numpy()[..., nearest], "cubic": cubic, "this model": ours.numpy()}
+    cubic = interpolate_cubic(before, grid.positions_tensor()).numpy()
+    volumes = {"acquired": before.numpy()[..., grid.nearest_slices], "cubic": cubic, "this model": ours.numpy()}
     if truth is not None:
         # the phantom's axes are the series' own, so the truth is already on the result's grid
         volumes["truth"] = orientation.apply(torch.from_numpy(truth)[None])[0].numpy()

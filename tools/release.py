@@ -77,11 +77,9 @@ def export(bundle: Path) -> None:
     for name, computed in (("model.ts", _torchscript(bundle)), ("model.onnx", _onnx(bundle))):
         for shape, factor in (((1, 1, 40, 12), 4.0), ((3, 1, 21, 30), 2.3)):
             operator = SliceProfileOperator(SliceGrid.over_slab(shape[-1], factor))
-            inputs = {
-                "image": torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1,
-                "positions": torch.tensor(operator.grid.positions, dtype=torch.float32),
-                "condition": torch.tensor([operator.condition(1 / factor)]),
-            }
+            image = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+            positions, condition = operator.told(1 / factor)
+            inputs = {"image": image, "positions": positions, "condition": condition}
             with torch.no_grad():
                 error = float((computed(**inputs) - network(**inputs)).abs().max())
             if not error < TOLERANCE:

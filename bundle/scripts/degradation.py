@@ -157,6 +157,21 @@ class SliceProfileOperator:
         thickness = 0.0 if self.profile == "decimation" else self.fwhm / scale_factor
         return 1 / scale_factor, thickness, profile_sigma(self.profile, thickness), row_to_slice_spacing
 
+    def told(
+        self, row_to_slice_spacing: float, device: torch.device | str | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What SRNet is told beside the images of one scan.
+
+        Args:
+            row_to_slice_spacing: see :meth:`condition`.
+            device: where the tensors go.
+
+        Returns:
+            Positions ``(n_thin,)`` and condition ``(1, 4)``, float32.
+        """
+        condition = torch.tensor([self.condition(row_to_slice_spacing)], dtype=torch.float32, device=device)
+        return self.grid.positions_tensor(device), condition
+
     @property
     def matrix(self) -> np.ndarray:
         """``(n_slices, n_thin)`` float64 matrix of this operator (see :func:`slice_profile_matrix`)."""

@@ -113,6 +113,15 @@ class SliceGrid:
         """``(n_thin,)`` thick coordinates of the thin slices."""
         return (np.arange(self.n_thin, dtype=np.float64) - self.first) / self.scale_factor
 
+    def positions_tensor(self, device: torch.device | str | None = None) -> torch.Tensor:
+        """:attr:`positions` as ``(n_thin,)`` float32 on a device: what the networks and cubic interpolation take."""
+        return torch.tensor(self.positions, dtype=torch.float32, device=device)
+
+    @property
+    def nearest_slices(self) -> np.ndarray:
+        """``(n_thin,)`` int64 index of the thick slice that is nearest to each thin one."""
+        return np.rint(self.positions).astype(np.int64).clip(0, self.n_slices - 1)
+
     def thin_affine(self, affine: np.ndarray, thick_axis: int) -> np.ndarray:
         """``(4, 4)`` affine of the thin grid, given that of the thick one."""
         return np.asarray(affine, dtype=np.float64) @ np.linalg.inv(self._thick_to_thin(thick_axis))

@@ -12,7 +12,12 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["IntensityRange", "ct_to_unit", "mr_intensity_range"]
+__all__ = ["AIR_LEVEL", "TISSUE_LEVEL", "IntensityRange", "ct_to_unit", "mr_intensity_range"]
+
+# Where air ends and tissue begins in unit range. There are two levels, and a lower third in the configs (`background`
+# of inference.json), because a mistake costs something different in each place.
+TISSUE_LEVEL = -0.8  # a tenth of the range: surely tissue, for measures that a voxel of air would spoil
+AIR_LEVEL = -0.9  # a twentieth: what the envelope calls air; its limits were measured with this level
 
 
 @dataclass(frozen=True)

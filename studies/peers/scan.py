@@ -39,7 +39,7 @@ class Scan:
     @property
     def positions(self) -> torch.Tensor:
         """``(n_thin,)`` thick coordinates of the thin slices."""
-        return torch.tensor(self.operator.grid.positions, dtype=torch.float32)
+        return self.operator.grid.positions_tensor()
 
     @property
     def thin_mm(self) -> float:

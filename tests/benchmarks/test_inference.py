@@ -20,7 +20,7 @@ from benchmarks.machine import TINY_NETWORK, save_weights
 from benchmarks.memory import thick_scan
 from tests.conftest import BUNDLE
 
-SETTINGS = {"profile": "box", "batch_pixels": 8192, "halo": 16, "background": -0.95, "margin": 8}
+SETTINGS = {"profile": "box", "batch_pixels": 8192, "halo": 16, "background": -0.95, "air_margin": 8}
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ def test_shares_add_up_and_find_what_is_there():
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_stage_is_timed_as_its_config_runs_it(tmp_path, stage):
-    settings = {"batch_size": 2, "patch_rows": 16, "patch_columns": 24, "margin": 8, "num_workers": 0, **TINY}
+    settings = {"batch_size": 2, "patch_rows": 16, "patch_columns": 24, "patch_margin": 8, "num_workers": 0, **TINY}
     found = training.waiting(stage, 5, tmp_path, **settings)
     assert 0 < found["waiting_share"] < 1
     assert found["seconds_per_iteration"] > 0

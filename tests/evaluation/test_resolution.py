@@ -156,7 +156,7 @@ def test_cubic_interpolation_is_found_where_theory_puts_it():
         truth = gaussian_filter1d(truth, 0.7, axis=axis)
     grid = SliceGrid.under_slab(96, 4)
     thick = SliceProfileOperator(grid).degrade(torch.from_numpy(truth))
-    cubic = interpolate_cubic(thick, torch.tensor(grid.positions, dtype=torch.float32)).numpy()
+    cubic = interpolate_cubic(thick, grid.positions_tensor()).numpy()
     spacing = np.array([1.0, 1.0, 1.2])
     ours, best = (score_through_plane(volume, truth, spacing, 2, 4) for volume in (cubic, truth))
     assert set(ours) == set(THROUGH_PLANE_DEFINITIONS) == set(best)

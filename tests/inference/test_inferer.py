@@ -125,7 +125,7 @@ def test_air_is_skipped_and_tissue_is_not_touched(network):
         return network(image, *acquisition)
 
     full = infer(volume, network)[0]
-    skipped = infer(volume, counting, margin=12, background=-0.95)[0]
+    skipped = infer(volume, counting, air_margin=12, background=-0.95)[0]
     assert sum(seen) < 0.5 * 2 * volume.numel()
     mask = on_thin(volume > -0.95)
     assert (full - skipped)[mask].abs().max() < 2e-3 * 2
@@ -143,7 +143,7 @@ def test_only_the_box_of_the_tissue_is_computed():
         seen.append(tuple(image.shape))
         return interpolate_cubic(image, positions)
 
-    settings = {"margin": 2, "background": -0.95}
+    settings = {"air_margin": 2, "background": -0.95}
     one = infer(volume, shapes, batch_pixels=1, **settings)
     assert seen == 8 * [(1, 1, 14, 10)] + 10 * [(1, 1, 12, 10)]
     seen.clear()
@@ -163,7 +163,7 @@ def test_images_of_unlike_boxes_are_computed_apart():
         seen.append(image.numel())
         return interpolate_cubic(image, positions)
 
-    infer(volume, count, batch_pixels=10**6, margin=0, background=-0.95)
+    infer(volume, count, batch_pixels=10**6, air_margin=0, background=-0.95)
     assert sum(seen) == 2 * 3 * 20 * 5
 
 
@@ -220,7 +220,7 @@ def test_mixed_precision_keeps_the_result_within_its_tolerance():
     assert 0 < difference.square().mean().sqrt() < 2 * 10 ** (-60 / 20)
 
 
-@pytest.mark.parametrize("knob", ["batch_pixels", "window_pixels", "halo", "margin", "waste"])
+@pytest.mark.parametrize("knob", ["batch_pixels", "window_pixels", "halo", "air_margin", "waste"])
 def test_negative_size_is_refused(knob):
     with pytest.raises(ValueError, match=f"{knob} must be >= "):
         ThroughPlaneInferer("box", **{knob: -1})

@@ -53,7 +53,7 @@ def make_pictures(
     """
     after = pred.as_tensor()[0].cpu().numpy()
     grid = SliceGrid.over_slab(image.shape[-1], float(pred.meta["scale_factor"]))
-    nearest = np.rint(grid.positions).astype(int).clip(0, grid.n_slices - 1)  # the thick slice of each thin one
+    nearest = grid.nearest_slices
     before = Orientation.of(affine_before, thick_axis).undo(image.as_tensor())[0].cpu().numpy()
     maps = None if shown_map is None else shown_map.as_tensor()[0].cpu().numpy()
     low, high = (float(v) for v in np.percentile(before, (0.5, 99.5)))

@@ -40,7 +40,7 @@ def interpolations(image: MetaTensor, profile: str) -> dict[str, np.ndarray]:
     acquired = image.as_tensor()
     orientation = Orientation.of(np.asarray(image.meta["original_affine"]).reshape(4, 4), int(image.meta["thick_axis"]))
     operator = scan_operator(image, profile, None)
-    cubic = interpolate_cubic(acquired, torch.tensor(operator.grid.positions, dtype=torch.float32))
+    cubic = interpolate_cubic(acquired, operator.grid.positions_tensor())
     consistent = operator.enforce(cubic[0].clone(), acquired[0])[None]
     return {
         name: orientation.undo(volume)[0].numpy()

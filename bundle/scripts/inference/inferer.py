@@ -48,8 +48,8 @@ class ThroughPlaneInferer(Inferer):
     """Run SRNet over all slices of both through-plane orientations.
 
     Each pass takes the volume apart into images that contain the thick axis, super-resolves them in batches and adds
-    the result to one running mean. Air costs nothing: of each image only the box that holds tissue (and ``margin``
-    pixels around it) is given to the network, the rest is interpolated.
+    the result to one running mean. Air costs nothing: of each image only the box that holds tissue (and
+    ``air_margin`` pixels around it) is given to the network, the rest is interpolated.
 
     Args:
         profile: slice profile of the scans.
@@ -60,8 +60,8 @@ class ThroughPlaneInferer(Inferer):
             the memory of the activations, whatever the size of the scan.
         halo: rows around each window, of tissue.
         background: values below this (unit range) are air; ``-inf`` skips nothing.
-        margin: pixels of air that are computed on every side of the tissue. Fewer than ``halo`` suffice, since what is
-            left out is all but constant.
+        air_margin: pixels of air that are computed on every side of the tissue. Fewer than ``halo`` suffice, since what
+            is left out is all but constant.
         waste: neighbouring images are computed together while their common box is larger than their own ones by no
             more than this share.
         flips: run every orientation also with rows, slices and both reversed, and average (four times the work).
@@ -91,7 +91,7 @@ class ThroughPlaneInferer(Inferer):
         window_pixels: int = 2**16,
         halo: int = 24,
         background: float = -0.95,
-        margin: int = 12,
+        air_margin: int = 12,
         waste: float = 0.1,
         flips: bool = False,
         disagreement: bool = False,
@@ -106,7 +106,7 @@ class ThroughPlaneInferer(Inferer):
             ("batch_pixels", batch_pixels, 1),
             ("window_pixels", window_pixels, 1),
             ("halo", halo, 0),
-            ("margin", margin, 0),
+            ("air_margin", air_margin, 0),
             ("waste", waste, 0),
         ):
             if value < least:
@@ -119,7 +119,7 @@ class ThroughPlaneInferer(Inferer):
         self.window_pixels = window_pixels
         self.halo = halo
         self.background = background
-        self.margin = margin
+        self.air_margin = air_margin
         self.waste = waste
         self.flips = flips
         self.disagreement = disagreement
@@ -167,7 +167,6 @@ class ThroughPlaneInferer(Inferer):
         operator = scan_operator(inputs, self.profile, self.slice_thickness_mm)
         spacing_mm = working_spacing_mm(inputs)
         volume = inputs.as_tensor()[0, 0]
-        positions = torch.tensor(operator.grid.positions, dtype=torch.float32, device=volume.device)
         channels = 1 + self.disagreement + self.error_map
         shape = (channels, *volume.shape[:2], operator.grid.n_thin)
         result = torch.zeros((1, *shape), dtype=torch.float32, device=volume.device)
@@ -179,11 +178,9 @@ class ThroughPlaneInferer(Inferer):
             for count, (side, flip) in enumerate(passes, start=1):
                 # (slices, rows, thick): views, so both orientations read and write the same memory
                 images = volume.transpose(0, side).flip(flip)
-                condition = torch.tensor(
-                    [operator.condition(float(spacing_mm[1 - side] / spacing_mm[2]))], device=volume.device
-                )
+                told = operator.told(float(spacing_mm[1 - side] / spacing_mm[2]), volume.device)
                 mean = result[0, 0].transpose(0, side)
-                for which, output in self._forward(images, positions, condition, network):
+                for which, output in self._forward(images, *told, network):
                     found = output.flip([axis + 1 for axis in flip]) if flip else output
                     delta = found[:, 0] - mean[which]
                     mean[which] += delta / count
@@ -229,7 +226,7 @@ class ThroughPlaneInferer(Inferer):
         """
         tissue = images > self.background
         boxes = [
-            _Box(*(_span(along, self.margin) for along in image))
+            _Box(*(_span(along, self.air_margin) for along in image))
             for image in zip(tissue.any(dim=2).cpu(), tissue.any(dim=1).cpu(), strict=True)
         ]
         least = images[0].numel() / 8  # what an image of air takes: it is interpolated

@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-__all__ = ["intensity_steps", "slice_shifts"]
+from ..intensity import TISSUE_LEVEL
 
-TISSUE_LEVEL = -0.8  # a tenth of the unit range above its lower end
+__all__ = ["intensity_steps", "slice_shifts"]
 
 
 def slice_shifts(

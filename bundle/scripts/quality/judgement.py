@@ -11,11 +11,10 @@ import torch
 
 from ..degradation import SliceProfileOperator
 from ..inference.in_plane import Pairs
+from ..intensity import TISSUE_LEVEL
 from ..networks.interpolation import interpolate_cubic
 
 __all__ = ["Judgement", "conformal_factor", "judge", "renew_noise"]
-
-TISSUE_LEVEL = -0.8  # a tenth of the unit range above its lower end
 
 
 @dataclass(frozen=True)

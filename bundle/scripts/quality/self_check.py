@@ -18,9 +18,10 @@ from ..files import write_json
 from ..geometry import SliceGrid
 from ..inference.in_plane import in_plane_pairs
 from ..inference.inferer import ThroughPlaneInferer
+from ..intensity import TISSUE_LEVEL
 from ..networks.interpolation import interpolate_cubic
 from ..reasons import CaseError, Reason
-from ..transforms.consistency import TISSUE_LEVEL, in_plane_noise_sigma, noise_to_signal
+from ..transforms.consistency import in_plane_noise_sigma, noise_to_signal
 from ..transforms.orient import padding_of, slice_grid, thickness_to_spacing
 from .judgement import Judgement, conformal_factor, judge, renew_noise
 from .numbers import BETWEEN_SLICES, NUMBERS, flags, measure, with_limits
@@ -132,7 +133,7 @@ class SelfCheck(Transform):
         if expected is not None:
             quality["error_map"] = self._calibrate(expected, judgement, cubic)
         if cubic:
-            positions = torch.tensor(slice_grid(image).positions, dtype=pred.dtype, device=pred.device)
+            positions = slice_grid(image).positions_tensor(pred.device)
             pred[0] = interpolate_cubic(image.as_tensor()[0].to(pred), positions)
         return pred, quality
 

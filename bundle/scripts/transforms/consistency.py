@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from ..degradation import SliceProfileOperator
+from ..intensity import TISSUE_LEVEL
 from .orient import padding_of, slice_grid, thickness_to_spacing
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
 
 MODES = ("exact", "regularised", "off")
 FLOOR_TOLERANCE = 1e-3  # unit range: half a thousandth of the scan's
-TISSUE_LEVEL = -0.8  # a tenth of the unit range above its lower end
 
 
 def scan_operator(image: MetaTensor, profile: str, slice_thickness_mm: float | None) -> SliceProfileOperator:

@@ -58,13 +58,8 @@ class RandDegrade(Randomizable, Transform):
         columns = hr.shape[-1] - 2 * self.margin
         grid = SliceGrid.covering(columns, scale_factor)
         lr = SliceProfileOperator(grid.widened(self.margin), profile, thickness).degrade(hr)
-        told = SliceProfileOperator(grid, profile, thickness).condition(row_to_thin_spacing / scale_factor)
-        return (
-            lr.contiguous(),
-            hr.narrow(-1, self.margin, columns).contiguous(),
-            torch.tensor(grid.positions, dtype=torch.float32),
-            torch.tensor(told, dtype=torch.float32),
-        )
+        positions, condition = SliceProfileOperator(grid, profile, thickness).told(row_to_thin_spacing / scale_factor)
+        return lr.contiguous(), hr.narrow(-1, self.margin, columns).contiguous(), positions, condition[0]
 
 
 class RandDegraded(Randomizable, MapTransform):
@@ -117,8 +112,8 @@ class DescribeThickd(MapTransform):
         grid = SliceGrid.covering(self.columns, float(result["scale_factor"]))
         rows_mm, slices_mm = (float(spacing) for spacing in result["spacing_mm"])
         operator = SliceProfileOperator(grid, self.profile, float(result["thickness_to_spacing"]))
-        result["positions"] = torch.tensor(grid.positions, dtype=torch.float32)
-        result["condition"] = torch.tensor(operator.condition(rows_mm / slices_mm), dtype=torch.float32)
+        result["positions"], condition = operator.told(rows_mm / slices_mm)
+        result["condition"] = condition[0]
         return result
 
 

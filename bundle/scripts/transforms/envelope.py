@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from ..inference.envelope import other_body_part, outside_envelope
+from ..intensity import AIR_LEVEL
 from ..reasons import CaseError, Reason
 from .consistency import in_plane_noise_sigma
 from .orient import padding_of, working_spacing_mm
@@ -19,7 +20,6 @@ from .orient import padding_of, working_spacing_mm
 __all__ = ["CheckEnvelope", "CheckEnveloped", "scan_facts"]
 
 POLICIES = ("warn", "refuse")
-AIR_LEVEL = -0.9  # a twentieth of the unit range above its lower end
 
 
 def scan_facts(image: MetaTensor) -> dict[str, float]:

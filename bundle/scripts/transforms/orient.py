@@ -137,7 +137,7 @@ class PlaceOnGrid(Transform):
         if not keep_float:
             voxels, meta["clipped_voxels"] = self._cast(voxels, str(image.meta["stored_dtype"]), _plain(image))
         if (padding := padding_of(image)) is not None:
-            nearest = torch.from_numpy(np.rint(slice_grid(image).positions).clip(0, image.shape[-1] - 1)).long()
+            nearest = torch.from_numpy(slice_grid(image).nearest_slices)
             outside = padding[..., nearest.to(padding.device)].to(voxels.device)
             voxels[0][outside] = 0 if keep_float else float(meta["padding_value"])
         placed = Orientation.of(affine, thick_axis).undo(voxels)
