@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .screen import fail
 
-__all__ = ["parse_settings", "require_device", "require_ids"]
+__all__ = ["known_ids", "parse_settings", "refuse_unknown", "require_device", "require_ids"]
 
 JSON_WORDS = {"null": None, "true": True, "false": False}
 
@@ -26,14 +28,28 @@ def parse_settings(items: Iterable[str]) -> dict[str, Any]:
     return ids
 
 
-def require_ids(ids: Mapping[str, Any], config_files: Sequence[str]) -> None:
-    """End the command with one line if a config does not know one of the ids."""
+def known_ids(ids: Mapping[str, Any], config_files: Sequence[str]) -> dict[str, Any]:
+    """Those of the ids that the config has, its files merged in order."""
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
-    parser.read_config(list(config_files))
-    if unknown := [name for name in ids if name not in parser]:
-        fail(f"--set must name an id of the config, got {', '.join(unknown)}; the ids are listed in docs/configs.md")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MONAI tells which part of an override no other file has
+        parser.read_config(list(config_files))
+    return {name: value for name, value in ids.items() if name in parser}
+
+
+def refuse_unknown(names: Collection[str], config_files: Sequence[str]) -> None:
+    """End the command with one line if there are names that no config has."""
+    if names:
+        config = " with ".join(Path(file).name for file in config_files)
+        fail(f"--set must name an id of {config}, got {', '.join(names)}; see docs/configs.md")
+
+
+def require_ids(ids: Mapping[str, Any], config_files: Sequence[str]) -> None:
+    """End the command with one line if the config does not have one of the ids."""
+    known = known_ids(ids, config_files)
+    refuse_unknown([name for name in ids if name not in known], config_files)
 
 
 def require_device(device: object, exact: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from .location import BUNDLE, config_file
 from .screen import CommandError, Screen, fail
-from .settings import parse_settings
+from .settings import known_ids, parse_settings, refuse_unknown
 
 __all__ = ["STAGES", "require_training_packages", "train"]
 
@@ -59,18 +59,16 @@ def train(
     if wrong := [stage for stage in stages if stage not in STAGES]:
         fail(f"--stage must be 1, 2 or 3, got {wrong[0]}")
     ids = parse_settings(settings)
-    with Screen.quiet(Path(os.devnull)):  # MONAI tells which of a file's ids a stage does not have
-        known = {stage: _parser(_files(stage, overrides)) for stage in stages}
-    if unknown := [name for name in ids if not any(name in parser for parser in known.values())]:
-        fail(f"--set must name an id of the training, got {', '.join(unknown)}; the ids are listed in docs/configs.md")
+    known = {stage: known_ids(ids, _files(stage, overrides)) for stage in stages}
+    every_file = dict.fromkeys(file for stage in stages for file in _files(stage, overrides))
+    refuse_unknown([name for name in ids if not any(name in own for own in known.values())], list(every_file))
     output.mkdir(parents=True, exist_ok=True)
     places = {"bundle_root": BUNDLE, "ct_dir": ct, "mr_dir": mr, "output_dir": output}
     for stage in stages:
         length = iterations * (STAGE_3_LENGTH if stage == STAGES[-1] else 1)
         log = output / f"log_stage{stage}.txt"
         print(f"stage {stage}: {length} iterations; log: {log}", flush=True)
-        own = {name: value for name, value in ids.items() if name in known[stage]}
-        own |= {name: str(place.resolve()) for name, place in places.items()}
+        own = known[stage] | {name: str(place.resolve()) for name, place in places.items()}
         if code := _in_a_process(_files(stage, overrides), {**own, "stage_iterations": length}, log):
             print(f"stage {stage} has ended with code {code}; the same command goes on from there", file=sys.stderr)
             return code
@@ -120,15 +118,6 @@ def _run_stage(files: list[str], ids: dict[str, Any], log: Path) -> None:
 def _files(stage: int, overrides: Sequence[str]) -> list[str]:
     own = [path if os.sep in path or "/" in path else config_file(path) for path in overrides]
     return [config_file("common.json"), config_file(f"train_stage{stage}.json"), *own]
-
-
-def _parser(files: Sequence[str]) -> Any:
-    """The merged config, which can be asked whether it has an id."""
-    from monai.bundle import ConfigParser
-
-    parser = ConfigParser()
-    parser.read_config(list(files))
-    return parser
 
 
 def _is_installed(name: str) -> bool:

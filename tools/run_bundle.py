@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from thinslice.screen import CommandError
-from thinslice.settings import parse_settings
+from thinslice.settings import parse_settings, require_ids
 
 __all__ = ["BUNDLE", "ROOT", "accept_overrides", "bundle_command", "override", "run_bundle"]
 
@@ -27,20 +27,27 @@ def bundle_command(configs: list[str], run_id: str = "run", bundle: Path = BUNDL
         bundle: bundle root.
         ids: overrides; keys may hold ``::`` (pass them with ``**{"a::b": ...}``).
     """
-    files = [str(bundle / "configs" / name) if "/" not in name else name for name in configs]
-    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(_files(configs, bundle))]
     command += ["--bundle_root", str(bundle)]
     for key, value in ids.items():
         command += [f"--{key}", str(value)]
     return command
 
 
+def _files(configs: list[str], bundle: Path) -> list[str]:
+    return [str(bundle / "configs" / name) if "/" not in name else name for name in configs]
+
+
 def run_bundle(configs: list[str], run_id: str = "run", bundle: Path = BUNDLE, **ids: Any) -> None:
     """Run it, showing its output.
 
     Raises:
-        SystemExit: with its exit code, if that is not 0.
+        SystemExit: with its exit code, if that is not 0; with a message, if the configs do not have one of the ids.
     """
+    try:
+        require_ids(ids, _files(configs, bundle))
+    except CommandError as error:
+        raise SystemExit(str(error)) from error
     code = subprocess.run(bundle_command(configs, run_id, bundle, **ids), check=False).returncode
     if code:
         raise SystemExit(code)

@@ -90,7 +90,7 @@ def test_a_bad_scan_is_one_line_with_its_reason_and_the_good_one_is_done(thinsli
         (["a.nii", "a.nii"], 2, "OUT must be a folder"),
         (["a.nii", "--spacing", "-1"], 2, "--spacing must be"),
         (["a.nii", "--set", "flips"], 2, "--set must be ID=VALUE"),
-        (["a.nii", "--set", "no_such_id=1"], 2, "no_such_id"),
+        (["a.nii", "--set", "no_such_id=1"], 2, "--set must name an id of inference.json, got no_such_id; see docs"),
         (["a.nii", "--report"], 2, "folder of DICOM series"),
         (["a.nii", "--device", "toaster"], 2, "--device must be"),
     ],

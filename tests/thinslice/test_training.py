@@ -69,4 +69,7 @@ def test_training_that_cannot_start_is_one_line(folder):
     unknown = run(folder, "train", "out2", "--ct", "d/ct", "--mr", "d/mr", *SMOKE, "--set", "no_such_id=3")
     assert unknown.returncode == 2
     (line,) = unknown.stderr.splitlines()
-    assert line.startswith("thinslice: --set must name an id of the training, got no_such_id")
+    assert line == (
+        "thinslice: --set must name an id of common.json with train_stage1.json with smoke.json, got no_such_id; "
+        "see docs/configs.md"
+    )

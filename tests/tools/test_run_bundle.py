@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from tools.run_bundle import accept_overrides, bundle_command
+from tools.run_bundle import accept_overrides, bundle_command, run_bundle
 
 WORDS = {"a": "True", "b": "1e-3", "c": "bfloat16", "d": "[1, 2]", "e": "None", "f::g": "-0.5", "k": "b c", "l": "x=y"}
 
@@ -45,6 +45,16 @@ def test_a_word_without_a_value_is_refused(capsys):
     with pytest.raises(SystemExit):
         parse("device")
     assert "--set must be ID=VALUE, got 'device'" in capsys.readouterr().err
+
+
+def test_an_id_that_the_configs_do_not_have_ends_the_command_before_anything_runs(tmp_path):
+    """`stage3_variant` was an id once; a run that ignored it would look like the paper's."""
+    stage = ["common.json", "train_stage3.json"]
+    with pytest.raises(
+        SystemExit, match=r"an id of common\.json with train_stage3\.json, got stage3_variant; see docs"
+    ):
+        run_bundle(stage, "training", ct_dir=tmp_path, output_dir=tmp_path, stage3_variant="paper")
+    assert not list(tmp_path.iterdir())
 
 
 def test_modules_find_the_bundle_from_the_checkout_alone(monkeypatch):
