@@ -140,9 +140,6 @@ def test_round_trip(tmp_path, orthanc, ids, monkeypatch):
     assert not [path for path in (tmp_path / "work" / "out").glob("[0-9a-f]*") if path.is_dir()]
 
 
-@pytest.mark.xfail(
-    reason="known defect of 0.4.0: the second round derives other identifiers, so the series is there twice"
-)
 def test_killed_and_started_again(tmp_path, orthanc, ids):
     """State is lost after the results went back: the same ones are sent again, and Orthanc holds them once."""
     thick_series(tmp_path / "scan", seed="thick")

@@ -4,6 +4,7 @@
 import shutil
 import subprocess
 from datetime import UTC, datetime
+from uuid import UUID
 
 import highdicom
 import nibabel as nib
@@ -15,6 +16,7 @@ from pydicom.dataset import Dataset
 from scripts.dicom.attributes import ACQUISITION, LOSSY, PATIENT_AND_STUDY
 from scripts.dicom.checking import check_series, series_affine_ras
 from scripts.dicom.discovery import SeriesCandidate, discover
+from scripts.dicom.index import index_tree
 from scripts.dicom.reading import read_series
 from scripts.dicom.uids import derived_uid
 from scripts.dicom.writing import Provenance, stored_values, write_series
@@ -200,6 +202,31 @@ def test_a_number_that_the_study_already_has_is_not_given_again(tmp_path):
     write_source(tmp_path / "c", array, affine, seed="c", SeriesNumber=501, StudyInstanceUID="1.2.4")
     numbers = {series.slices[0].path.parent.name: series.derived_number for series in discover(tmp_path).series}
     assert numbers == {"a": 502, "b": 50101, "c": 50101}
+
+
+def from_index(tmp_path):
+    return list(index_tree(tmp_path / "tree", tmp_path / "index").series())
+
+
+def from_headers(tmp_path):
+    return discover(tmp_path / "tree").series
+
+
+@pytest.mark.parametrize("find", [from_headers, from_index])
+def test_what_was_derived_before_takes_no_number_but_what_only_looks_like_it_does(tmp_path, find):
+    array, affine = ramp_series()
+    write_source(tmp_path / "tree" / "a", array, affine, seed="a", SeriesNumber=5, StudyInstanceUID="1.2.3")
+    (alone,) = find(tmp_path)
+    first, _, _ = derive(alone, tmp_path / "tree" / "first")
+    (again,) = find(tmp_path)
+    second, _, _ = derive(again, tmp_path / "second")
+    assert [path.read_bytes() for path in second.files] == [path.read_bytes() for path in first.files]
+    for path in first.files:
+        other = pydicom.dcmread(path)
+        other.SeriesInstanceUID = f"2.25.{UUID('4c3e1c2e-6b1d-4c7a-9f5e-0123456789ab').int}"  # drawn at random
+        other.save_as(path)
+    (beside,) = find(tmp_path)
+    assert (again.derived_number, beside.derived_number) == (501, 502)
 
 
 def test_padding_is_put_back_and_its_tag_kept(tmp_path):

@@ -11,7 +11,7 @@ from ..files import sha256
 from ..formats import is_volume_file
 from ..reasons import CaseError, Reason
 from .headers import Header, hashed, read_headers
-from .kinds import IMAGE_CLASS, file_refusal, image_refusal, image_warnings
+from .kinds import IMAGE_CLASS, file_refusal, image_refusal, image_warnings, is_ours
 from .split import (
     Part,
     check_covers_series,
@@ -54,7 +54,7 @@ class SeriesCandidate:
         slices: in order of position along the slice normal; several may lie in one file.
         copies: further files that are byte for byte equal to one of ``files``.
         warnings: what is tolerated, but a person may want to know.
-        derived_number: SeriesNumber for the derived series, which no other series of the study has.
+        derived_number: SeriesNumber for the derived series, which no series of the study has that was not derived here.
     """
 
     key: str
@@ -171,7 +171,8 @@ def discover(
         found.refused.extend(one for one in outcomes if isinstance(one, RefusedSeries))
     taken: dict[str, set[int]] = {}
     for each in members.values():
-        taken.setdefault(each.headers[0].study, set()).add(each.headers[0].series_number or 0)
+        if not is_ours(each.headers[0]):
+            taken.setdefault(each.headers[0].study, set()).add(each.headers[0].series_number or 0)
     found.series[:] = number_derived(sorted(found.series, key=lambda one: one.key), taken)
     found.refused.sort(key=lambda one: one.key)
     found.files.sort(key=lambda one: one.path)
@@ -330,9 +331,13 @@ def _paths(headers: Iterable[Header], copies: Iterable[Path] = ()) -> tuple[Path
 def number_derived(candidates: Iterable[SeriesCandidate], taken: Mapping[str, set[int]]) -> Iterator[SeriesCandidate]:
     """Give each derived series a number: 100 times the source's and 1, or the next that is free in its study.
 
+    The number is one of the facts that its UIDs are hashed from. Series that were derived earlier are therefore no
+    part of ``taken``: with the earlier result beside it, the same source must get the same number again.
+
     Args:
         candidates: volumes of any studies, in the order of their keys.
-        taken: the numbers that the series of each study have, by the hash of the study's UID.
+        taken: the numbers that the series of each study have, by the hash of the study's UID, without series that
+            were derived here.
 
     Yields:
         The candidates in the same order.

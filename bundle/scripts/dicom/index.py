@@ -38,7 +38,7 @@ from .discovery import (
     sort_copies,
 )
 from .headers import Header, hashed
-from .kinds import IMAGE_CLASS
+from .kinds import IMAGE_CLASS, is_ours
 from .tree import Stamp, changed, walk
 
 __all__ = ["Index", "index_tree"]
@@ -146,7 +146,7 @@ class Index:
     def series(self) -> Iterator[SeriesCandidate]:
         """Volumes that can be read, by key."""
         taken: dict[str, set[int]] = {}
-        for study, number in self.db.execute("SELECT DISTINCT study, number FROM files WHERE series NOT NULL"):
+        for study, number in self.db.execute("SELECT DISTINCT study, number FROM files WHERE number NOT NULL"):
             taken.setdefault(study, set()).add(number)
         rows = self.db.execute("SELECT content FROM volumes WHERE NOT refused ORDER BY key")
         yield from number_derived((_unpack(SeriesCandidate, content) for (content,) in rows), taken)
@@ -385,7 +385,7 @@ _Sorted = tuple[str, list[_Volume]]
 
 
 def _read(job: list[_Unread], modality: str) -> list[_Read]:
-    """Facts of files, by number: series, instance, study, number of the series, reason, message; and the headers."""
+    """Facts of files, by number: series, instance, study, number that it takes, reason, message; and the headers."""
     results: list[_Read] = []
     for file, folder, name, size, modified, reason, message in job:
         error = CaseError(Reason(reason), message or "") if reason == Reason.CHANGED else None
@@ -396,7 +396,8 @@ def _read(job: list[_Unread], modality: str) -> list[_Read]:
         first = looked[0]
         stale = str(Reason.CHANGED) if first.error is not None and first.error.reason is Reason.CHANGED else None
         instance = hashed(first.sop_instance) if first.sop_instance else None
-        facts = (hashed(first.series), instance, first.study, first.series_number or 0, stale, None)
+        number = None if is_ours(first) else first.series_number or 0
+        facts = (hashed(first.series), instance, first.study, number, stale, None)
         results.append((file, facts, _pack(looked)))
     return results
 

@@ -14,8 +14,9 @@ from pydicom.uid import (
 
 from ..reasons import CaseError, Reason
 from .headers import Header, uid_name
+from .uids import is_derived_uid
 
-__all__ = ["file_refusal", "image_refusal", "image_warnings"]
+__all__ = ["file_refusal", "image_refusal", "image_warnings", "is_ours"]
 
 IMAGE_CLASS = {"MR": MRImageStorage, "CT": CTImageStorage}
 ENHANCED_CLASSES = {
@@ -38,7 +39,8 @@ MAPS = {
 COMPONENT_LETTERS = {"P", "R", "I"}  # as third or fourth value: phase, real, imaginary
 NO_UNITS = {"", "1", "{}", "NO UNITS"}
 # context group 7203 and 7162: resampled in space, made by artificial intelligence
-OUR_DERIVATIONS = {"113085", "123110"}
+RESAMPLED = "113085"
+OUR_DERIVATIONS = {RESAMPLED, "123110"}
 DERIVED = ("DERIVED", "SECONDARY")
 OUR_IMAGE_TYPE = ("DERIVED", "SECONDARY", "OTHER", "SR")
 
@@ -88,3 +90,13 @@ def image_warnings(header: Header) -> tuple[CaseError, ...]:
         return ()
     message = "an input should be an acquired image; this one is called derived, but neither from what nor how"
     return (CaseError(Reason.ALREADY_DERIVED, message),)
+
+
+def is_ours(header: Header) -> bool:
+    """Whether an image was written by :mod:`.writing`: its image type, derivation and identifiers all say so."""
+    return (
+        header.image_type[:4] == OUR_IMAGE_TYPE
+        and RESAMPLED in header.derivation
+        and is_derived_uid(header.series)
+        and is_derived_uid(header.sop_instance)
+    )

@@ -6,7 +6,10 @@ from __future__ import annotations
 import hashlib
 import uuid
 
-__all__ = ["derived_uid"]
+__all__ = ["derived_uid", "is_derived_uid"]
+
+ROOT, VERSION = "2.25.", 5  # of UIDs that hold a UUID; of UUIDs that are hashed from names
+DIGITS = len(str(2**128))
 
 
 def derived_uid(*facts: str) -> str:
@@ -16,4 +19,12 @@ def derived_uid(*facts: str) -> str:
     ``("a", "bc")`` differ.
     """
     digest = hashlib.sha256("\n".join(facts).encode()).digest()[:16]
-    return f"2.25.{uuid.UUID(bytes=digest, version=5).int}"
+    return f"{ROOT}{uuid.UUID(bytes=digest, version=VERSION).int}"
+
+
+def is_derived_uid(uid: str) -> bool:
+    """Whether a UID has the form of those that :func:`derived_uid` makes."""
+    number = uid.removeprefix(ROOT)
+    if number == uid or not (number.isascii() and number.isdigit()) or len(number) > DIGITS or int(number) >= 2**128:
+        return False
+    return uuid.UUID(int=int(number)).version == VERSION
