@@ -5,6 +5,10 @@
 (a term, a sign, a weight, a detach, a modality), in a temporary copy, and runs the matching tests. A mutant that no
 test fails on has survived, and the exit status is 1. mutmut does not know "a term less", "without detach" or "the other
 modality". First come the faults of :data:`FAULTS`, one at a time and all together.
+
+Every result goes to a record as soon as it is known, and the next run goes on from there: a mutant that was killed is
+not run again while the code of its file stays as it is; one that survived is. ``--seconds`` ends a run early. Delete
+the record for a run from scratch.
 """
 
 from __future__ import annotations
@@ -13,14 +17,19 @@ import argparse
 import ast
 import copy
 import gc
+import hashlib
+import json
+import math
 import multiprocessing
 import os
 import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import monai.engines  # noqa: F401  what the tests need is imported once: children are forked
 import nibabel  # noqa: F401
@@ -29,6 +38,7 @@ import torch
 import torchvision  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
+Row: TypeAlias = tuple[str, int, str, str]  # file, line, change, result
 TESTS = {
     "bundle/scripts/losses/self_reconstruction.py": "tests/losses/test_reconstruction.py",
     "bundle/scripts/losses/cross_cycle.py": "tests/losses/test_reconstruction.py",
@@ -191,6 +201,10 @@ def mutants(path: Path) -> Iterator[tuple[int, str, str]]:
             yield text[: match.start()].count("\n") + 1, f"{match[0]} -> {changed}", text.replace(match[0], changed)
         return
     tree = ast.parse(text)
+    for node in ast.walk(tree):  # no words: the mutants of a file whose comments change stay the same
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            node.value.value = ""
+    seen = set()
     for function in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
         known = {n.arg for n in ast.walk(function) if isinstance(n, ast.arg)}
         known |= {n.id for n in ast.walk(function) if isinstance(n, ast.Name)}
@@ -199,6 +213,9 @@ def mutants(path: Path) -> Iterator[tuple[int, str, str]]:
                 if isinstance(new, ast.Name) and isinstance(node, ast.Name) and new.id not in known:
                     continue  # an undefined name fails everywhere: no merit of a test
                 mutated = ast.unparse(_Replace(node, new).visit(copy.deepcopy(tree, {id(node): node})))
+                if mutated in seen:  # a function inside another one is walked twice
+                    continue
+                seen.add(mutated)
                 gone = []
                 if isinstance(node, ast.Dict) and isinstance(new, ast.Dict):
                     gone = [key for key in node.keys if key and key not in new.keys]
@@ -251,7 +268,7 @@ def killed(folder: Path, tests: str, timeout_s: float) -> bool:
     return child.exitcode != 0
 
 
-def faults(folder: Path, timeout_s: float) -> Iterator[tuple[str, int, str, str]]:
+def faults(folder: Path, timeout_s: float) -> Iterator[Row]:
     """Rows of the table for every fault of :data:`FAULTS` by itself, then for all of them together."""
     for names in [[name] for name in FAULTS] + [list(FAULTS)]:
         originals: dict[Path, str] = {}
@@ -270,16 +287,73 @@ def faults(folder: Path, timeout_s: float) -> Iterator[tuple[str, int, str, str]
         yield "faults", 0, " + ".join(names), "killed" if noticed else "survived"
 
 
+class Record:
+    """Results by mutant, one line of JSON each, so that a run that is cut off leaves a whole file.
+
+    Args:
+        path: the file; made if it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.results = dict(json.loads(line) for line in lines)
+
+    def add(self, key: str, result: str) -> None:
+        """Keep a result."""
+        self.results[key] = result
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps([key, result]) + "\n")
+
+
+def mutants_of(folder: Path, file: str, timeout_s: float, record: Record, end: float) -> Iterator[Row]:
+    """Rows of the table for every mutant of a file.
+
+    Args:
+        folder: the copy.
+        file: path of the source file in it.
+        timeout_s: after which a mutant counts as killed.
+        record: of earlier runs; gets the results of this one.
+        end: value of ``time.monotonic()`` from which no further mutant is run.
+
+    Raises:
+        SystemExit: if the tests fail on the file as it is.
+    """
+    original = folder / file
+    text = original.read_text()
+    checked = False
+    for line, change, mutant in mutants(original):
+        key = hashlib.sha256(mutant.encode()).hexdigest()[:16]
+        result = record.results.get(key, "not run")
+        if result != "killed" and time.monotonic() < end:
+            if not checked and killed(folder, TESTS[file], timeout_s):
+                raise SystemExit(f"{TESTS[file]} must pass before anything is changed; run it alone to see why not")
+            checked = True
+            original.write_text(mutant)
+            result = "killed" if killed(folder, TESTS[file], timeout_s) else "survived"
+            original.write_text(text)
+            record.add(key, result)
+        for (part, equivalent), reason in EQUIVALENT.items():
+            if result == "survived" and part in text.splitlines()[line - 1] and equivalent == change:
+                result = f"equivalent: {reason}"
+        yield file.removeprefix("bundle/"), line, change, result
+
+
 def main() -> int:
     """Run all mutants; a table on stdout, and in a file where one is named."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--files", default="", help="only source files whose path holds this text, or 'faults'")
     parser.add_argument("--output", type=Path, help="write the table of mutants there, as Markdown")
     parser.add_argument("--timeout", type=float, default=120, help="seconds after which a mutant counts as killed")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="run no further mutant after so many seconds")
+    parser.add_argument("--record", type=Path, default=ROOT / "out" / "mutation.jsonl", help="results of earlier runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
     gc.freeze()
-    rows: list[tuple[str, int, str, str]] = []
+    end = time.monotonic() + options.seconds
+    record = Record(options.record)
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         for part in ("bundle", "phantom", "tests"):
@@ -289,39 +363,28 @@ def main() -> int:
             for row in faults(folder, options.timeout):
                 rows.append(row)
                 print(f"{row[3]:10} {row[2]}", flush=True)
-        for file, tests in TESTS.items():
-            if options.files not in file:
-                continue
-            original = folder / file
-            text = original.read_text()
-            if killed(folder, tests, options.timeout):
-                raise SystemExit(f"{tests} must pass before anything is changed; run it alone to see why it does not")
-            for line, change, mutant in list(mutants(original)):
-                original.write_text(mutant)
-                result = "killed" if killed(folder, tests, options.timeout) else "survived"
-                source = text.splitlines()[line - 1]
-                for (part, equivalent), reason in EQUIVALENT.items():
-                    if result == "survived" and part in source and equivalent == change:
-                        result = f"equivalent: {reason}"
-                rows.append((file.removeprefix("bundle/"), line, change, result))
-                print(f"{result:10} {file}:{line}  {change}", flush=True)
-            original.write_text(text)
+        for file in (file for file in TESTS if options.files in file):
+            for row in mutants_of(folder, file, options.timeout, record, end):
+                rows.append(row)
+                if row[3] == "survived":
+                    print(f"{row[3]:10} {file}:{row[1]}  {row[2]}", flush=True)
     print(summary := table(rows))
     if options.output:
         lines = [f"| {f}:{n} | `{c.replace('|', '/')}` | {r} |" for f, n, c, r in rows]
         options.output.parent.mkdir(parents=True, exist_ok=True)
         mutants_table = "\n".join(["| where | change | result |", "| --- | --- | --- |", *lines])
         options.output.write_text(f"{summary}\n\n{mutants_table}\n")
-    return int(any(row[3] == "survived" for row in rows))
+    return int(any(row[3] in ("survived", "not run") for row in rows))
 
 
-def table(rows: list[tuple[str, int, str, str]]) -> str:
+def table(rows: list[Row]) -> str:
     """Mutants by file and by what became of them, as Markdown; the table of docs/mutation.md."""
-    lines = ["| file | mutants | killed | equivalent | survived |", "|---|---|---|---|---|"]
+    kinds = ("killed", "equivalent", "survived", "not run")
+    lines = [f"| file | mutants | {' | '.join(kinds)} |", "|---" * (2 + len(kinds)) + "|"]
     for file in [*dict.fromkeys(row[0] for row in rows), "all"]:
         results = [row[3] for row in rows if file in (row[0], "all")]
-        counts = [sum(result.startswith(kind) for result in results) for kind in ("killed", "equivalent", "survived")]
-        lines.append(f"| {file} | {len(results)} | {counts[0]} | {counts[1]} | {counts[2]} |")
+        counts = [len(results), *(sum(result.startswith(kind) for result in results) for kind in kinds)]
+        lines.append(f"| {file} | {' | '.join(map(str, counts))} |")
     return "\n".join(lines)
 
 
