@@ -16,6 +16,7 @@ from scripts.geometry import SliceGrid
 from tests.batch.conftest import read_report, thick_series
 from tests.conftest import BUNDLE
 from tests.dicom.synthetic import drop
+from tests.dicom.test_error_map import voxels_of
 
 
 @pytest.mark.slow
@@ -53,6 +54,10 @@ def test_good_series_beside_bad_ones(tmp_path, batch):
     assert len(derived) == 45
     voxels = np.asarray(image.dataobj)
     assert check_series(derived, sorted((tmp_path / "in" / "a").iterdir()), image.affine, voxels) == []
+    error_map = nib.load(tmp_path / "out" / one["error_map"])
+    in_dicom = voxels_of(tmp_path / "out" / one["error_map_dicom"], image.affine)
+    np.testing.assert_array_equal(in_dicom, np.asarray(error_map.dataobj))
+    assert in_dicom.max() > 0
     for name, digest in one["outputs"].items():
         assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
     assert report["summary"]["files"] == len(before)

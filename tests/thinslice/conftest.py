@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT
 
 # what a light installation lacks: importing one of these must not be necessary
-ABSENT = ("torchvision", "lpips", "skimage", "tensorboard", "matplotlib", "itk", "onnxruntime", "openvino", "highdicom")
+ABSENT = ("torchvision", "lpips", "skimage", "tensorboard", "matplotlib", "itk", "onnxruntime", "openvino")
 BLOCKER = f"""
 import importlib.abc, sys
 class Absent(importlib.abc.MetaPathFinder):

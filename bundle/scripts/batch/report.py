@@ -18,7 +18,7 @@ from ..files import whole, write_json
 __all__ = ["RECORD", "SCHEMA_VERSION", "Records", "SeriesRecord", "Status", "exit_code", "summary_of", "write_report"]
 
 RECORD = "record.json"
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "2.1"
 
 
 class Status(StrEnum):
@@ -50,6 +50,7 @@ class SeriesRecord:
     acquired: str | None = None
     disagreement: str | None = None
     error_map: str | None = None
+    error_map_dicom: str | None = None
     dicom_dir: str | None = None
     outputs: dict[str, str] = field(default_factory=dict)
     input_sha256: str | None = None

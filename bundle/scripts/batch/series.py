@@ -32,6 +32,7 @@ from monai.data import MetaTensor
 
 from ..data.cases import Cases
 from ..dicom.discovery import SeriesCandidate
+from ..dicom.error_map import write_error_map
 from ..dicom.writing import Provenance, write_series
 from ..files import sha256, write_json, write_once
 from ..geometry import Orientation, voxel_spacing_mm
@@ -47,6 +48,7 @@ from .tasks import Task, WorkerSpec
 __all__ = ["Pipeline", "process"]
 
 ACQUIRED = "_acquired.nii.gz"
+ERROR_MAP = "error_map.dcm"
 VOLATILE = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "progress", "cases", "imports", "_desc_")
 
 
@@ -104,8 +106,13 @@ class Pipeline:
         state.batch = state.output = None
         return result
 
-    def write_dicom(self, pred: MetaTensor, series: SeriesCandidate, record: SeriesRecord) -> int:
-        """Write the derived series into ``stage/dicom``; returns how many voxels were clipped to 16 bits."""
+    def write_dicom(self, result: Mapping[str, Any], series: SeriesCandidate, record: SeriesRecord) -> int:
+        """Write the derived series into ``stage/dicom`` and its error map, if there is one, beside it.
+
+        Returns:
+            How many voxels were clipped to 16 bits.
+        """
+        pred: MetaTensor = result["pred"]
         affine = np.asarray(pred.meta["affine"], dtype=np.float64).reshape(4, 4)
         provenance = Provenance(
             software=self.software,
@@ -116,9 +123,14 @@ class Pipeline:
             interpolated=pred.meta.get("quality", {}).get("result") == "cubic",
         )
         array = pred.as_tensor()[0].cpu().numpy()
-        return write_series(
+        written = write_series(
             self.stage / "dicom", array, affine, series, provenance, float(pred.meta["scale_factor"])
-        ).clipped_voxels
+        )
+        if "error" in result:
+            calibration = (result.get("quality") or {}).get("error_map") or {}
+            error = result["error"].as_tensor()[0].cpu().numpy()
+            write_error_map(self.stage / ERROR_MAP, error, written.files, calibration.get("coverage"))
+        return written.clipped_voxels
 
 
 def process(pipeline: Pipeline, task: Task) -> SeriesRecord:
@@ -136,7 +148,7 @@ def process(pipeline: Pipeline, task: Task) -> SeriesRecord:
         record = replace(record, derived_at=_derivation_time(task, record))
         item = {"image": task.series, "case": task.series.key, "patient": task.series.patient}
         result = pipeline.run(item)
-        record = replace(record, clipped_voxels=pipeline.write_dicom(result["pred"], task.series, record))
+        record = replace(record, clipped_voxels=pipeline.write_dicom(result, task.series, record))
         done = _describe(record, result, pipeline.stage, task.final.name, pipeline.pictures)
         done = replace(done, seconds=round(time.perf_counter() - started, 3), peak_memory_bytes=_peak())
         write_json(pipeline.stage / RECORD, asdict(done), indent=2)
@@ -247,6 +259,7 @@ def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, fold
         acquired=only(ACQUIRED),
         disagreement=only("_disagreement.nii.gz"),
         error_map=only("_error.nii.gz"),
+        error_map_dicom=only(ERROR_MAP),
         dicom_dir=f"{folder}/dicom" if (stage / "dicom").is_dir() else None,
         outputs=outputs,
         clipped_voxels=(record.clipped_voxels or 0) + int(pred.meta.get("clipped_voxels", 0)),

@@ -31,7 +31,7 @@ from .parsing import open_dicom, quiet, scan_dataset
 from .pixels import padding_values, scanner_units
 from .uids import derived_uid
 
-__all__ = ["Provenance", "Written", "stored_values", "write_series"]
+__all__ = ["Provenance", "Written", "save_instance", "stored_values", "write_series"]
 
 MAX_INFLATED_BYTES = 2**27
 # what is read of the source: what may be taken over, and what the rest is made from
@@ -138,7 +138,7 @@ def write_series(
         ds.add_new("LargestImagePixelValue", "SS" if values.dtype.kind == "i" else "US", int(plane.max()))
         ds.PixelData = plane.astype(values.dtype.newbyteorder("<")).tobytes()
         files.append(folder / f"{k + 1:05d}.dcm")
-        _save(ds, files[-1])
+        save_instance(ds, files[-1])
     return Written(tuple(files), series_uid, clipped)
 
 
@@ -337,7 +337,7 @@ def _equipment(provenance: Provenance) -> Dataset:
     return ds
 
 
-def _save(ds: Dataset, path: Path) -> None:
+def save_instance(ds: Dataset, path: Path) -> None:
     """Explicit little endian with a preamble of zeros, on the disk before the caller renames the folder."""
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
