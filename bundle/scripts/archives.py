@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unpack an archive of scans into a folder of our own: nothing lands outside it, and nothing grows without bound."""
+"""Unpack archives of scans into a folder of our own: nothing lands outside it, and nothing grows without bound."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from .reasons import CaseError, Reason
 
-__all__ = ["ARCHIVE_SUFFIXES", "is_archive", "unpack"]
+__all__ = ["ARCHIVE_SUFFIXES", "UNPACKED", "is_archive", "unpack", "unpack_all"]
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 CHUNK = 2**20
+UNPACKED = CaseError(Reason.NOT_AN_IMAGE, "what this archive holds is listed by itself; nothing to do")
 
 
 def is_archive(path: Path) -> bool:
@@ -69,6 +71,40 @@ def unpack(path: Path, folder: Path, max_files: int = 200_000, max_bytes: int = 
         message = f"an archive must be whole, got {type(error).__name__}; copy it again"
         raise CaseError(Reason.TRUNCATED, message) from error
     return count
+
+
+def unpack_all(archives: Iterable[Path], root: Path, folder: Path) -> dict[Path, CaseError]:
+    """Unpack archives of a tree, each into a folder that lies below ``folder`` as the archive lies below ``root``.
+
+    What is unpacked has its archive's time of modification, so that the same archive gives the same files again.
+
+    Args:
+        archives: regular files for which :func:`is_archive` holds.
+        root: of the tree.
+        folder: of our own, on a disk with room.
+
+    Returns:
+        :data:`UNPACKED` for each archive, or why nothing of it was unpacked.
+    """
+    outcomes = {}
+    for path in archives:
+        target = folder / path.relative_to(root)
+        try:
+            target.mkdir(parents=True)
+            unpack(path, target)
+            times = (path.stat().st_mtime_ns,) * 2
+            for file in target.rglob("*"):
+                os.utime(file, ns=times)
+        except CaseError as error:
+            outcomes[path] = CaseError(error.reason, error.message)  # without the frames that its traceback keeps
+        except OSError as error:  # the archive is gone, or two of them have one name
+            message = f"an archive must be readable, got {type(error).__name__}; unpack it"
+            outcomes[path] = CaseError(Reason.ARCHIVE, message)
+        else:
+            outcomes[path] = UNPACKED
+            continue
+        shutil.rmtree(target, ignore_errors=True)
+    return outcomes
 
 
 def _safe(name: str) -> PurePosixPath:

@@ -213,7 +213,7 @@ class BatchRunner:
 
     def _source(self, files: Sequence[Path]) -> str:
         """Folder of a series relative to ``dataset_dir``."""
-        return os.path.relpath(os.path.commonpath([path.parent for path in files]), self.dataset_dir)
+        return os.path.commonpath([self.index.place_of(path).parent for path in files]) or "."
 
     def _candidate(self, series: SeriesCandidate) -> SeriesRecord:
         return SeriesRecord(
@@ -236,8 +236,8 @@ class BatchRunner:
 
     def _left_out(self) -> Iterator[dict[str, str]]:
         for file in self.index.left_out():
-            path = os.path.relpath(file.path, self.dataset_dir)
-            yield {"path": path, "reason": str(file.error.reason), "message": file.error.message}
+            path = self.index.place_of(file.path)
+            yield {"path": str(path), "reason": str(file.error.reason), "message": file.error.message}
 
     # --- the work
 

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..archives import is_archive, unpack
-from ..dicom.discovery import SeriesCandidate, discover
+from ..archives import UNPACKED, is_archive, unpack
+from ..dicom.discovery import Discovered, SeriesCandidate, discover
 from ..dicom.reading import read_series
 from ..formats import is_volume_file, read_volume_file, volume_stem
 from ..reasons import CaseError, Reason
@@ -27,7 +28,7 @@ class Cases:
         skipped: ``(name, error)`` of each file or series that is not our business.
         location: where it was looked for.
         hint: what to do when there is nothing.
-        unpacked: the folder that an archive was unpacked to; it goes with the last reference to it.
+        unpacked: the folder that archives were unpacked to; it goes with the last reference to it.
     """
 
     items: list[dict[str, object]] = field(default_factory=list)
@@ -44,7 +45,8 @@ def find_cases(location: str | Path, modality: str = "MR") -> Cases:
     Args:
         location: a folder, a zip or tar archive, or one file of a volume (NIfTI, MGH, NRRD, MetaImage). Each such file
             is a case named by its path in the folder without the suffix (``patient01/FLAIR``), so that results mirror
-            the folders; each volume of a DICOM series is a case named by its hashed UID.
+            the folders; each volume of a DICOM series is a case named by its hashed UID. An archive in a folder counts
+            as a folder of its name.
         modality: of the DICOM series that are wanted, ``MR`` or ``CT``.
 
     Returns:
@@ -58,17 +60,26 @@ def find_cases(location: str | Path, modality: str = "MR") -> Cases:
         return cases
     if not root.exists():
         return cases
+    unpacked = tempfile.TemporaryDirectory(prefix="scans-")  # made with mode 0700
+    place = Path(unpacked.name)
     if root.is_file() and is_archive(root):
-        unpacked = tempfile.TemporaryDirectory(prefix="scans-")  # made with mode 0700
         try:
-            unpack(root, Path(unpacked.name))
+            unpack(root, place)
         except CaseError as error:
-            cases.refused.append((root.name, error))
-            return cases
-        return replace(find_cases(unpacked.name, modality), location=str(location), unpacked=unpacked)
-    found = discover(root, modality)
+            return Cases(refused=[(root.name, error)], location=str(location))
+        return _cases(str(location), [place], discover(place, modality), unpacked)
+    found = discover(root, modality, unpack_into=place)
+    return _cases(str(location), [root, place], found, unpacked if any(place.iterdir()) else None)
+
+
+def _cases(
+    location: str, roots: Sequence[Path], found: Discovered, unpacked: tempfile.TemporaryDirectory | None
+) -> Cases:
+    """What was found below the roots, as cases."""
+    cases = Cases(location=location, unpacked=unpacked)
     by_name: dict[str, list[Path]] = {}
     for file in found.nifti:
+        root = next(root for root in roots if file.is_relative_to(root))
         by_name.setdefault((file.parent.relative_to(root) / volume_stem(file)).as_posix(), []).append(file)
     for name, paths in sorted(by_name.items()):
         if len(paths) == 1:
@@ -78,7 +89,9 @@ def find_cases(location: str | Path, modality: str = "MR") -> Cases:
             cases.refused.append((name, CaseError(Reason.DUPLICATE_NAME, message)))
     cases.items.extend({"image": series, "case": series.key, "patient": series.patient} for series in found.series)
     cases.refused.extend((series.key, series.error) for series in found.refused)
-    cases.skipped.extend((file.path.name, file.error) for file in found.files)
+    for file in found.files:  # an archive that was not unpacked may hold scans
+        lost = is_archive(file.path) and file.error is not UNPACKED
+        (cases.refused if lost else cases.skipped).append((file.path.name, file.error))
     return cases
 
 

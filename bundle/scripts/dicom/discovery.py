@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..archives import is_archive, unpack_all
 from ..files import sha256
 from ..formats import is_volume_file
 from ..reasons import CaseError, Reason
@@ -124,6 +125,7 @@ def discover(
     strict: bool = False,
     min_slices: int = 3,
     max_voxels: int = 2**30,
+    unpack_into: Path | None = None,
 ) -> Discovered:
     """Look through a folder tree.
 
@@ -138,6 +140,8 @@ def discover(
         strict: refuse a series whose own counts say that slices are missing at its ends, rather than warn.
         min_slices: fewest slices of a volume.
         max_voxels: most voxels of a volume.
+        unpack_into: an empty folder of the caller's, to which zip and tar archives of the tree are unpacked: what they
+            hold belongs to the tree. ``None`` leaves archives out. Archives inside archives are left out.
 
     Returns:
         Volumes that can be read, series that must not be, and the files of no series.
@@ -149,6 +153,12 @@ def discover(
         raise ValueError(f"modality must be one of {sorted(IMAGE_CLASS)}, got {modality!r}; correct the id")
     files, others = list_tree(Path(root), stable_seconds)
     found = Discovered(files=[LeftOutFile(path, error) for path, error in others])
+    if unpack_into is not None:
+        archives = [path for path, (_, changed) in files.items() if is_archive(path) and changed is None]
+        for path, outcome in unpack_all(archives, Path(root), unpack_into).items():
+            del files[path]
+            found.files.append(LeftOutFile(path, outcome))
+        files |= list_tree(unpack_into)[0]
     series: dict[str, list[list[Header]]] = {}
     damaged: list[LeftOutFile] = []
     for path, (stamp, changed) in files.items():
@@ -219,9 +229,7 @@ def _better_known(path: Path, error: CaseError) -> CaseError:
     if name.endswith(".img") and is_volume_file(path.with_suffix(".hdr")):
         return CaseError(Reason.NOT_AN_IMAGE, "the data of a pair are read with their .hdr file; nothing to do")
     if name.endswith(ARCHIVES):
-        return CaseError(
-            Reason.ARCHIVE, "an archive inside a folder is not looked into; give it alone, or unpack it first"
-        )
+        return CaseError(Reason.ARCHIVE, "an archive of this kind or in this place is not looked into; unpack it first")
     return error
 
 

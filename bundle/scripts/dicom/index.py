@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import time
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ..archives import is_archive, unpack_all
 from ..formats import is_volume_file
 from ..orphans import end_with_starter
 from ..reasons import CaseError, Reason
@@ -45,6 +47,7 @@ __all__ = ["Index", "index_tree"]
 
 FILES_PER_JOB, SERIES_PER_JOB = 200, 20
 COMMIT_SECONDS = 2.0
+UNPACKED = ".unpacked"
 NEVER = -1  # as time of modification: no file has it, so the next look reads the file again
 VOLUME = CaseError(Reason.NOT_AN_IMAGE, "a NIfTI file or the like is no DICOM series; run inference.json on it")
 # a folder is dirty inside one look only; a series stays dirty until its volumes are known
@@ -78,6 +81,8 @@ def index_tree(
 ) -> Index:
     """Look through a folder tree, as :func:`~.discovery.discover` does, and keep what was found.
 
+    Zip and tar archives of the tree are unpacked beside the SQLite file, until the index is closed.
+
     Args:
         root: see there, as ``modality`` and the four after it.
         path: the SQLite file. What an earlier look left there is brought up to date; it is made anew if it is of
@@ -95,8 +100,8 @@ def index_tree(
     if modality not in IMAGE_CLASS:
         raise ValueError(f"modality must be one of {sorted(IMAGE_CLASS)}, got {modality!r}; correct the id")
     rules = {"strict": strict, "min_slices": min_slices, "max_voxels": max_voxels}
-    index = Index(path, _fingerprint(str(root.resolve()), modality, rules))
-    index.update(root, modality, stable_seconds, rules, processes or os.cpu_count() or 1)
+    index = Index(path, _fingerprint(str(root.resolve()), modality, rules), root)
+    index.update(modality, stable_seconds, rules, processes or os.cpu_count() or 1)
     return index
 
 
@@ -106,9 +111,12 @@ class Index:
     Args:
         path: the SQLite file.
         fingerprint: what it must have been made with; otherwise it is made anew.
+        root: of the tree.
     """
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
+    def __init__(self, path: Path, fingerprint: str, root: Path) -> None:
+        self.root, self.unpacked = root, path.with_name(UNPACKED)
+        shutil.rmtree(self.unpacked, ignore_errors=True)  # of a run that was killed
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self.db = sqlite3.connect(path)
         if self._fact("fingerprint") != fingerprint:
@@ -129,9 +137,10 @@ class Index:
         return row[0] if row else None
 
     def close(self) -> None:
-        """Keep what is known, and let go of the file."""
+        """Keep what is known, and let go of the file and of what was unpacked."""
         self.db.commit()
         self.db.close()
+        shutil.rmtree(self.unpacked, ignore_errors=True)
 
     # --- what is known
 
@@ -164,16 +173,16 @@ class Index:
         ):
             yield LeftOutFile(_join(folder, name), CaseError(Reason(reason), message))
 
+    def place_of(self, path: Path) -> Path:
+        """Where a path lies in the tree, relative to its root; an archive counts as a folder."""
+        return path.relative_to(self.unpacked if path.is_relative_to(self.unpacked) else self.root)
+
     # --- bringing it up to date
 
-    def update(self, root: Path, modality: str, stable_seconds: float, rules: dict[str, Any], processes: int) -> None:
+    def update(self, modality: str, stable_seconds: float, rules: dict[str, Any], processes: int) -> None:
         """Look at every entry of the tree, and read what is new or has changed."""
         with _Helpers(processes) as helpers:
-            if (
-                not self._look(root, stable_seconds)
-                and not self._some("files WHERE unread")
-                and not self._some("dirty")
-            ):
+            if not self._look(stable_seconds) and not self._some("files WHERE unread") and not self._some("dirty"):
                 return
             read = partial(_read, modality=modality)
             self._read(helpers, read)
@@ -191,18 +200,22 @@ class Index:
             self.db.commit()
             self.committed = time.monotonic()
 
-    def _look(self, root: Path, stable_seconds: float) -> bool:
+    def _look(self, stable_seconds: float) -> bool:
         """Note which files are new, changed or gone; returns whether there are any."""
         before: dict[Path, Any] = {}
         if stable_seconds > 0:
-            before = dict(walk(root))
+            before = dict(walk(self.root))
             time.sleep(stable_seconds)
         look = int(self._fact("look") or 0) + 1
         self.db.execute("INSERT OR REPLACE INTO facts VALUES ('look', ?)", (look,))
         some = False
-        for folder, entries in groupby(walk(root), key=lambda entry: entry[0].parent):
+        archives: list[Path] = []
+        for folder, entries in groupby(walk(self.root), key=lambda entry: entry[0].parent):
             found = {os.fsencode(path.name): _stable(path, entry, before, stable_seconds) for path, entry in entries}
             some |= self._note_folder(os.fsencode(folder), found, look)
+            whole = (name for name, entry in found.items() if isinstance(entry, tuple) and entry[1] is None)
+            archives.extend(folder / os.fsdecode(name) for name in whole if is_archive(Path(os.fsdecode(name))))
+        some |= self._look_into(archives, look)
         for folder, lost in groupby(sorted(before), key=lambda path: path.parent):
             found = {os.fsencode(path.name): changed("it was taken away") for path in lost}
             some |= self._note_folder(os.fsencode(folder), found, look)
@@ -210,6 +223,23 @@ class Index:
             self._forget("folder = ?", (gone,))
             self.db.execute("DELETE FROM folders WHERE id = ?", (gone,))
             some = True
+        return some
+
+    def _look_into(self, archives: Sequence[Path], look: int) -> bool:
+        """Unpack archives, and note what they hold."""
+        if not archives:
+            return False
+        self.unpacked.mkdir(mode=0o700)
+        for path, outcome in unpack_all(archives, self.root, self.unpacked).items():
+            self.db.execute(
+                "UPDATE files SET unread = 0, reason = ?, message = ? WHERE name = ? "
+                "AND folder = (SELECT id FROM folders WHERE path = ?)",
+                (str(outcome.reason), outcome.message, os.fsencode(path.name), os.fsencode(path.parent)),
+            )
+        some = False
+        for folder, entries in groupby(walk(self.unpacked), key=lambda entry: entry[0].parent):
+            found = {os.fsencode(path.name): entry for path, entry in entries}
+            some |= self._note_folder(os.fsencode(folder), found, look)
         return some
 
     def _note_folder(

@@ -28,6 +28,7 @@ from .values import text_of
 __all__ = ["PixelElement", "open_dicom", "quiet", "scan_dataset", "truncated"]
 
 PYDICOM_LOG = logging.getLogger("pydicom")
+GZIP, GZIP_START = b"\x1f\x8b", 2**12  # how such a file begins, and how much of it holds the beginning of its content
 PIXEL_DATA = 0x7FE00010
 UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM, SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
@@ -77,9 +78,11 @@ def truncated(how: str) -> CaseError:
 def open_dicom(path: Path, max_inflated_bytes: int) -> Iterator[tuple[BoundedFile, UID, str, Stamp]]:
     """Open a file at the first element of its dataset.
 
+    A file that was compressed as a whole by gzip (``x.dcm.gz``) is read as what it holds.
+
     Args:
         path: a regular file.
-        max_inflated_bytes: the most that a deflated dataset may inflate to.
+        max_inflated_bytes: the most that a compressed file or a deflated dataset may inflate to.
 
     Yields:
         The (inflated) file, its transfer syntax, its SOP class by its file meta information, and size and time of the
@@ -95,6 +98,11 @@ def open_dicom(path: Path, max_inflated_bytes: int) -> Iterator[tuple[BoundedFil
         stamp = stamp_of(status)
         bounded = BoundedFile(cast(BinaryIO, file), stamp[0])
         start = bounded.read(132)
+        if start[:2] == GZIP and _begins_like_dicom(start + bounded.read(GZIP_START)):
+            bounded.seek(0)
+            inflated = _inflate(bounded.read(max_inflated_bytes), max_inflated_bytes, zlib.MAX_WBITS | 16)
+            bounded = BoundedFile(io.BytesIO(inflated), len(inflated))
+            start = bounded.read(132)
         if start[128:] != b"DICM":
             looks_like_one = start[:2] in (b"\x08\x00", b"\x02\x00")
             raise CaseError(
@@ -107,24 +115,32 @@ def open_dicom(path: Path, max_inflated_bytes: int) -> Iterator[tuple[BoundedFil
         if not syntax:
             raise truncated("ends before it states its transfer syntax")
         if syntax == DeflatedExplicitVRLittleEndian:
-            inflated = _inflate(bounded.read(max_inflated_bytes), max_inflated_bytes)
+            inflated = _inflate(bounded.read(max_inflated_bytes), max_inflated_bytes, -zlib.MAX_WBITS)
             bounded = BoundedFile(io.BytesIO(inflated), len(inflated))
         yield bounded, syntax, text_of(meta, "MediaStorageSOPClassUID"), stamp
 
 
-def _inflate(data: bytes, most: int) -> bytes:
-    """A deflated dataset, unless it is a decompression bomb or cut short."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+def _begins_like_dicom(data: bytes) -> bool:
+    """Whether the beginning of a file that gzip has compressed holds the beginning of a DICOM file."""
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, 132)[128:] == b"DICM"
+    except zlib.error:
+        return False
+
+
+def _inflate(data: bytes, most: int, window_bits: int) -> bytes:
+    """A compressed file or a deflated dataset, unless it is a decompression bomb or cut short."""
+    inflater = zlib.decompressobj(window_bits)
     try:
         inflated = inflater.decompress(data, most)
     except zlib.error as error:
         raise CaseError(
-            Reason.UNREADABLE, "a deflated DICOM file must inflate, but it is damaged; copy it again"
-        ) from (error)
+            Reason.UNREADABLE, "a compressed DICOM file must inflate, but it is damaged; copy it again"
+        ) from error
     if inflater.unconsumed_tail or (len(data) == most and not inflater.eof):
-        raise CaseError(Reason.TOO_LARGE, f"a deflated DICOM file must inflate to at most {most} bytes, got more")
+        raise CaseError(Reason.TOO_LARGE, f"a compressed DICOM file must inflate to at most {most} bytes, got more")
     if not inflater.eof:
-        raise truncated("ends in the middle of deflated data")
+        raise truncated("ends in the middle of compressed data")
     return inflated
 
 
