@@ -75,13 +75,13 @@ def _version(name: str) -> str:
 def _codecs() -> str:
     """Compressed DICOM that can be decoded here, and what cannot."""
     from pydicom import uid
-    from pydicom.pixels import get_decoder
+    from scripts.dicom.codecs import missing_package
 
     wanted = {
         "RLE": uid.RLELossless, "JPEG": uid.JPEGBaseline8Bit, "JPEG lossless": uid.JPEGLosslessSV1,
         "JPEG-LS": uid.JPEGLSLossless, "JPEG 2000": uid.JPEG2000Lossless, "HTJ2K": uid.HTJ2KLossless,
     }  # fmt: skip
-    able = {name: get_decoder(syntax).is_available for name, syntax in wanted.items()}
+    able = {name: missing_package(syntax) == "" for name, syntax in wanted.items()}
     missing = [name for name, can in able.items() if not can]
     return ", ".join(name for name, can in able.items() if can) + (
         f"; missing: {', '.join(missing)}" if missing else ""

@@ -89,9 +89,9 @@ def _cases(
             cases.refused.append((name, CaseError(Reason.DUPLICATE_NAME, message)))
     cases.items.extend({"image": series, "case": series.key, "patient": series.patient} for series in found.series)
     cases.refused.extend((series.key, series.error) for series in found.refused)
-    for file in found.files:  # an archive that was not unpacked may hold scans
-        lost = is_archive(file.path) and file.error is not UNPACKED
-        (cases.refused if lost else cases.skipped).append((file.path.name, file.error))
+    for left_out in found.files:  # an archive that was not unpacked may hold scans
+        lost = is_archive(left_out.path) and left_out.error is not UNPACKED
+        (cases.refused if lost else cases.skipped).append((left_out.path.name, left_out.error))
     return cases
 
 

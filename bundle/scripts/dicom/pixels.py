@@ -14,28 +14,16 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    RLELossless,
 )
 
 from ..reasons import CaseError, Reason
+from .codecs import RUN_LENGTHS, decode_frame, get_frame, missing_package
 from .headers import Header, uid_name
-from .jpeg_lossless import decode_jpeg_lossless
 from .parsing import PixelElement
-
-try:
-    from pydicom.encaps import get_frame
-    from pydicom.pixels import get_decoder
-except ImportError:  # pydicom 2, which MONAI Label 0.8.5 needs: uncompressed series only
-    get_decoder = None  # type: ignore[assignment]
 
 __all__ = ["crop_tile", "decode_pixels", "is_lossy", "is_padding", "padding_values", "scanner_units"]
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
-OURS = "jpeg_lossless"
-# pydicom first: pylibjpeg's run-length decoder panics on damaged data; without GDCM, which may end the process
-PLUGINS = ("pydicom", "pylibjpeg", "pyjpegls", "pillow")
 LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
 
 
@@ -69,7 +57,7 @@ def decode_pixels(header: Header, data: bytes) -> np.ndarray:
     else:
         stored = _native(header, element, data, big_endian=syntax == ExplicitVRBigEndian)
     low_bits = header.high_bit + 1 - header.bits_stored
-    if element.encapsulated and syntax != RLELossless:
+    if element.encapsulated and syntax != RUN_LENGTHS:
         low_bits = 0
         _check_range(header, stored)
     return _significant(header, stored, low_bits)
@@ -136,30 +124,11 @@ def _native(header: Header, element: PixelElement, data: bytes, big_endian: bool
 
 def _decode(header: Header, syntax: UID, data: bytes) -> np.ndarray:
     """Values of one encapsulated image."""
-    plugin = _plugin(syntax, header.bits_stored)
+    _check_decoder(syntax, header.bits_stored)
     try:
         frame = get_frame(data, header.frame, number_of_frames=header.frames)
-        bits = _check_codestream(header, syntax, frame)
-        if plugin == OURS:
-            array, _ = decode_jpeg_lossless(frame)
-            if header.signed:
-                array -= (array >= 1 << (bits - 1)) * (1 << bits)
-        else:
-            options: dict[str, Any] = {
-                "rows": header.image_shape[0],
-                "columns": header.image_shape[1],
-                "number_of_frames": header.frames,
-                "samples_per_pixel": 1,
-                "photometric_interpretation": header.photometric,
-                "bits_allocated": header.bits_allocated,
-                # a stream of more bits than the header states must come out as it is, to be seen
-                "bits_stored": max(header.bits_stored, bits),
-                "pixel_representation": int(header.signed),
-                "pixel_keyword": "PixelData",
-            }
-            array, _ = get_decoder(syntax).as_array(
-                data, index=header.frame, raw=True, decoding_plugin=plugin, **options
-            )
+        _check_codestream(header, syntax, frame)
+        array, bits = decode_frame(syntax, frame, header.image_shape, header.bits_allocated)
     except CaseError:
         raise
     except NotImplementedError as error:
@@ -171,31 +140,27 @@ def _decode(header: Header, syntax: UID, data: bytes) -> np.ndarray:
     if array.shape != header.image_shape:
         message = f"pixels must decode to {header.image_shape}, got {array.shape}; export the series again"
         raise CaseError(Reason.UNREADABLE, message)
-    return array.astype(np.int64)
+    if header.signed:
+        array -= (array >= 1 << (bits - 1)) * (1 << bits)
+    return array
 
 
-def _plugin(syntax: UID, bits_stored: int) -> str:
-    """Name of the decoder for a transfer syntax.
+def _check_decoder(syntax: UID, bits_stored: int) -> None:
+    """Demand that there is a decoder for a transfer syntax.
 
     Raises:
         CaseError: ``NO_DECODER``.
     """
-    if get_decoder is None:
-        message = f"{uid_name(syntax)} needs pydicom 3, here is an older one; convert the series to an uncompressed one"
-        raise CaseError(Reason.NO_DECODER, message)
-    if syntax in (JPEGLossless, JPEGLosslessSV1):
-        return OURS
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
+    missing = missing_package(syntax)
+    if missing is None:
         message = f"there is no decoder for {uid_name(syntax)}; convert the series to an uncompressed one"
-        raise CaseError(Reason.NO_DECODER, message) from None
-    twelve_bits = syntax == JPEGExtended12Bit and bits_stored > 8  # which Pillow cannot
-    available = [name for name in PLUGINS if name in decoder.available_plugins and not twelve_bits]
-    if not available:
-        needs = "; ".join(decoder.missing_dependencies) or "none is known for 12 bits"
-        raise CaseError(Reason.NO_DECODER, f"{uid_name(syntax)} needs a decoder that is not installed: {needs}")
-    return available[0]
+        raise CaseError(Reason.NO_DECODER, message)
+    if syntax == JPEGExtended12Bit and bits_stored > 8:
+        message = f"there is no decoder for {uid_name(syntax)} of 12 bits; convert the series to an uncompressed one"
+        raise CaseError(Reason.NO_DECODER, message)
+    if missing:
+        message = f"{uid_name(syntax)} needs a decoder that is not installed; pip install {missing}"
+        raise CaseError(Reason.NO_DECODER, message)
 
 
 def _check_range(header: Header, stored: np.ndarray) -> None:
@@ -208,32 +173,27 @@ def _check_range(header: Header, stored: np.ndarray) -> None:
         raise CaseError(Reason.UNREADABLE, message)
 
 
-def _check_codestream(header: Header, syntax: UID, frame: bytes) -> int:
-    """Demand that a JPEG-like stream is whole and of the stated size, before a decoder allocates what it asks for.
-
-    Returns:
-        Bits per value of the stream; 0 for run lengths, which do not say.
-    """
-    if syntax == RLELossless:
-        return 0
+def _check_codestream(header: Header, syntax: UID, frame: bytes) -> None:
+    """Demand that a JPEG-like stream is whole and of the stated size, before a decoder allocates what it asks for."""
+    if syntax == RUN_LENGTHS:
+        return
     _, end, padding = frame.rpartition(b"\xff\xd9")
     if not end or padding.strip(b"\0\xff"):
         raise CaseError(Reason.TRUNCATED, "compressed pixels must end with their end marker; copy the file again")
-    rows, columns, bits = _jpeg_2000_facts(frame) if frame[:4] == b"\xff\x4f\xff\x51" else _jpeg_facts(frame)
+    rows, columns = _jpeg_2000_size(frame) if frame[:4] == b"\xff\x4f\xff\x51" else _jpeg_size(frame)
     if (rows, columns) != header.image_shape:
         message = f"compressed pixels must be {header.image_shape}, got {(rows, columns)}; export the series again"
         raise CaseError(Reason.UNREADABLE, message)
-    return min(bits, header.bits_allocated)
 
 
-def _jpeg_2000_facts(stream: bytes) -> tuple[int, int, int]:
-    """Rows, columns and bits from the SIZ segment (ISO/IEC 15444-1, A.5.1)."""
+def _jpeg_2000_size(stream: bytes) -> tuple[int, int]:
+    """Rows and columns from the SIZ segment (ISO/IEC 15444-1, A.5.1)."""
     columns, rows, left, top = struct.unpack(">LLLL", stream[8:24])
-    return rows - top, columns - left, (stream[42] & 0x7F) + 1
+    return rows - top, columns - left
 
 
-def _jpeg_facts(stream: bytes) -> tuple[int, int, int]:
-    """Rows, columns and bits from the start of frame (ISO/IEC 10918-1, B.2.2; F7 in JPEG-LS); zeros without one."""
+def _jpeg_size(stream: bytes) -> tuple[int, int]:
+    """Rows and columns from the start of frame (ISO/IEC 10918-1, B.2.2; F7 in JPEG-LS); zeros without one."""
     at = 2
     while at + 9 <= len(stream) and stream[at] == 0xFF:
         marker = stream[at + 1]
@@ -241,7 +201,7 @@ def _jpeg_facts(stream: bytes) -> tuple[int, int, int]:
             at += 1
             continue
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            bits, rows, columns = struct.unpack(">BHH", stream[at + 4 : at + 9])
-            return rows, columns, bits
+            rows, columns = struct.unpack(">HH", stream[at + 5 : at + 9])
+            return rows, columns
         at += 2 + struct.unpack(">H", stream[at + 2 : at + 4])[0]
-    return 0, 0, 0
+    return 0, 0
