@@ -7,6 +7,7 @@ WORKERS ?= 2
 
 TABLE_ARGS = --hr $(HR) $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(if $(CT),--ct "$(CT)") $(if $(MR),--mr "$(MR)") \
 	$(if $(HR_TRAIN),--hr-train "$(HR_TRAIN)") $(if $(BUDGET),--budget $(BUDGET)) $(if $(ROWS),--rows $(ROWS)) \
+	$(if $(REFERENCE),--reference $(REFERENCE)) \
 	--output "$(OUT)" $(ARGS)
 
 .PHONY: help setup demo test test-fast check train smoke ablation calibrate mutate table1 table2 bench model docs release test-clients test-container clean
@@ -57,8 +58,8 @@ calibrate: setup ## figures and pictures of the self-check: make calibrate HR=<f
 mutate: setup ## do the tests notice when an equation changes? (minutes)
 	$(RUN) -m tools.mutate $(ARGS)
 
-table1: setup ## the paper's Table 1: make table1 HR=<folder> CT=<folder> MR=<folder> HR_TRAIN=<folder> BUDGET=600 OUT=<folder>
-	$(RUN) -m studies.table1 $(TABLE_ARGS)
+table1: setup ## the paper's Table 1: make table1 HR=<folder> CT=<folder> MR=<folder> HR_TRAIN=<folder> SETS=paper BUDGET=600 OUT=<folder>
+	$(RUN) -m studies.table1 $(if $(SETS),--sets $(SETS)) $(TABLE_ARGS)
 
 table2: setup ## the paper's Table 2, by stage: make table2 HR=<folder> CT=<folder> MR=<folder> BUDGET=600 OUT=<folder>
 	$(RUN) -m studies.table2 $(TABLE_ARGS)

@@ -4,20 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from scripts.data.cases import find_cases
 from scripts.degradation import SliceProfileOperator
-from scripts.evaluation.metrics import psnr, score_volume
+from scripts.evaluation.metrics import foreground, psnr, score_volume
 from scripts.evaluation.resolution import score_through_plane
 from scripts.geometry import Orientation, SliceGrid, voxel_spacing_mm
-from scripts.intensity import IntensityRange
+from scripts.intensity import IntensityRange, mr_intensity_range
 from scripts.transforms.consistency import scan_operator
 from scripts.transforms.orient import working_spacing_mm
 
@@ -108,7 +109,8 @@ class Case:
         """The middle ``rows`` of the first axis, thick and true, for a curve that need not score the whole volume."""
         length = self.scan.image.shape[0]
         part = slice(max(0, (length - rows) // 2), max(0, (length - rows) // 2) + rows)
-        scan = Scan(self.scan.image[part].contiguous(), self.scan.spacing_mm, self.scan.operator)
+        reference = None if self.scan.reference is None else self.scan.reference[part].contiguous()
+        scan = replace(self.scan, image=self.scan.image[part].contiguous(), reference=reference)
         return scan, self.truth_in_unit_range()[part]
 
 
@@ -119,6 +121,7 @@ class CaseSet:
         folder: thin-slice MR.
         protocol: see :func:`read_table_config`.
         ids: overrides.
+        reference: folder with another, thin contrast of each patient: files of the same names, on the same grids.
 
     Attributes:
         label: name of the folder and of the protocol, for the table.
@@ -129,9 +132,10 @@ class CaseSet:
         ValueError: if a folder holds no volume.
     """
 
-    def __init__(self, folder: Path, protocol: str, ids: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, protocol: str, ids: dict[str, Any], reference: Path | None = None) -> None:
         parser = read_table_config(protocol, ids)
         self.folder = folder
+        self.reference = reference
         self.label = f"{folder.name}, {Path(protocol).stem}"
         self.parser = parser
         self.scale_factor = float(parser.get_parsed_content("evaluation_factor"))
@@ -164,6 +168,8 @@ class CaseSet:
         operator = scan_operator(image, self.profile, None)
         rows, columns, slices = map(float, working_spacing_mm(image))
         case = Case(self.names[index], data, Scan(image.as_tensor()[0].contiguous(), (rows, columns, slices), operator))
+        if self.reference is not None:
+            case = replace(case, scan=replace(case.scan, reference=self._reference(case)))
         expected = self.parser.get_parsed_content("expected_spacing_mm")
         spacing_mm = voxel_spacing_mm(case.affine)
         if expected is not None and np.abs(np.sort(spacing_mm) / np.sort(expected) - 1).max() > 0.05:
@@ -172,6 +178,23 @@ class CaseSet:
             if text not in self.warnings:
                 self.warnings.append(text)
         return case
+
+    def _reference(self, case: Case) -> torch.Tensor:
+        """``(H1, H2, n_thin)`` of the other contrast in working axes, in its own unit range."""
+        assert self.reference is not None
+        path = self.reference / f"{case.name}.nii.gz"
+        if not path.is_file():
+            raise FileNotFoundError(f"REFERENCE must hold the other contrast of {case.name}, got no {path.name} in it")
+        image = nib.load(path)
+        kept = tuple(slice(length) for length in case.truth.shape)  # a remainder is cut off the truth, too
+        volume = torch.from_numpy(np.asarray(image.dataobj, np.float32))[kept]
+        if volume.shape != case.truth.shape or np.abs(image.affine - case.affine).max() > 1e-2:
+            raise ValueError(
+                f"the reference of {case.name} must lie on its grid, {case.truth.shape}, got {tuple(volume.shape)} or "
+                "another affine; register and resample it first"
+            )
+        unit = mr_intensity_range(volume, *self.parser.get_parsed_content("mr_percentiles")).to_unit(volume)
+        return case.orientation.apply(unit[None])[0].contiguous()
 
     def place(self, case: Case, thin: torch.Tensor, consistent: bool) -> np.ndarray:
         """A method's result on the truth's grid, in scanner units.
@@ -187,11 +210,14 @@ class CaseSet:
         return placed.as_tensor()[0].float().numpy()
 
     @staticmethod
-    def score(case: Case, volume: np.ndarray, lpips: Any) -> dict[str, Any]:
+    def score(case: Case, volume: np.ndarray, lpips: Any, squeeze: Any = None) -> dict[str, Any]:
         """All figures of a result, those along the thick axis under ``through_plane``."""
         spacing_mm, factor = voxel_spacing_mm(case.affine), case.scan.scale_factor
         return {
             **score_volume(volume, case.truth, case.thick_axis, lpips=lpips),
+            "squeeze_distance": (
+                None if squeeze is None else squeeze(volume, case.truth, case.thick_axis, foreground(case.truth))
+            ),
             "shift_voxels": shift_voxels(volume, case.truth, case.thick_axis),
             "through_plane": score_through_plane(volume, case.truth, spacing_mm, case.thick_axis, factor),
         }

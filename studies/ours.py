@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our own method as rows: the bundle's training commands, ended by :class:`scripts.training.budget.ProcessorBudget`.
 
-The commands' start (imports, reading the volumes) is left out of the budget, as it is for the peers.
+The commands' start (imports, reading the volumes) is left out of the budget, as it is for the peers. ``ours_adapted``
+is the shipped network, adapted to each scan for as long as the budget lasts.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scripts.inference.adaptation import InPlaneAdaptation
+from scripts.training.budget import processor_seconds
+from torch import nn
 
+from studies.peers.scan import Scan, as_inputs, both_orientations
 from tools.run_bundle import run_bundle
 
-__all__ = ["train_ours"]
+__all__ = ["Adapted", "train_ours"]
 
 FOLDER = Path(__file__).parent
 
@@ -44,3 +49,30 @@ def train_ours(shares: Sequence[float], output: Path, budget_s: float, ids: dict
         wanted = {k: v for k, v in ids.items() if not k.startswith("stage") or (k == "stage2_variant" and stage == 2)}
         run_bundle(configs, "training", output_dir=output, budget_s=budget_s * share, **wanted)
     return weights
+
+
+class Adapted:
+    """The shipped network, adapted to each scan with as many steps as fit the budget; a row per scan.
+
+    Args:
+        network: the shipped one.
+        adaptation: the bundle's; its number of iterations is set here.
+    """
+
+    def __init__(self, network: nn.Module, adaptation: InPlaneAdaptation) -> None:
+        self.network = network
+        self.adaptation = adaptation
+
+    def train(self, scan: Scan, budget_s: float, seed: int, device: torch.device, autocast: str | None) -> nn.Module:
+        """Adapt a copy; ``seed`` and ``autocast`` are the adaptation's own. Returns it, or the network itself."""
+        inputs, network = as_inputs(scan).to(device), self.network.to(device).eval()
+        started = processor_seconds(device)
+        self.adaptation.iterations = 4  # how long does a step take?
+        self.adaptation(network, inputs)
+        spent = processor_seconds(device) - started
+        self.adaptation.iterations = max(1, int((budget_s - spent) / (spent / 4)))
+        return self.adaptation(network, inputs)
+
+    def apply(self, network: nn.Module, scan: Scan) -> torch.Tensor:
+        """``(H1, H2, n_thin)``."""
+        return both_orientations(network, scan)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scripts.data.cases import find_cases
 from scripts.evaluation.scores import save_volume
-from scripts.files import write_json
+from scripts.files import sha256, write_json
 from scripts.geometry import find_thick_axis
 from scripts.training.budget import processor_seconds
 from scripts.training.weights import load_weights
@@ -31,7 +31,18 @@ from studies.peers.eclare import find_eclare, run_eclare
 from studies.peers.interpolation import bicubic, bicubic_dc, sinc
 from studies.peers.scan import both_orientations
 
-__all__ = ["Inputs", "Rows", "thick_training_scans"]
+__all__ = ["KINDS", "Inputs", "Rows", "thick_training_scans"]
+
+# how a method of table1.json is used
+KINDS = {
+    "per_scan": "a network of its own for every scan",
+    "with_reference": "the same, guided by a second contrast of the patient",
+    "iterative": "an equation solved for every scan, no network",
+    "from_thick_mr": "a network trained once, on thick MR",
+    "unpaired": "a network trained once, on thick MR and thin MR of other patients",
+    "supervised": "a network trained once, on thin MR",
+    "shipped": "the weights in the bundle; their training is not counted",
+}
 
 Apply = Callable[[nn.Module, Any], torch.Tensor]
 
@@ -46,10 +57,11 @@ class Inputs:
         budget_s: processor seconds that every learned row may spend on training.
         ct: folder of CT, for our own rows.
         mr: folder of MR to learn from, thick or to be made thick.
-        hr_train: folder of thin MR to learn from, for the supervised rows alone.
+        hr_train: folder of thin MR to learn from, for the supervised and unpaired rows alone.
         seed: of everything random.
         device: where networks run.
         lpips: scorer, or ``None``.
+        squeeze: :class:`studies.perceptual.SliceSqueeze`, or ``None``.
         overrides: ids of ``common.json`` that our own training commands are given too.
     """
 
@@ -62,6 +74,7 @@ class Inputs:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     lpips: Any = None
+    squeeze: Any = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
@@ -106,23 +119,30 @@ class Rows:
         self.inputs = inputs
         self.first = inputs.sets[0]
         self.parser = self.first.parser
-        self.per_scan, self.from_thick_mr, self.supervised = (
-            tuple(self.parser.get(kind)) for kind in ("per_scan", "from_thick_mr", "supervised")
-        )
+        self.kinds = {method: kind for kind in KINDS for method in self.parser.get(kind)}
         self._peers: dict[str, Any] = {}
         self.autocast = self.parser.get_parsed_content("autocast")
         self.ours = ours
+        weights = Path(self.parser.get_parsed_content("ckpt_path"))
+        self.shipped_digest = sha256(weights) if weights.is_file() else ""
         self._kept: dict[tuple[str, str, float], nn.Module] = {}
         self.plain = {"bicubic": bicubic, "bicubic_dc": bicubic_dc, "sinc": sinc}
 
     def peer(self, method: str) -> Any:
         """The peer of that name, untrained; its weights depend on the seed alone, not on the rows before it."""
         if method not in self._peers:
-            kinds = {"per_scan": self.per_scan, "from_thick_mr": self.from_thick_mr, "supervised": self.supervised}
-            (kind,) = (kind for kind, methods in kinds.items() if method in methods)
             torch.manual_seed(self.inputs.seed)
-            self._peers[method] = self.parser.get_parsed_content(f"{kind}::{method}")
+            self.parser.parse(reset=True)  # new objects: none that another row has trained
+            self._peers[method] = self.parser.get_parsed_content(f"{self.kinds[method]}::{method}")
         return self._peers[method]
+
+    def is_per_scan(self, method: str) -> bool:
+        """Whether a network is trained for every scan."""
+        return self.kinds.get(method) in ("per_scan", "with_reference")
+
+    def trains(self, method: str) -> bool:
+        """Whether the method spends the budget."""
+        return method in self.ours or self.kinds.get(method, "shipped") != "shipped"
 
     def cases(self) -> list[tuple[str, CaseSet, int]]:
         """``(key, set, index)`` of all cases; the key has the set's label in it where there are several sets."""
@@ -145,12 +165,13 @@ class Rows:
             return self._row(method, f"failed: {type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}")
 
     def _row(self, method: str, reason: str | None) -> dict[str, Any]:
-        learned = method not in self.plain and method != "eclare"
         return {
             "method": method,
             "status": reason or "done",
-            "budget_s": None if method == "eclare" else self.inputs.budget_s if learned else 0.0,
+            "budget_s": None if method == "eclare" else self.inputs.budget_s if self.trains(method) else 0.0,
             "cpu_seconds": None,
+            "once_seconds": None,
+            "per_scan_seconds": None,
             "parameters": 0 if method in self.plain else None,
             "cases": {},
         }
@@ -160,33 +181,39 @@ class Rows:
         row = self._row(method, reason)
         if reason:
             return row
-        learned = bool(row["budget_s"])
-        trained = None if method in self.per_scan or not learned else self._train_once(method, self.inputs.budget_s)
-        seconds = trained[2] if trained else 0.0
+        once = method in self.ours or self.kinds.get(method) in ("from_thick_mr", "unpaired", "supervised", "shipped")
+        trained = self._train_once(method, self.inputs.budget_s) if once else None
         network = trained[0] if trained else None
         for key, case_set, index in tqdm(self.cases(), desc=method, unit="case"):
             scores = self._case(method, key, case_set, index, trained)
             if abs(scores["shift_voxels"]) > LARGEST_SHIFT:
                 shift = scores["shift_voxels"]
                 row["status"] = f"refused: the result for {key} is {shift:+.2f} voxels off the grid of the truth"
-            seconds += scores["cpu_seconds"]
             row["cases"][key] = scores
-        if method in self.per_scan:
+        if self.is_per_scan(method):
             network = self.peer(method).network
         if network is not None:
             row["parameters"] = sum(p.numel() for p in network.parameters())
-        row["cpu_seconds"] = seconds
-        if learned:
+        row["once_seconds"] = trained[2] if trained else 0.0
+        spent = [scores["cpu_seconds"] for scores in row["cases"].values()]
+        row["per_scan_seconds"] = float(np.mean(spent))
+        row["cpu_seconds"] = row["once_seconds"] + sum(spent)
+        if row["budget_s"]:
             row["curve"] = self._curve(method)
         return row
 
     def _missing(self, method: str) -> str | None:
         if method in self.ours and not (self.inputs.ct and self.inputs.mr):
             return "not run: our rows learn from CT=... and MR=..."
-        if method in self.from_thick_mr and not self.inputs.mr:
+        kind = self.kinds.get(method)
+        if kind == "from_thick_mr" and not self.inputs.mr:
             return "not run: it learns from MR=..."
-        if method in self.supervised and not self.inputs.hr_train:
+        if kind == "unpaired" and not (self.inputs.mr and self.inputs.hr_train):
+            return "not run: it learns from thick MR=... and from high-resolution MR of other patients, HR_TRAIN=..."
+        if kind == "supervised" and not self.inputs.hr_train:
             return "not run: a supervised row learns from high-resolution MR, HR_TRAIN=..."
+        if kind == "with_reference" and not all(s.reference for s in self.inputs.sets):
+            return "not run: it is guided by a second contrast of the same patients, REFERENCE=..."
         if method == "eclare" and find_eclare() is None:
             return "not run: the program run-eclare is not installed (pip install eclare; GPL-3)"
         return None
@@ -195,8 +222,9 @@ class Rows:
         """Scores of one case, from the file if it has been done."""
         output = self.inputs.output
         path = output / "scores" / method / f"{key}.json"
-        if path.exists():
-            return json.loads(path.read_text())
+        weights = self.shipped_digest if method in ("ours_shipped", "ours_adapted") else None
+        if path.exists() and (scores := json.loads(path.read_text())).get("weights") == weights:
+            return scores
         case = case_set.case(index)
         if method == "eclare":
             volume, spent = self._eclare(case_set, case, output / "eclare" / key)
@@ -206,11 +234,11 @@ class Rows:
             consistent = method not in self.plain
             plain = case_set.place(case, thin, consistent=False)
             volume = case_set.place(case, thin, consistent=True) if consistent else plain
-        scores = case_set.score(case, volume, self.inputs.lpips)
+        scores = case_set.score(case, volume, self.inputs.lpips, self.inputs.squeeze)
         if plain is not None and plain is not volume:
             without = case_set.score_psnr(case, plain)
             scores["psnr_without_data_consistency"] = without
-        scores["cpu_seconds"] = spent
+        scores["cpu_seconds"], scores["weights"] = spent, weights
         save_volume(output / "volumes" / key / f"{method}.nii.gz", volume, case.affine)
         write_json(path, scores)
         return scores
@@ -221,7 +249,9 @@ class Rows:
         started = processor_seconds(device)
         if method in self.plain:
             thin = self.plain[method](case.scan)
-        elif method in self.per_scan:
+        elif self.kinds.get(method) == "iterative":
+            thin = self.peer(method).solve(case.scan, budget_s)
+        elif self.is_per_scan(method):
             thin = self.peer(method).apply(self._train_on(method, case, budget_s), case.scan)
         else:
             network, apply, _ = trained
@@ -255,20 +285,23 @@ class Rows:
         if method in self.ours:
             return self._train_ours(method, folder, facts, budget_s)
         peer = self.peer(method)
+        if self.kinds[method] == "shipped":
+            network = peer.to(inputs.device, memory_format=torch.channels_last).eval()
+            return network, both_orientations, 0.0
         if facts.exists():
             network = copy.deepcopy(peer.network)  # the peer's own stays untrained
             network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
             return network.to(inputs.device).eval(), peer.apply, json.loads(facts.read_text())["cpu_seconds"]
         how = (budget_s, inputs.seed, inputs.device, self.autocast)
-        if method in self.from_thick_mr:
-            scans = training_scans(self._thick_mr(), self.first)
-            started = processor_seconds(inputs.device)  # reading is not training
-            network = peer.train(scans, *how)
-        else:
-            assert inputs.hr_train is not None
-            volumes = training_volumes(inputs.hr_train, self.first)
-            started = processor_seconds(inputs.device)
-            network = peer.train(volumes, self.first.operator(), *how)
+        data: list[Any] = []
+        if self.kinds[method] in ("from_thick_mr", "unpaired"):
+            data.append(training_scans(self._thick_mr(), self.first))
+        if inputs.hr_train is not None and self.kinds[method] in ("unpaired", "supervised"):
+            data.append(training_volumes(inputs.hr_train, self.first))
+        if self.kinds[method] == "supervised":
+            data.append(self.first.operator())
+        started = processor_seconds(inputs.device)  # reading is not training
+        network = peer.train(*data, *how)
         seconds = processor_seconds(inputs.device) - started
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(network.state_dict(), weights)
@@ -301,7 +334,7 @@ class Rows:
         path = train_ours(row["shares"], folder, budget_s, ids)
         if not facts.exists():
             write_json(facts, {"cpu_seconds": budget_s})  # of the iterations; the start of the commands is not counted
-        network = load_weights(self.parser.get_parsed_content("network_def"), str(path))
+        network = load_weights(copy.deepcopy(self.parser.get_parsed_content("network_def")), str(path))
         network = network.to(inputs.device).to(memory_format=torch.channels_last).eval()
         return network, both_orientations, json.loads(facts.read_text())["cpu_seconds"]
 
@@ -317,7 +350,9 @@ class Rows:
                 continue
             case = self.first.case(len(self.first.names) - 1)
             scan, truth = case.slab(int(self.parser.get_parsed_content("curve_rows")))
-            if method in self.per_scan:
+            if self.kinds.get(method) == "iterative":
+                thin = self.peer(method).solve(scan, budget_s)
+            elif self.is_per_scan(method):
                 thin = self.peer(method).apply(self._train_on(method, case, budget_s), scan)
             else:
                 network, apply, _ = self._train_once(method, budget_s)

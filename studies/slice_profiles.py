@@ -35,7 +35,7 @@ def middle(volume: np.ndarray, thick_axis: int, side: int) -> np.ndarray:
     return np.ascontiguousarray(moved[start[0] : start[0] + side, start[1] : start[1] + side])
 
 
-def study(acquired: torch.Tensor, thin: torch.Tensor, scale_factor: float) -> dict[str, tuple[float, float]]:
+def study(acquired: torch.Tensor, thin: torch.Tensor, scale_factor: int) -> dict[str, tuple[float, float]]:
     """Assumed profile to ``(correction / standard deviation of the scan, period figure)``.
 
     Args:
@@ -43,19 +43,19 @@ def study(acquired: torch.Tensor, thin: torch.Tensor, scale_factor: float) -> di
         thin: ``(H1, H2, n_thin)``, the network's result without data consistency.
         scale_factor: K, a whole number.
     """
-    grid, phases = SliceGrid.over_slab(acquired.shape[-1], scale_factor), int(scale_factor)
+    grid = SliceGrid.over_slab(acquired.shape[-1], scale_factor)
     cubic = interpolate_cubic(acquired, grid.positions_tensor())
-    rows = {"cubic": (float("nan"), period_peak(cubic[:, None], phases))}
-    rows["network alone"] = (0.0, period_peak(thin[:, None], phases))
+    rows = {"cubic": (float("nan"), period_peak(cubic[:, None], scale_factor))}
+    rows["network alone"] = (0.0, period_peak(thin[:, None], scale_factor))
     for profile, ratio in ASSUMED:
         operator = SliceProfileOperator(grid, profile, ratio)
         result = operator.enforce(thin.clone(), acquired)
         correction = float((result - thin).square().mean().sqrt() / acquired.std())
-        rows[f"{profile} {ratio:g}"] = (correction, period_peak(result[:, None], phases))
+        rows[f"{profile} {ratio:g}"] = (correction, period_peak(result[:, None], scale_factor))
     return rows
 
 
-def cost_of_a_wrong_profile(truth: np.ndarray, predictor: Predictor, factor: float) -> dict[str, dict[str, float]]:
+def cost_of_a_wrong_profile(truth: np.ndarray, predictor: Predictor, factor: int) -> dict[str, dict[str, float]]:
     """PSNR in dB of a thin volume made thick with one profile and explained by another: made, then assumed."""
     grid = SliceGrid.under_slab(truth.shape[2], factor)
     truth = truth[..., : grid.n_thin]
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--thin", type=Path, help="thin MR, on which a wrong profile has a price")
     parser.add_argument("--side", type=int, default=72, help="of the middle, pixels")
-    parser.add_argument("--scale-factor", type=float, default=4)
+    parser.add_argument("--scale-factor", type=int, default=4, help="whole: the rhythm of the slices is counted")
     arguments = parser.parse_args()
     predictor = Predictor(
         scale_factor=arguments.scale_factor, data_consistency="off", output_dtype="float32", progress=False

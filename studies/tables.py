@@ -23,8 +23,10 @@ from scripts.evaluation.resolution import THROUGH_PLANE_DEFINITIONS, score_throu
 from scripts.evaluation.scores import save_volume
 from scripts.files import write_json
 from scripts.geometry import voxel_spacing_mm
+from scripts.losses.features import FEATURE_CONVENTIONS
 
 from studies.cases import CaseSet
+from studies.perceptual import SQUEEZE_DEFINITION, SliceSqueeze
 from studies.rows import Inputs, Rows
 from studies.statistics import compare_paired
 from tools.run_bundle import BUNDLE, accept_overrides
@@ -32,9 +34,10 @@ from tools.run_bundle import BUNDLE, accept_overrides
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
-__all__ = ["command_line", "prepare", "write_table"]
+__all__ = ["command_line", "draw_summary", "prepare", "write_table"]
 
-SHOWN = ("psnr", "ssim", "lpips")
+SHOWN = {"psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}
+SQUEEZE = {"squeeze_distance": "squeeze-distance (uncalibrated) ↓"}
 
 
 def command_line(description: str | None) -> argparse.ArgumentParser:
@@ -44,12 +47,18 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--protocol", nargs="+", default=["axial"], help="one for all, or one for each folder")
     parser.add_argument("--ct", type=Path, help="folder of CT to learn from")
     parser.add_argument("--mr", type=Path, help="folder of MR to learn from, thick, or to be made thick")
-    parser.add_argument("--hr-train", type=Path, help="folder of thin-slice MR for the supervised rows")
+    parser.add_argument("--hr-train", type=Path, help="folder of thin-slice MR for the supervised and unpaired rows")
+    parser.add_argument(
+        "--reference", type=Path, nargs="+",
+        help="one for each folder: another, thin contrast of each patient, same names and grids; for minet and sanet",
+    )  # fmt: skip
     parser.add_argument("--budget", type=float, default=600.0, help="processor seconds of training for each row")
     parser.add_argument("--rows", nargs="+", help="only these methods")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lpips-weights", help="torchvision's AlexNet state dict, else torch hub's cache")
+    parser.add_argument("--squeeze-weights", help="SqueezeNet 1.1 state dict for a column of its own, never LPIPS")
+    parser.add_argument("--squeeze-convention", choices=FEATURE_CONVENTIONS, default="torchvision", help="its input")
     accept_overrides(parser)
     return parser
 
@@ -76,7 +85,13 @@ def prepare(arguments: argparse.Namespace) -> tuple[Inputs, str]:
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     overrides = dict(arguments.set)
     ids: dict[str, Any] = {"device": str(device), "seed": arguments.seed, **overrides}
-    sets = [CaseSet(folder, protocol, ids) for folder, protocol in zip(arguments.hr, protocols, strict=True)]
+    references = arguments.reference or [None] * len(arguments.hr)
+    if len(references) != len(arguments.hr):
+        raise ValueError(f"REFERENCE must be one for each of {len(arguments.hr)} folders, got {len(references)}")
+    sets = [
+        CaseSet(folder, protocol, ids, reference)
+        for folder, protocol, reference in zip(arguments.hr, protocols, references, strict=True)
+    ]
     if len({s.operator() for s in sets}) > 1:
         raise ValueError(
             "all protocols must have one operator (evaluation_factor, slice_profile, thickness); run them apart"
@@ -86,6 +101,8 @@ def prepare(arguments: argparse.Namespace) -> tuple[Inputs, str]:
         "ct": arguments.ct is not None,
         "mr": arguments.mr is not None,
         "hr_train": arguments.hr_train is not None,
+        "reference": arguments.reference is not None,
+        "squeeze_distance": arguments.squeeze_weights is not None,
         "budget_s": arguments.budget,
         "seed": arguments.seed,
         "set": overrides,
@@ -97,7 +114,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Inputs, str]:
         differing = [
             key
             for key, value in settings.items()
-            if before.get(key) != value and not (key in ("ct", "mr", "hr_train") and not before.get(key))
+            if before.get(key) != value and not (key in ("ct", "mr", "hr_train", "reference") and not before.get(key))
         ]
         if differing:
             raise ValueError(
@@ -106,9 +123,12 @@ def prepare(arguments: argparse.Namespace) -> tuple[Inputs, str]:
     write_json(path, settings)
     alexnet, reason = find_alexnet(arguments.lpips_weights)
     lpips = None if alexnet is None else SliceLPIPS(str(alexnet), device=str(device))
+    squeeze = None
+    if arguments.squeeze_weights:
+        squeeze = SliceSqueeze(arguments.squeeze_weights, arguments.squeeze_convention, device=str(device))
     inputs = Inputs(
         sets, arguments.output.resolve(), arguments.budget, _absolute(arguments.ct), _absolute(arguments.mr),
-        _absolute(arguments.hr_train), arguments.seed, device, lpips,
+        _absolute(arguments.hr_train), arguments.seed, device, lpips, squeeze,
         {key: value for key, value in overrides.items() if key.split("::")[0] in _common_ids()},
     )  # fmt: skip
     return inputs, reason
@@ -148,7 +168,11 @@ def write_table(
     content = {
         "title": title,
         "facts": _facts(inputs),
-        "definitions": {**DEFINITIONS, **THROUGH_PLANE_DEFINITIONS},
+        "definitions": {
+            **DEFINITIONS,
+            **({} if inputs.squeeze is None else {"squeeze_distance": SQUEEZE_DEFINITION}),
+            **THROUGH_PLANE_DEFINITIONS,
+        },
         "lpips_reason": lpips_reason or None,
         "warnings": [text for s in inputs.sets for text in s.warnings],
         "rows": [_finite(row) for row in rows],
@@ -159,6 +183,7 @@ def write_table(
     text = _markdown(content, runner)
     (inputs.output / f"{name}.md").write_text(text)
     _draw_curves(rows, inputs.output / "figures" / "curves.png")
+    draw_summary(rows, inputs.output / "figures" / "summary.png")
     return text
 
 
@@ -230,12 +255,38 @@ def _draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def draw_summary(rows: list[dict[str, Any]], path: Path) -> None:
+    """One point a row: gain over cubic, mean of all cases, against what the row costs per scan, and once."""
+    done = {row["method"]: row for row in rows if row["status"] == "done" and row["cases"]}
+    cubic = done.pop("bicubic", None)
+    if cubic is None or not done:
+        return
+    gains = {
+        method: float(np.mean([row["cases"][key]["psnr"] - case["psnr"] for key, case in cubic["cases"].items()]))
+        for method, row in done.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure, axes = plt.subplots(1, 2, figsize=(12, 6), sharey=True, layout="constrained")
+    for axis, (when, label) in zip(
+        axes, (("per_scan_seconds", "per scan"), ("once_seconds", "once, before the first scan")), strict=True
+    ):
+        for method, row in done.items():
+            seconds = max(0.1, row[when])  # nothing at all stands at the left edge
+            axis.plot(seconds, gains[method], "o", color="C3" if method.startswith("ours") else "C0")
+            axis.annotate(method, (seconds, gains[method]), (4, 3), textcoords="offset points", fontsize=7)
+        axis.set(xlabel=f"processor seconds {label}", xscale="log")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("PSNR over cubic interpolation, dB (mean of the cases)")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def _mean(row: dict[str, Any], keys: Sequence[str], figure: str) -> str:
     values = [row["cases"][key].get(figure) for key in keys if key in row["cases"]]
     known = [v for v in values if v is not None]
     if not known:
         return ""
-    digits = 2 if figure == "psnr" else 3
+    digits = {"psnr": 2, "squeeze_distance": 4}.get(figure, 3)
     spread = f" ± {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 else ""
     return f"{np.mean(known):.{digits}f}{spread}"
 
@@ -243,31 +294,36 @@ def _mean(row: dict[str, Any], keys: Sequence[str], figure: str) -> str:
 def _markdown(content: dict[str, Any], runner: Rows) -> str:
     inputs, facts, unit = runner.inputs, content["facts"], content["facts"]["budget_unit"]
     keys = {s.label: [key for key, owner, _ in runner.cases() if owner is s] for s in inputs.sets}
+    shown = SHOWN if inputs.squeeze is None else {**SHOWN, **SQUEEZE}
     lines = [f"# {content['title']}", ""]
-    head = [f"{label}: {name}" for label in keys for name in ("PSNR ↑", "SSIM ↑", "LPIPS ↓")]
+    head = [f"{label}: {name}" for label in keys for name in shown.values()]
     if len(keys) == 1:
-        head = ["PSNR ↑", "SSIM ↑", "LPIPS ↓"]
+        head = list(shown.values())
         lines += [
             f"{len(next(iter(keys.values())))} cases of {next(iter(keys))}; mean ± sample standard deviation.",
             "",
         ]
-    lines += ["| method | " + " | ".join(head) + f" | {unit} | parameters |", "|---" * (len(head) + 3) + "|"]
+    lines += [
+        "| method | " + " | ".join(head) + f" | {unit} once | per scan | parameters |",
+        "|---" * (len(head) + 4) + "|",
+    ]
     for row in content["rows"]:
         if row["status"] != "done":
-            lines.append(f"| {row['method']} | {row['status']} |" + " |" * (len(head) + 1))
+            lines.append(f"| {row['method']} | {row['status']} |" + " |" * (len(head) + 2))
             continue
-        cells = [_mean(row, k, figure) for k in keys.values() for figure in SHOWN]
+        cells = [_mean(row, k, figure) for k in keys.values() for figure in shown]
+        cells += [f"{row[when]:.0f}" for when in ("once_seconds", "per_scan_seconds")]
         parameters = "" if row["parameters"] is None else f"{row['parameters']:,}"
-        lines.append(f"| {row['method']} | " + " | ".join(cells) + f" | {row['cpu_seconds']:.0f} | {parameters} |")
+        lines.append(f"| {row['method']} | " + " | ".join(cells) + f" | {parameters} |")
     lines += [
         "",
-        f"Every learned row was trained for {facts['budget_s']:g} {unit}: `zssr` and `smore` on each scan, the others "
-        f"once. The column {unit} is training and application to all cases together. Data consistency: "
-        f"{facts['data_consistency']}. All rows know the operator: {facts['slice_profile']}, K = "
+        f"Every learned row was trained for {facts['budget_s']:g} {unit}, once or on each scan, as the columns {unit} "
+        f"say; application to a scan is counted per scan. Data consistency: {facts['data_consistency']}. "
+        f"All rows know the operator: {facts['slice_profile']}, K = "
         f"{facts['scale_factor']:g}, FWHM {facts['fwhm_voxels']:g} thin slices. All peers are re-implementations from "
         "their papers, except sinc (SimpleITK) and eclare.",
         "",
-        *[f"* {name}: {text}" for name, text in content["definitions"].items() if name in SHOWN],
+        *[f"* {name}: {text}" for name, text in content["definitions"].items() if name in shown],
     ]
     if content["lpips_reason"]:
         lines += ["", content["lpips_reason"]]

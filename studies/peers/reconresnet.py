@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .scan import InterpolatedInput
+from .scan import InterpolatedInput, started_small
 
 __all__ = ["ReconResNet"]
 
@@ -43,7 +43,6 @@ class _Body(nn.Module):
     def __init__(self, features: int, blocks: int, dropout: float) -> None:
         super().__init__()
         wide, widest = 2 * features, 4 * features
-        last = nn.Conv2d(features, 1, 7, padding=3)
         self.layers = nn.Sequential(
             _step(nn.Conv2d(1, features, 7, padding=3), features),
             _step(nn.Conv2d(features, wide, 3, stride=2, padding=1), wide),
@@ -51,11 +50,8 @@ class _Body(nn.Module):
             *[_ResidualBlock(widest, dropout) for _ in range(blocks)],
             _step(nn.ConvTranspose2d(widest, wide, 4, stride=2, padding=1), wide),
             _step(nn.ConvTranspose2d(wide, features, 4, stride=2, padding=1), features),
-            last,
+            started_small(nn.Conv2d(features, 1, 7, padding=3)),
         )
-        with torch.no_grad():
-            last.weight.mul_(0.1)
-            last.get_parameter("bias").zero_()
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         height, width = image.shape[2:]

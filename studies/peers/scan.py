@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +15,16 @@ from scripts.inference.inferer import ThroughPlaneInferer
 from scripts.networks.interpolation import interpolate_cubic
 from torch import nn
 
-__all__ = ["InterpolatedInput", "Scan", "both_orientations", "operator_on", "whole_factor"]
+__all__ = [
+    "InterpolatedInput",
+    "Scan",
+    "as_inputs",
+    "both_orientations",
+    "he_initialised",
+    "operator_on",
+    "started_small",
+    "whole_factor",
+]
 
 
 @dataclass(frozen=True)
@@ -25,11 +35,14 @@ class Scan:
         image: ``(H1, H2, n_slices)`` in unit range, thick axis last.
         spacing_mm: along these axes; slice spacing last.
         operator: the operator that made it.
+        reference: ``(H1, H2, n_thin)`` in unit range, another contrast of the same patient on the thin grid, where the
+            user has one.
     """
 
     image: torch.Tensor
     spacing_mm: tuple[float, float, float]
     operator: SliceProfileOperator
+    reference: torch.Tensor | None = None
 
     @property
     def scale_factor(self) -> float:
@@ -65,13 +78,35 @@ def whole_factor(method: str, scale_factor: float) -> int:
     return int(scale_factor)
 
 
+Layer = TypeVar("Layer", nn.Conv2d, nn.Conv3d)
+
+
+def started_small(convolution: Layer) -> Layer:
+    """The last convolution of a network that predicts what interpolation lacks: it starts close to interpolation."""
+    with torch.no_grad():
+        convolution.weight.mul_(0.1)
+        if convolution.bias is not None:
+            convolution.bias.zero_()
+    return convolution
+
+
+def he_initialised(network: nn.Module) -> nn.Module:
+    """Convolutions keep the size of what passes through their ReLU (He et al., ICCV 2015), however many there are."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
+
 class InterpolatedInput(nn.Module):
     """A network that works on the HR grid, as one that takes thick slices: cubic interpolation plus what it lacks.
 
-    It takes any K, since the interpolation does.
+    It takes any K, since the interpolation does, slices as well as volumes.
 
     Args:
-        body: maps ``(B, 1, H, W)`` to the same shape.
+        body: maps ``(B, 1, ...)`` to the same shape.
     """
 
     def __init__(self, body: nn.Module) -> None:
@@ -79,7 +114,7 @@ class InterpolatedInput(nn.Module):
         self.body = body
 
     def forward(self, image: torch.Tensor, positions: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """``(B, 1, H, n)`` to ``(B, 1, H, N)`` at the positions; the condition is not used."""
+        """``(B, 1, ..., n)`` to ``(B, 1, ..., N)`` at the positions; the condition is not used."""
         cubic = interpolate_cubic(image, positions)
         return cubic + self.body(cubic)
 
@@ -96,11 +131,15 @@ def both_orientations(network: nn.Module, scan: Scan, batch_pixels: int = 2**14)
         ``(H1, H2, n_thin)`` on the CPU.
     """
     device = next(network.parameters()).device
-    thickness_mm = scan.operator.thickness_to_spacing * scan.spacing_mm[2]
-    meta = {
-        "working_spacing_mm": np.array(scan.spacing_mm), "slice_thickness_mm": thickness_mm,
-        "scale_factor": scan.scale_factor,
-    }  # fmt: skip
     inferer = ThroughPlaneInferer(scan.operator.profile, batch_pixels=batch_pixels)
-    inputs = MetaTensor(scan.image[None, None], meta=meta).to(device)
-    return inferer(inputs, network.eval())[0, 0].cpu()
+    return inferer(as_inputs(scan).to(device), network.eval())[0, 0].cpu()
+
+
+def as_inputs(scan: Scan) -> MetaTensor:
+    """``(1, 1, H1, H2, n_slices)`` with the meta data that the bundle's inferer reads."""
+    meta = {
+        "working_spacing_mm": np.array(scan.spacing_mm),
+        "slice_thickness_mm": scan.operator.thickness_to_spacing * scan.spacing_mm[2],
+        "scale_factor": scan.scale_factor,
+    }
+    return MetaTensor(scan.image[None, None], meta=meta)

@@ -21,7 +21,7 @@ from scripts.networks.interpolation import interpolate_cubic
 from scripts.networks.rdn import shuffle_last_axis
 from torch import nn
 
-from .scan import whole_factor
+from .scan import started_small, whole_factor
 
 __all__ = ["WideResidualNetwork"]
 
@@ -48,10 +48,8 @@ class WideResidualNetwork(nn.Module):
             )
             for _ in range(blocks)
         )
-        self.tail = nn.Conv2d(features, self.scale_factor, 3, padding=1)
-        with torch.no_grad():
-            self.tail.weight.mul_(0.1)
-            self.tail.get_parameter("bias").zero_()  # random ones would be a rhythm of period K to unlearn
+        # random biases would be a rhythm of period K to unlearn
+        self.tail = started_small(nn.Conv2d(features, self.scale_factor, 3, padding=1))
 
     def forward(self, image: torch.Tensor, positions: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """``(B, 1, H, n)`` to ``(B, 1, H, K n)``; the condition is not used."""

@@ -76,6 +76,7 @@ def random_pairs(
     margin: int,
     seed: int,
     device: torch.device,
+    scale_factors: Sequence[float] | None = None,
 ) -> Draw:
     """Source of ``(thick, thin)`` batches: patches of random volumes, flipped at random, made thick by D.
 
@@ -87,6 +88,7 @@ def random_pairs(
         margin: columns cut off either end, where the profile would be cut short.
         seed: of everything that is random here.
         device: where the batches go.
+        scale_factors: range that the K of each batch is drawn from; ``None`` takes that of the operator.
 
     Returns:
         A function; each call draws ``(B, 1, rows, n)``, ``(B, 1, rows, columns)``, and the positions and conditions
@@ -97,14 +99,15 @@ def random_pairs(
     thickness = operator.thickness_to_spacing
     degrade = RandDegrade({operator.profile: 1.0}, (thickness, thickness), margin)
 
-    def one() -> tuple[torch.Tensor, ...]:
+    def one(scale_factor: float) -> tuple[torch.Tensor, ...]:
         volume, spacing_mm = volumes[random.randint(len(volumes))]
         thin, (rows_mm, columns_mm) = patch(volume, spacing_mm)
         thin = thin.flip([axis for axis in (1, 2) if random.rand() < 0.5])
-        return degrade(thin, operator.grid.scale_factor, float(rows_mm / columns_mm))
+        return degrade(thin, scale_factor, float(rows_mm / columns_mm))
 
     def draw() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        parts = zip(*(one() for _ in range(batch_size)), strict=True)
+        scale_factor = operator.grid.scale_factor if scale_factors is None else float(random.uniform(*scale_factors))
+        parts = zip(*(one(scale_factor) for _ in range(batch_size)), strict=True)
         thick, thin, positions, condition = (torch.stack(part).to(device) for part in parts)
         return thick, thin, positions[0], condition
 

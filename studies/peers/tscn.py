@@ -31,7 +31,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .interpolation import bicubic
-from .scan import Scan, operator_on, whole_factor
+from .scan import Scan, operator_on, started_small, whole_factor
 from .training import train_within
 
 __all__ = ["TSCN", "SliceInterpolator"]
@@ -59,10 +59,7 @@ class SliceInterpolator(nn.Module):
         self.register_buffer("fractions", positions.float()[:, None, None], persistent=False)
         self.head = nn.Conv2d(2, features, 3, padding=1)
         self.blocks = nn.Sequential(*[ResidualDenseBlock(features, growth, layers) for _ in range(blocks)])
-        self.tail = nn.Conv2d(features, scale_factor, 3, padding=1)
-        with torch.no_grad():
-            self.tail.weight.mul_(0.1)
-            self.tail.get_parameter("bias").zero_()
+        self.tail = started_small(nn.Conv2d(features, scale_factor, 3, padding=1))
 
     def forward(self, pair: torch.Tensor) -> torch.Tensor:
         """``(B, 2, H, W)`` to ``(B, K, H, W)``."""

@@ -19,10 +19,9 @@ What differs, because a thick-slice scan is not a photograph (:mod:`studies.peer
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
-from .scan import InterpolatedInput
+from .scan import InterpolatedInput, started_small
 
 __all__ = ["ZSSRNetwork"]
 
@@ -39,8 +38,4 @@ class ZSSRNetwork(InterpolatedInput):
         body: list[nn.Module] = [nn.Conv2d(1, features, 3, padding=1), nn.ReLU()]
         for _ in range(layers - 2):
             body += [nn.Conv2d(features, features, 3, padding=1), nn.ReLU()]
-        last = nn.Conv2d(features, 1, 3, padding=1)
-        with torch.no_grad():
-            last.weight.mul_(0.1)
-            last.get_parameter("bias").zero_()
-        super().__init__(nn.Sequential(*body, last))
+        super().__init__(nn.Sequential(*body, started_small(nn.Conv2d(features, 1, 3, padding=1))))

@@ -47,21 +47,28 @@ def folders(tmp_path):
 
 @pytest.mark.slow
 def test_table1_recomputed_resumed_and_honest_about_what_is_missing(folders):
+    wanted = ["bicubic", "bicubic_dc", "sinc", "tv", "zssr", "smore", "tscn", "minet", "gan_circle", "ours_stage1"]
+    wanted += ["rdn_supervised", "reconresnet", "eclare"]
     arguments = ["--hr", folders / "hr", "--mr", folders / "mr", "--budget", 0.5, "--output", folders / "out", *SMALL]
+    arguments += ["--rows", *wanted]
     done = table("table1", *arguments, cwd=folders)
     assert done.returncode == 0, done.stderr[-3000:]
     content = json.loads((folders / "out" / "table1.json").read_text())
     rows = {row["method"]: row for row in content["rows"]}
-    assert list(rows) == [
-        "bicubic", "bicubic_dc", "sinc", "zssr", "smore", "tscn", "ours_stage1", "ours_stage12", "ours_stage123",
-        "rdn_supervised", "reconresnet", "eclare",
-    ]  # fmt: skip
-    for method in ("bicubic", "bicubic_dc", "sinc", "zssr", "smore", "tscn"):
+    assert list(rows) == wanted
+    for method in ("bicubic", "bicubic_dc", "sinc", "tv", "zssr", "smore", "tscn"):
         assert rows[method]["status"] == "done"
         assert list(rows[method]["cases"]) == ["head0", "head1"]
         assert all(abs(case["shift_voxels"]) < 0.2 for case in rows[method]["cases"].values())
     assert "CT" in rows["ours_stage1"]["status"]
     assert "HR_TRAIN" in rows["rdn_supervised"]["status"]
+    assert "HR_TRAIN" in rows["gan_circle"]["status"]
+    assert "REFERENCE" in rows["minet"]["status"]
+    assert rows["bicubic"]["once_seconds"] == rows["zssr"]["once_seconds"] == 0
+    assert rows["tscn"]["once_seconds"] >= 0.5
+    spent = [case["cpu_seconds"] for case in rows["zssr"]["cases"].values()]
+    assert rows["zssr"]["per_scan_seconds"] == pytest.approx(np.mean(spent))
+    assert "squeeze" not in (folders / "out" / "table1.md").read_text()  # no weights, no column
     assert rows["zssr"]["budget_s"] == 0.5
     assert [point["budget_s"] for point in rows["zssr"]["curve"]] == [0.125, 0.25, 0.5]
     assert content["lpips_reason"]
@@ -93,14 +100,16 @@ def test_table1_recomputed_resumed_and_honest_about_what_is_missing(folders):
     text = (folders / "out" / "table1.md").read_text()
     assert "0.5 CPU-seconds" in text
     assert (folders / "out" / "figures" / "head0.png").stat().st_size > 10_000
-    assert (folders / "out" / "figures" / "curves.png").stat().st_size > 5_000
+    for picture in ("curves.png", "summary.png"):
+        assert (folders / "out" / "figures" / picture).stat().st_size > 5_000
     # again: nothing is done twice, and other settings are not mixed in
     before = {p: p.stat().st_mtime_ns for p in (folders / "out" / "scores").rglob("*.json")}
     again = table("table1", *arguments, "--hr-train", folders / "hr_train", cwd=folders)
     assert again.returncode == 0, again.stderr[-3000:]
+    assert "row 13 of 13: eclare" in again.stdout
     assert {p: p.stat().st_mtime_ns for p in before} == before
     rows = {row["method"]: row for row in json.loads((folders / "out" / "table1.json").read_text())["rows"]}
-    assert rows["rdn_supervised"]["status"] == rows["reconresnet"]["status"] == "done"
+    assert rows["rdn_supervised"]["status"] == rows["reconresnet"]["status"] == rows["gan_circle"]["status"] == "done"
     other = table("table1", *arguments, "--hr-train", folders / "hr_train", "--seed", 3, cwd=folders)
     assert other.returncode == 1
     assert "other settings (seed)" in other.stderr
@@ -140,6 +149,7 @@ def test_table2_and_our_rows_through_the_bundles_own_commands(folders):
         (["--protocol", "site1", "site2"], "one for each of 1 folders, got 2"),
         (["--ct", "nowhere"], "CT must be a folder, got nowhere"),
         (["--budget", "0"], "BUDGET must be > 0"),
+        (["--reference", "a", "b"], "REFERENCE must be one for each of 1 folders, got 2"),
         (["--rows", "magic"], "ROWS must be of bicubic"),
         (["--lpips-weights", "nowhere.pth"], "nowhere.pth, which does not exist"),
     ],
@@ -224,3 +234,124 @@ def test_a_result_that_is_half_a_voxel_off_is_refused(folders, monkeypatch):
     status = runner.run("bicubic")["status"]
     assert status.startswith("refused: the result for head1 is +0.")
     assert "voxels off the grid of the truth" in status
+
+
+def test_every_row_of_every_set_can_be_built_and_has_a_place_in_the_table():
+    from studies.cases import read_table_config
+    from studies.rows import KINDS
+
+    parser = read_table_config("axial", {"device": "cpu"})
+    sets = parser.get("sets")
+    kinds = {method: kind for kind in KINDS for method in parser.get(kind)}
+    without_json = {"bicubic", "bicubic_dc", "sinc", "eclare", *parser.get("ours")}
+    assert set(sets["all"]) == set(kinds) | without_json
+    assert len(sets["all"]) == len(kinds) + len(without_json)  # one kind a row
+    assert all(set(rows) <= set(sets["all"]) for rows in (*sets.values(), parser.get("pictured")))
+    needs = {"per_scan": "train", "iterative": "solve", "unpaired": "train", "shipped": "forward"}
+    for method, kind in kinds.items():
+        assert hasattr(parser.get_parsed_content(f"{kind}::{method}"), needs.get(kind, "train")), method
+
+
+def test_no_row_starts_from_what_another_has_trained(folders):
+    from studies.cases import CaseSet
+    from studies.rows import Inputs, Rows
+
+    runner = Rows(Inputs([CaseSet(folders / "hr", "axial", {"device": "cpu"})], folders / "out", 0.2), {})
+    shipped, untrained = runner.peer("ours_shipped"), runner.peer("rdn_supervised").network
+    assert not any(torch.equal(a, b) for a, b in zip(shipped.parameters(), untrained.parameters(), strict=True))
+    other = Rows(runner.inputs, {}).peer("rdn_supervised").network  # the seed alone decides
+    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), untrained.parameters(), strict=True))
+
+
+def test_the_second_contrast_is_brought_to_the_scans_axes(folders):
+    from studies.cases import CaseSet
+
+    (folders / "other").mkdir()
+    for i in range(2):
+        image = nib.load(folders / "hr" / f"head{i}.nii.gz")
+        nib.save(
+            nib.Nifti1Image(-np.asarray(image.dataobj, np.float32), image.affine), folders / "other" / f"head{i}.nii.gz"
+        )
+    case = CaseSet(folders / "hr", "site1", {"device": "cpu"}, folders / "other").case(0)
+    reference, truth = case.scan.reference, case.truth_in_unit_range()
+    assert reference.shape == truth.shape == (*case.scan.image.shape[:2], 36)
+    assert np.corrcoef(reference.flatten(), truth.flatten())[0, 1] == pytest.approx(-1, abs=1e-4)
+    assert float(reference.abs().max()) < 2  # its own range
+    part, _ = case.slab(8)
+    assert part.reference.shape == (8, *truth.shape[1:])
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), folders / "other" / "head0.nii.gz")
+    with pytest.raises(ValueError, match="reference of head0 must lie on its grid"):
+        CaseSet(folders / "hr", "site1", {"device": "cpu"}, folders / "other").case(0)
+    (folders / "other" / "head0.nii.gz").unlink()
+    with pytest.raises(FileNotFoundError, match="REFERENCE must hold the other contrast of head0"):
+        CaseSet(folders / "hr", "site1", {"device": "cpu"}, folders / "other").case(0)
+
+
+def test_squeeze_distance_against_its_formula(tmp_path):
+    """The weights here are random: the formula is checked, not the judgement."""
+    from scipy.ndimage import gaussian_filter
+    from torchvision.models import squeezenet
+
+    from studies.perceptual import DEPTHS, SliceSqueeze
+
+    torch.manual_seed(0)
+    features = squeezenet.squeezenet1_1(weights=None).features
+    torch.save({f"features.{k}": v for k, v in features.state_dict().items()}, tmp_path / "w.pt")
+    score = SliceSqueeze(str(tmp_path / "w.pt"), "caffe", batch_pixels=5000)
+    truth = smooth_volume((40, 36, 44), seed=1)
+    tissue = np.ones(truth.shape, bool)
+    assert score(truth, truth, 2, tissue) == pytest.approx(0, abs=1e-9)
+    blurred = [score(gaussian_filter(truth, (0, 0, s)), truth, 2, tissue) for s in (1, 3)]
+    assert 0 < blurred[0] < blurred[1]
+    # one slice, from nothing but torch and the definition
+    low, high = truth.min(), truth.max()
+    pair = [
+        torch.from_numpy(255 * (v[20] - low) / (high - low)).float()[None, None]
+        - torch.tensor([104.0, 117.0, 123.0]).view(1, 3, 1, 1)
+        for v in (gaussian_filter(truth, (0, 0, 1)), truth)
+    ]
+    expected = 0.0
+    with torch.no_grad():
+        for index, layer in enumerate(features):
+            pair = [layer(x) for x in pair]
+            if index in DEPTHS:
+                a, b = (torch.nn.functional.normalize(x, dim=1) for x in pair)
+                expected += float((a - b).square().sum(1).mean()) / len(DEPTHS)
+    unit = [
+        torch.from_numpy(2 * (v[20] - low) / (high - low) - 1).float()[None, None].expand(-1, 3, -1, -1)
+        for v in (gaussian_filter(truth, (0, 0, 1)), truth)
+    ]
+    assert float(score.network(*unit)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_summary_has_one_point_a_row(tmp_path, monkeypatch):
+    from studies import tables
+
+    def row(method, psnr, once, per_scan):
+        cases = {"a": {"psnr": psnr}, "b": {"psnr": psnr + 1}}
+        return {"method": method, "status": "done", "cases": cases, "once_seconds": once, "per_scan_seconds": per_scan}
+
+    drawn = []
+    save = tables.plt.Figure.savefig
+    monkeypatch.setattr(tables.plt.Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))
+    rows = [row("bicubic", 30, 0, 0), row("smore", 32.5, 0, 60), row("rescnn", 31, 100, 2)]
+    rows.append({"method": "eclare", "status": "not run: it is not here", "cases": {}})
+    tables.draw_summary(rows, tmp_path / "summary.png")
+    left, right = drawn[0].axes
+    points = [
+        [(float(x), float(y)) for line in axis.lines for x, y in zip(*line.get_data(), strict=True)]
+        for axis in (left, right)
+    ]
+    assert points == [[(60.0, 2.5), (2.0, 1.0)], [(0.1, 2.5), (100.0, 1.0)]]
+    assert [text.get_text() for text in left.texts] == ["smore", "rescnn"]
+
+
+def test_crop_keeps_the_place_of_what_it_keeps(tmp_path):
+    from studies.crop import crop
+
+    volume = np.arange(30 * 20 * 10, dtype=np.float32).reshape(30, 20, 10)
+    affine = make_affine([1, 2, 3])
+    part = crop(nib.Nifti1Image(volume, affine), 12)
+    assert part.shape == (12, 12, 10)
+    np.testing.assert_array_equal(np.asarray(part.dataobj), volume[9:21, 4:16])
+    np.testing.assert_allclose(part.affine @ [0, 0, 0, 1], affine @ [9, 4, 0, 1])

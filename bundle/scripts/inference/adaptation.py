@@ -38,6 +38,8 @@ class InPlaneAdaptation:
         profile: slice profile of the scan.
         slice_thickness_mm: overrides the header's thickness.
         seed: of the patches; the same scan, seed and machine give the same weights.
+        autocast: dtype name for mixed precision in the steps, or ``None``; the judgement is always exact. Gradients are
+            not scaled, so ``bfloat16`` and not ``float16``.
 
     Raises:
         ValueError: if a count is out of range.
@@ -55,6 +57,7 @@ class InPlaneAdaptation:
         profile: str = "gaussian",
         slice_thickness_mm: float | None = None,
         seed: int = 0,
+        autocast: str | None = None,
     ) -> None:
         if iterations < 0:
             raise ValueError(f"adapt_iterations must be >= 0, got {iterations}; 0 switches adaptation off")
@@ -73,6 +76,7 @@ class InPlaneAdaptation:
         self.profile = profile
         self.slice_thickness_mm = slice_thickness_mm
         self.seed = seed
+        self.autocast = autocast
         self.logger = logging.getLogger(type(self).__name__)
 
     def __call__(self, network: Callable[..., torch.Tensor], scan: torch.Tensor) -> Callable[..., torch.Tensor]:
@@ -104,7 +108,12 @@ class InPlaneAdaptation:
         with torch.enable_grad():
             for _ in range(self.iterations):
                 optimizer.zero_grad()
-                self._error(adapted, draw(self.batch_size)).backward()
+                pairs = draw(self.batch_size)
+                with torch.autocast(
+                    scan.device.type, getattr(torch, self.autocast or "bfloat16"), enabled=self.autocast is not None
+                ):
+                    error = self._error(adapted, pairs)
+                error.backward()
                 optimizer.step()
                 schedule.step()
         after = self._loss(adapted, check)
@@ -132,7 +141,7 @@ class InPlaneAdaptation:
     @staticmethod
     def _error(network: Callable[..., torch.Tensor], pairs: Pairs) -> torch.Tensor:
         image, label, positions, condition = pairs
-        return torch.nn.functional.mse_loss(network(image, positions, condition)[:, :1], label)
+        return torch.nn.functional.mse_loss(network(image, positions, condition)[:, :1].float(), label)
 
     def _loss(self, network: Callable[..., torch.Tensor], pairs: Pairs) -> float:
         image, label, positions, condition = pairs

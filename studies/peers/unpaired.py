@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the unpaired rows have in common: thick scans of some patients, thin volumes of others, no pair.
+
+A method sees, on the thin grid, ``x`` (patches of thick scans, interpolated), ``y`` (patches of thin volumes) and
+``low(y)``, ``y`` made thick by the operator and interpolated. The papers learn that way down too; here all rows know
+the operator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scripts.degradation import SliceProfileOperator
+from scripts.geometry import SliceGrid
+from scripts.networks.interpolation import interpolate_cubic
+from scripts.transforms.patch import RandPlanePatch
+from torch import nn
+
+from .scan import Scan, both_orientations
+from .training import random_pairs
+
+__all__ = ["Unpaired", "UnpairedLearner"]
+
+
+class Unpaired(NamedTuple):
+    """A batch.
+
+    Attributes:
+        thick: ``(B, 1, rows, n)`` of thick scans.
+        x: the same, interpolated, ``(B, 1, rows, N)``.
+        y: thin, of other patients, same shape.
+        low_y: ``y`` made thick and interpolated.
+        operator: D of this batch, from ``N`` to ``n``.
+    """
+
+    thick: torch.Tensor
+    x: torch.Tensor
+    y: torch.Tensor
+    low_y: torch.Tensor
+    operator: SliceProfileOperator
+
+    def make_thick(self, thin: torch.Tensor) -> torch.Tensor:
+        """D of ``(B, 1, rows, N)``."""
+        return self.operator.degrade(thin)
+
+    def low(self, thin: torch.Tensor) -> torch.Tensor:
+        """D of ``(B, 1, rows, N)``, interpolated again."""
+        positions = torch.tensor(self.operator.grid.positions, dtype=torch.float32, device=thin.device)
+        return interpolate_cubic(self.make_thick(thin), positions)
+
+
+class UnpairedLearner:
+    """Draws the batches, runs the network over a scan; how it learns is the method's own.
+
+    Args:
+        network: untrained; maps images, positions and condition as :class:`scripts.networks.srnet.SRNet` does.
+        size: ``(rows, slices)`` of a training patch.
+        batch_size: patches per step, of either kind.
+        margin_slices: thick slices beyond either end that are made of ``y``, and are no target.
+        row_spacing_mm: range of the pixel spacing of the thin patches, in-plane; the bundle's own.
+        thin_spacing_mm: range of the spacing of their slices; the bundle's own.
+        learning_rate: of Adam, at its highest.
+        adversarial_weight: of the critic's part.
+        scale_factors: range that the K of each batch is drawn from; ``None`` takes that of the table.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        size: Sequence[int],
+        batch_size: int,
+        margin_slices: int,
+        row_spacing_mm: Sequence[float],
+        thin_spacing_mm: Sequence[float],
+        learning_rate: float,
+        adversarial_weight: float,
+        scale_factors: Sequence[float] | None = None,
+    ) -> None:
+        self.network = network
+        self.size = tuple(size)
+        self.batch_size = batch_size
+        self.margin_slices = margin_slices
+        self.spacings = {"row_spacing_mm": row_spacing_mm, "column_spacing_mm": thin_spacing_mm}
+        self.learning_rate = learning_rate
+        self.adversarial_weight = adversarial_weight
+        self.scale_factors = scale_factors
+
+    def source(
+        self,
+        scans: Sequence[Scan],
+        volumes: Sequence[tuple[torch.Tensor, Sequence[float]]],
+        seed: int,
+        device: torch.device,
+    ) -> Callable[[], Unpaired]:
+        """A function that draws batches."""
+        random, operator = np.random.RandomState(seed), scans[0].operator
+        factor = operator.grid.scale_factor
+        columns, margin = math.floor(self.size[1] * factor), math.ceil(self.margin_slices * factor)
+        thin_patch = RandPlanePatch("any", (self.size[0], columns + 2 * margin), **self.spacings)
+        draw_thin = random_pairs(
+            volumes, operator, thin_patch, self.batch_size, margin, seed, device, self.scale_factors
+        )
+        thick_patch = RandPlanePatch("through_plane", (self.size[0], self.size[1]))
+        thick_patch.set_random_state(seed)
+
+        def thick(slices: int) -> torch.Tensor:
+            scan = scans[random.randint(len(scans))]
+            image, _ = thick_patch(scan.image[None], scan.spacing_mm, slices)
+            return image.flip([axis for axis in (1, 2) if random.rand() < 0.5])
+
+        def draw() -> Unpaired:
+            of_y, y, positions, _ = draw_thin()
+            grid = SliceGrid.of_positions(of_y.shape[-1], positions.tolist())
+            batch = torch.stack([thick(of_y.shape[-1]) for _ in range(self.batch_size)]).to(device)
+            at = SliceProfileOperator(grid, operator.profile, operator.thickness_to_spacing)
+            return Unpaired(batch, interpolate_cubic(batch, positions), y, interpolate_cubic(of_y, positions), at)
+
+        return draw
+
+    def apply(self, network: nn.Module, scan: Scan) -> torch.Tensor:
+        """``(H1, H2, n_thin)``."""
+        return both_orientations(network, scan)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all 3D networks have in common: learn from blocks of thin volumes, run over a scan in blocks."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scripts.degradation import SliceProfileOperator
+from scripts.transforms.degrade import RandDegrade
+from torch import nn
+from torch.nn import functional as F
+
+from .scan import Scan
+from .training import Draw, train_within
+
+__all__ = ["VolumeLearner", "in_blocks", "random_blocks"]
+
+
+class VolumeLearner:
+    """Train a 3D network on pairs of blocks of (near-)isotropic volumes: supervised.
+
+    Args:
+        network: untrained; maps ``(B, 1, H, W, n)`` thick slices, positions and condition to ``(B, 1, H, W, N)``.
+            Copies of it are trained.
+        size: ``(rows, columns, slices)`` of a training block; thick slices.
+        batch_size: blocks per step.
+        margin_slices: thick slices beyond either end that are made, and are no target.
+        learning_rate: of Adam, at its highest.
+        side: in-plane side of the blocks that a scan is taken apart into; what memory allows.
+        halo: pixels around each of them that the network sees too.
+        scale_factors: range that the K of each batch is drawn from; ``None`` takes that of the table.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        size: Sequence[int],
+        batch_size: int,
+        margin_slices: int,
+        learning_rate: float,
+        side: int,
+        halo: int,
+        scale_factors: Sequence[float] | None = None,
+    ) -> None:
+        self.network = network
+        self.size = tuple(size)
+        self.batch_size = batch_size
+        self.margin_slices = margin_slices
+        self.learning_rate = learning_rate
+        self.side = side
+        self.halo = halo
+        self.scale_factors = scale_factors
+
+    def source(
+        self,
+        volumes: Sequence[tuple[torch.Tensor, Sequence[float]]],
+        operator: SliceProfileOperator,
+        seed: int,
+        device: torch.device,
+    ) -> Draw:
+        """Batches of pairs, see :func:`random_blocks`."""
+        scale_factor = operator.grid.scale_factor
+        size = (*self.size[:2], math.floor(self.size[2] * scale_factor))
+        margin = math.ceil(self.margin_slices * scale_factor)
+        return random_blocks(volumes, operator, size, self.batch_size, margin, seed, device, self.scale_factors)
+
+    def train(
+        self,
+        volumes: Sequence[tuple[torch.Tensor, Sequence[float]]],
+        operator: SliceProfileOperator,
+        budget_s: float,
+        seed: int,
+        device: torch.device,
+        autocast: str | None,
+    ) -> nn.Module:
+        """Learn from ``(1, I, J, K)`` HR volumes in unit range and their spacing in mm; returns the network."""
+        network = copy.deepcopy(self.network).to(device)
+        draw = self.source(volumes, operator, seed, device)
+
+        def loss() -> torch.Tensor:
+            thick, thin, positions, condition = draw()
+            return F.l1_loss(network(thick, positions, condition), thin)
+
+        train_within(network, loss, self.learning_rate, budget_s, type(network).__name__, autocast)
+        return network
+
+    def apply(self, network: nn.Module, scan: Scan) -> torch.Tensor:
+        """``(H1, H2, n_thin)``."""
+        return in_blocks(network, scan, self.side, self.halo)
+
+
+def random_blocks(
+    volumes: Sequence[tuple[torch.Tensor, Sequence[float]]],
+    operator: SliceProfileOperator,
+    size: tuple[int, int, int],
+    batch_size: int,
+    margin: int,
+    seed: int,
+    device: torch.device,
+    scale_factors: Sequence[float] | None = None,
+) -> Draw:
+    """Source of batches: blocks of random volumes, turned and flipped at random, made thick by D along the last axis.
+
+    Blocks keep the volume's own spacing. A volume smaller than a block is mirrored.
+
+    Args:
+        volumes: ``(1, I, J, K)`` in unit range and its spacing in mm.
+        operator: D.
+        size: ``(rows, columns, thin slices)`` of the target.
+        batch_size: blocks per batch.
+        margin: thin slices on each side that are used to make thick ones, and are no target.
+        seed: of everything that is random here.
+        device: where the batches go.
+        scale_factors: range that the K of each batch is drawn from; ``None`` takes that of the operator.
+
+    Returns:
+        A function; each call draws ``(B, 1, rows, columns, n)``, ``(B, 1, rows, columns, thin slices)``, positions and
+        conditions.
+    """
+    random = np.random.RandomState(seed)
+    thickness = operator.thickness_to_spacing
+    degrade = RandDegrade({operator.profile: 1.0}, (thickness, thickness), margin)
+    wanted = (*size[:2], size[2] + 2 * margin)
+
+    def block() -> tuple[torch.Tensor, float]:
+        volume, spacing_mm = volumes[random.randint(len(volumes))]
+        axes = [int(axis) for axis in random.permutation(3)]
+        turned = volume[0].permute(axes)
+        for _ in range(8):  # seldom one of air
+            part = turned
+            for axis in range(3):
+                length = min(wanted[axis], part.shape[axis])
+                part = part.narrow(axis, random.randint(part.shape[axis] - length + 1), length)
+            if float(part.std()) >= 0.05:
+                break
+        missing = [want - have for want, have in zip(wanted, part.shape, strict=True)]
+        if any(missing):
+            part = torch.from_numpy(np.pad(part.numpy(), [(0, n) for n in missing], mode="symmetric"))
+        part = part.flip([axis for axis in range(3) if random.rand() < 0.5])
+        return part, float(spacing_mm[axes[0]] / spacing_mm[axes[2]])
+
+    def draw() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        scale_factor = operator.grid.scale_factor if scale_factors is None else float(random.uniform(*scale_factors))
+        pairs = [degrade(part[None], scale_factor, ratio) for part, ratio in (block() for _ in range(batch_size))]
+        thick, thin, positions, condition = (torch.stack(x).to(device) for x in zip(*pairs, strict=True))
+        return thick, thin, positions[0], condition
+
+    return draw
+
+
+def in_blocks(network: nn.Module, scan: Scan, side: int, halo: int) -> torch.Tensor:
+    """Run a 3D network over a scan, in columns of in-plane blocks that hold the whole thick axis.
+
+    Args:
+        network: see :class:`VolumeLearner`.
+        scan: the scan.
+        side: of a block, pixels.
+        halo: pixels around it that are computed and thrown away.
+
+    Returns:
+        ``(H1, H2, n_thin)`` on the CPU.
+    """
+    device = next(network.parameters()).device
+    positions = scan.positions.to(device)
+    condition = torch.tensor([scan.operator.condition(scan.spacing_mm[0] / scan.spacing_mm[2])], device=device)
+    result = torch.empty((*scan.image.shape[:2], len(positions)))
+    with torch.no_grad():
+        for i in range(0, scan.image.shape[0], side):
+            for j in range(0, scan.image.shape[1], side):
+                top, left = max(0, i - halo), max(0, j - halo)
+                part = scan.image[top : i + side + halo, left : j + side + halo]
+                thin = network.eval()(part[None, None].to(device), positions, condition)[0, 0].float().cpu()
+                place = result[i : i + side, j : j + side]
+                place.copy_(thin[i - top :, j - left :][: place.shape[0], : place.shape[1]])
+    return result
