@@ -71,7 +71,9 @@ class Adapted:
         self.adaptation(network, inputs)
         spent = processor_seconds(device) - started
         self.adaptation.iterations = max(1, int((budget_s - spent) / (spent / 4)))
-        return self.adaptation(network, inputs)
+        adapted = self.adaptation(network, inputs)
+        assert isinstance(adapted, nn.Module)  # a copy of the network, or itself
+        return adapted
 
     def apply(self, network: nn.Module, scan: Scan) -> torch.Tensor:
         """``(H1, H2, n_thin)``."""

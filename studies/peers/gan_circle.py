@@ -113,6 +113,7 @@ class GANCircle(UnpairedLearner):
     ) -> nn.Module:
         """Learn from thick scans and thin volumes (see :class:`UnpairedLearner`); returns G."""
         network = copy.deepcopy(self.network).to(device).to(memory_format=torch.channels_last)
+        assert isinstance(network, CircleGenerator)
         critic = Critic(copy.deepcopy(self.critic).to(device), self.learning_rate)
         draw = self.source(scans, volumes, seed, device)
 

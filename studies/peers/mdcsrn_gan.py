@@ -37,8 +37,8 @@ class _Body(nn.Module):
         super().__init__()
         wide = 2 * growth
         self.head = nn.Conv3d(1, wide, 3, padding=1)
-        self.blocks = nn.ModuleList(DenseBlock(wide, growth, units) for _ in range(blocks))
-        added = self.blocks[0].channels
+        dense = [DenseBlock(wide, growth, units) for _ in range(blocks)]
+        self.blocks, added = nn.ModuleList(dense), dense[0].channels
         self.compress = nn.ModuleList(nn.Conv3d(wide + i * added, wide, 1) for i in range(1, blocks))
         self.tail = started_small(nn.Conv3d(wide + blocks * added, 1, 1))
 

@@ -106,7 +106,9 @@ def random_pairs(
         return degrade(thin, scale_factor, float(rows_mm / columns_mm))
 
     def draw() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        scale_factor = operator.grid.scale_factor if scale_factors is None else float(random.uniform(*scale_factors))
+        scale_factor = (
+            operator.grid.scale_factor if scale_factors is None else random.uniform(scale_factors[0], scale_factors[1])
+        )
         parts = zip(*(one(scale_factor) for _ in range(batch_size)), strict=True)
         thick, thin, positions, condition = (torch.stack(part).to(device) for part in parts)
         return thick, thin, positions[0], condition

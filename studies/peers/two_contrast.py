@@ -86,7 +86,10 @@ class TwoContrastLearner:
         def one() -> tuple[torch.Tensor, ...]:
             for _ in range(8):  # seldom one of air
                 place, turn = random.randint(2**31), [axis for axis in (1, 2) if random.rand() < 0.5]
-                both = [patch.set_random_state(place)(volume, scan.spacing_mm)[0].flip(turn) for volume in contrasts]
+                both = []
+                for volume in contrasts:  # the same place in either
+                    patch.set_random_state(place)
+                    both.append(patch(volume, scan.spacing_mm)[0].flip(turn))
                 if float(both[0].std()) >= 0.05:
                     break
             thick, thin, positions, _ = degrade(both[0], factor, 1.0)

@@ -84,7 +84,8 @@ class UnpairedLearner:
         self.size = tuple(size)
         self.batch_size = batch_size
         self.margin_slices = margin_slices
-        self.spacings = {"row_spacing_mm": row_spacing_mm, "column_spacing_mm": thin_spacing_mm}
+        self.row_spacing_mm = row_spacing_mm
+        self.thin_spacing_mm = thin_spacing_mm
         self.learning_rate = learning_rate
         self.adversarial_weight = adversarial_weight
         self.scale_factors = scale_factors
@@ -100,7 +101,8 @@ class UnpairedLearner:
         random, operator = np.random.RandomState(seed), scans[0].operator
         factor = operator.grid.scale_factor
         columns, margin = math.floor(self.size[1] * factor), math.ceil(self.margin_slices * factor)
-        thin_patch = RandPlanePatch("any", (self.size[0], columns + 2 * margin), **self.spacings)
+        size = (self.size[0], columns + 2 * margin)
+        thin_patch = RandPlanePatch("any", size, self.row_spacing_mm, self.thin_spacing_mm)
         draw_thin = random_pairs(
             volumes, operator, thin_patch, self.batch_size, margin, seed, device, self.scale_factors
         )

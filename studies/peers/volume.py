@@ -64,7 +64,7 @@ class VolumeLearner:
     ) -> Draw:
         """Batches of pairs, see :func:`random_blocks`."""
         scale_factor = operator.grid.scale_factor
-        size = (*self.size[:2], math.floor(self.size[2] * scale_factor))
+        size = (self.size[0], self.size[1], math.floor(self.size[2] * scale_factor))
         margin = math.ceil(self.margin_slices * scale_factor)
         return random_blocks(volumes, operator, size, self.batch_size, margin, seed, device, self.scale_factors)
 
@@ -144,7 +144,9 @@ def random_blocks(
         return part, float(spacing_mm[axes[0]] / spacing_mm[axes[2]])
 
     def draw() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        scale_factor = operator.grid.scale_factor if scale_factors is None else float(random.uniform(*scale_factors))
+        scale_factor = (
+            operator.grid.scale_factor if scale_factors is None else random.uniform(scale_factors[0], scale_factors[1])
+        )
         pairs = [degrade(part[None], scale_factor, ratio) for part, ratio in (block() for _ in range(batch_size))]
         thick, thin, positions, condition = (torch.stack(x).to(device) for x in zip(*pairs, strict=True))
         return thick, thin, positions[0], condition
