@@ -30,7 +30,7 @@ def network():
 def adaptation(**overrides):
     settings = {
         "iterations": 30, "learning_rate": 3e-3, "batch_size": 4, "size": (32, 32),
-        "margin": 4, "holdout": 4, "check_patches": 8,
+        "margin": 4, "holdout": 4, "check_patches": 8, "least_gain_db": 0.0,
     }  # fmt: skip
     return InPlaneAdaptation(**{**settings, **overrides})
 
@@ -68,6 +68,17 @@ def test_the_guard_returns_the_original_where_the_held_out_slices_lose(scan, net
     with caplog.at_level(logging.INFO):
         assert adaptation(learning_rate=5.0, iterations=3)(network, scan) is network
     assert "original weights kept" in caplog.text
+
+
+def test_a_gain_that_is_too_small_is_not_kept(scan, network, caplog):
+    settings = {"iterations": 5, "learning_rate": 1e-3}
+    adapted = adaptation(**settings)(network, scan)
+    assert adapted is not network
+    with caplog.at_level(logging.INFO):
+        assert adaptation(**settings, least_gain_db=30.0)(network, scan) is network
+    assert "original weights kept" in caplog.text
+    gain_db = 10 * np.log10(error_on_all_slices(network, scan) / error_on_all_slices(adapted, scan))
+    assert 0 < gain_db < 30
 
 
 def test_zero_iterations_do_nothing_and_nonsense_is_refused(scan, network):

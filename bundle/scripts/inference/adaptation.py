@@ -4,7 +4,7 @@
 Inside a thick slice a scan is high-resolution. Patches of its slices are made thick along an in-plane axis, at the
 pixel spacing that the thin slices will have and with the scan's own slice profile, and the network learns the way
 back (the ``inplane`` form of stage 2, on one scan). Every ``holdout``-th slice is left out of that and asked at the
-end whether the network has become better; if not, the scan keeps the original weights.
+end whether the network has become better; if it has not, by a least gain, the scan keeps the original weights.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class InPlaneAdaptation:
         margin: columns on each side that are used to make thick slices, and are no target.
         holdout: every ``holdout``-th slice judges.
         check_patches: patches drawn from those.
+        least_gain_db: what the adapted network must gain there to be kept. The slices judge in-plane; across them, less
+            is won, and what gains next to nothing in-plane may lose.
         profile: slice profile of the scan.
         slice_thickness_mm: overrides the header's thickness.
         seed: of the patches; the same scan, seed and machine give the same weights.
@@ -54,6 +56,7 @@ class InPlaneAdaptation:
         margin: int,
         holdout: int,
         check_patches: int,
+        least_gain_db: float,
         profile: str = "gaussian",
         slice_thickness_mm: float | None = None,
         seed: int = 0,
@@ -73,6 +76,7 @@ class InPlaneAdaptation:
         self.margin = margin
         self.holdout = holdout
         self.check_patches = check_patches
+        self.least_gain_db = least_gain_db
         self.profile = profile
         self.slice_thickness_mm = slice_thickness_mm
         self.seed = seed
@@ -88,7 +92,7 @@ class InPlaneAdaptation:
                 :class:`scripts.transforms.orient.OrientThickAxisLast`.
 
         Returns:
-            The adapted copy, or ``network`` itself where the held-out slices did not gain.
+            The adapted copy, or ``network`` itself where the held-out slices gained too little.
 
         Raises:
             TypeError: if the network cannot be trained, or the scan has no meta data.
@@ -117,7 +121,7 @@ class InPlaneAdaptation:
                 optimizer.step()
                 schedule.step()
         after = self._loss(adapted, check)
-        kept = after < before
+        kept = after < before * 10 ** (-self.least_gain_db / 10)
         self.logger.info(
             "adaptation: %d steps, error on held-out slices %.3e -> %.3e; %s",
             self.iterations, before, after, "kept" if kept else "original weights kept",
