@@ -49,8 +49,7 @@ class Unpaired(NamedTuple):
 
     def low(self, thin: torch.Tensor) -> torch.Tensor:
         """D of ``(B, 1, rows, N)``, interpolated again."""
-        positions = torch.tensor(self.operator.grid.positions, dtype=torch.float32, device=thin.device)
-        return interpolate_cubic(self.make_thick(thin), positions)
+        return interpolate_cubic(self.make_thick(thin), self.operator.grid.positions_tensor(thin.device))
 
 
 class UnpairedLearner:

@@ -167,8 +167,7 @@ def in_blocks(network: nn.Module, scan: Scan, side: int, halo: int) -> torch.Ten
         ``(H1, H2, n_thin)`` on the CPU.
     """
     device = next(network.parameters()).device
-    positions = scan.positions.to(device)
-    condition = torch.tensor([scan.operator.condition(scan.spacing_mm[0] / scan.spacing_mm[2])], device=device)
+    positions, condition = scan.operator.told(scan.spacing_mm[0] / scan.spacing_mm[2], device)
     result = torch.empty((*scan.image.shape[:2], len(positions)))
     with torch.no_grad():
         for i in range(0, scan.image.shape[0], side):
