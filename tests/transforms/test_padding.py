@@ -3,6 +3,7 @@
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from scripts.degradation import SliceProfileOperator
 from scripts.geometry import SliceGrid
@@ -115,6 +116,21 @@ def test_both_can_be_had_the_floor_and_the_slices(profile, factor, thickness):
     assert raised == undershoots
     assert float(result.min()) >= -1
     assert float((operator.degrade(result) - slices).abs().max()) < 2e-3
+
+
+@pytest.mark.parametrize(("factor", "thickness"), [(4, 2), (2.5, 2), (3, 3)])
+def test_slices_that_overlap_are_explained_as_well_as_any_volume_above_the_floor_can(factor, thickness):
+    """Slices of any content; the best there is, by an algorithm of another kind (Lawson and Hanson's active set)."""
+    operator = SliceProfileOperator(SliceGrid.over_slab(10, factor), "box", thickness)
+    torch.manual_seed(0)
+    slices = torch.rand(60, 10, dtype=torch.float64)
+    result = operator.enforce(operator.adjoint(slices), slices)
+    told = operator.degrade(result).clamp(min=0)
+    least = sum(scipy.optimize.nnls(operator.matrix, line.numpy())[1] ** 2 for line in told)
+    assert least > 0.01  # else there is nothing to show
+    operator.raise_to(result, 0.0, 1e-3)
+    assert float(result.min()) >= 0
+    assert float((operator.degrade(result) - told).square().sum()) < 1.05 * least
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
