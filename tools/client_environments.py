@@ -17,7 +17,10 @@ from tools.run_bundle import ROOT
 
 __all__ = ["ENVIRONMENTS", "make"]
 
-LABEL = ["monailabel==0.8.5", "pydicom<3", "pynetdicom<3", "dicomweb-client<0.60", "numpy==1.26.4"]
+LABEL = [
+    "monailabel==0.8.5", "pydicom<3", "pynetdicom<3", "dicomweb-client<0.60", "numpy==1.26.4",
+    "pylibjpeg-openjpeg==2.3.0", "pyjpegls==1.4.0",
+]  # fmt: skip
 DEPLOY = ["monai-deploy-app-sdk==4.0.0", "holoscan-cu13==4.6.0", "highdicom==0.28.2", "SimpleITK==2.5.7"]
 # (requirements, what must lie in this environment itself although .venv has it)
 ENVIRONMENTS = {"label": (LABEL, "monailabel==0.8.5"), "deploy": (DEPLOY, "monai==1.6.1")}
