@@ -42,7 +42,8 @@ def check(scan, network=noisy, limits=None, when_worse="warn", **settings):
     result = inferer(scan[None], network)[0]
     step = SelfCheckd(
         "pred", inferer=inferer, device="cpu", when_worse=when_worse, limits={**GENEROUS, **(limits or {})},
-        **{"size": (24, 40), "margin": 10, "patches": 6, "cost": 1.0, "coverage": 0.9, "profile": "box", **settings},
+        **{"size": (24, 40), "margin": 10, "patches": 6, "cost": 1.0, "coverage": 0.9, "widening": 0.0,
+           "profile": "box", **settings},
     )  # fmt: skip
     return result, step({"pred": result[:1].clone(), "image": scan, "error": result[1:].clone()})
 
@@ -56,6 +57,11 @@ def test_the_error_map_covers_what_the_network_did_not_expect(scan):
     torch.testing.assert_close(data["pred"], before[:1])  # the policy is to warn
     assert data["quality"]["predicted_gain_db"] < 0
     assert data["quality"]["result"] == "network"
+
+
+def test_the_interval_is_wider_where_slices_are_many_pixels_thick(scan):
+    factors = [check(scan, widening=w)[1]["quality"]["error_map"]["factor"] for w in (0.0, 0.2)]
+    assert factors[1] / factors[0] == pytest.approx(1 + 0.2 * (slice_grid(scan).scale_factor - 2))
 
 
 def test_every_number_stands_beside_its_limit_and_only_those_beyond_it_are_flagged(scan):
@@ -117,6 +123,7 @@ def test_off_does_nothing_and_a_file_is_written_where_it_was_on(scan, tmp_path):
     ({"when_worse": "stop"}, "when_worse must be one of"),
     ({"limits": {"speed": {"at_most": 1}}}, "quality_limits must name"),
     ({"patches": 0}, "patches must be >= 1"),
+    ({"widening": -0.1}, "widening >= 0"),
 ])  # fmt: skip
 def test_nonsense_is_refused(scan, settings, message):
     with pytest.raises(ValueError, match=message):

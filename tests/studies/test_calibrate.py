@@ -33,3 +33,14 @@ def test_a_scaled_map_ranks_as_well_but_its_scale_shows():
     assert result["spearman"] == pytest.approx(1.0)
     spread, rms = np.transpose(result["bins"])
     assert np.all(rms[1:] / spread[1:] > 2.8)
+    assert result["widen_to_90"] == pytest.approx(3)
+
+
+def test_an_exact_map_is_told_apart_from_a_wrong_one():
+    rng = np.random.default_rng(3)
+    scale = np.exp(rng.normal(size=20000))
+    exact = calibration(scale, scale * rng.exponential(size=20000), bins=5)
+    assert exact["spearman"] == pytest.approx(exact["spearman_if_exact"], abs=0.02)
+    assert exact["widen_to_90"] == pytest.approx(np.log(10), rel=0.03)  # exponential errors
+    chance = calibration(scale, rng.permutation(scale) * rng.exponential(size=20000), bins=5)
+    assert chance["spearman"] < 0.03 < exact["spearman_if_exact"]

@@ -46,6 +46,8 @@ class SelfCheck(Transform):
         patches: at most so many.
         cost: at most this share of the thick pixels of the inference.
         coverage: share of the voxels whose error the calibrated error map covers.
+        widening: slices K pixels thick show less fine detail in-plane than there is along the thick axis, so the
+            interval is ``1 + widening (K - 2)`` times as wide as the pairs ask for (from K = 2 on).
         profile: slice profile of the scan.
         slice_thickness_mm: overrides the header's thickness.
         seed: of the patches; the same scan and seed give the same numbers.
@@ -65,6 +67,7 @@ class SelfCheck(Transform):
         patches: int,
         cost: float,
         coverage: float,
+        widening: float,
         profile: str,
         slice_thickness_mm: float | None = None,
         seed: int = 0,
@@ -73,10 +76,10 @@ class SelfCheck(Transform):
             raise ValueError(f"when_worse must be one of {POLICIES}, got {when_worse!r}; correct the id")
         if set(limits) != set(NUMBERS):
             raise ValueError(f"quality_limits must name {sorted(NUMBERS)}, got {sorted(limits)}; correct the id")
-        if patches < 1 or not 0 < cost <= 1 or not 0 < coverage < 1:
+        if patches < 1 or not 0 < cost <= 1 or not 0 < coverage < 1 or widening < 0:
             raise ValueError(
-                "patches must be >= 1, cost and coverage between 0 and 1, "
-                f"got {patches}, {cost:g} and {coverage:g}; correct quality"
+                "patches must be >= 1, cost and coverage between 0 and 1, widening >= 0, "
+                f"got {patches}, {cost:g}, {coverage:g} and {widening:g}; correct quality"
             )
         self.inferer = inferer
         self.device = device
@@ -87,6 +90,7 @@ class SelfCheck(Transform):
         self.patches = patches
         self.cost = cost
         self.coverage = coverage
+        self.widening = widening
         self.profile = profile
         self.slice_thickness_mm = slice_thickness_mm
         self.seed = seed
@@ -131,7 +135,7 @@ class SelfCheck(Transform):
                 "the limit; look at the scan, or set when_worse to warn",
             )
         if expected is not None:
-            quality["error_map"] = self._calibrate(expected, judgement, cubic)
+            quality["error_map"] = self._calibrate(expected, judgement, cubic, slice_grid(image).scale_factor)
         if cubic:
             positions = slice_grid(image).positions_tensor(pred.device)
             pred[0] = interpolate_cubic(image.as_tensor()[0].to(pred), positions)
@@ -162,11 +166,14 @@ class SelfCheck(Transform):
             "gain_over_consistent_cubic_db": judgement.gain_over_consistent_cubic_db,
         }
 
-    def _calibrate(self, expected: torch.Tensor, judgement: Judgement | None, cubic: bool) -> dict[str, Any] | None:
+    def _calibrate(
+        self, expected: torch.Tensor, judgement: Judgement | None, cubic: bool, scale_factor: float
+    ) -> dict[str, Any] | None:
         if judgement is None or judgement.expected is None:
             return None
         error = judgement.consistent_cubic if cubic else judgement.network
         factor = conformal_factor(error, judgement.expected, self.coverage)
+        factor *= 1 + self.widening * max(0.0, scale_factor - 2)
         expected *= factor
         return {"holds": "half-width of an interval", "coverage": self.coverage, "factor": factor}
 
