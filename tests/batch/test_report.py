@@ -25,7 +25,7 @@ def records():
     records = Records()
     for i in range(53):
         status = Status.SKIPPED if i % 2 else Status.OK
-        records.add(SeriesRecord(f"{i:016x}", source="a", status=status, n_files=10, outputs={"a": "b"}, **RESULT))
+        records.add(SeriesRecord(f"{i:016x}", source="a", status=status, n_files=10, **RESULT))
     for i in range(100, 105):
         records.add(
             SeriesRecord(f"{i:016x}", source="=1+1", status=Status.REFUSED, reason="GAP", message="m", n_files=1)

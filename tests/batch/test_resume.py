@@ -104,6 +104,29 @@ def test_killed_at_once_and_started_again_ends_as_if_never_killed(tmp_path, batc
     assert contents(reference) == after
 
 
+@pytest.mark.slow
+def test_a_worker_killed_in_mid_series_changes_nothing(tmp_path, batch_command, batch_here, troubled):
+    for i in range(3):
+        thick_series(tmp_path / "in" / str(i), seed=str(i), spacing=(1.0, 1.2, trouble.SLOW))
+    out = tmp_path / "out"
+    with subprocess.Popen(batch_command(inference_configs=str(troubled)), cwd=tmp_path, env=ENVIRONMENT) as process:
+        try:
+            wait_for(lambda: list(out.glob(".staging*/*/*")))  # a series has begun to write
+            (server,) = [
+                one for one in psutil.Process(process.pid).children() if "forkserver" in " ".join(one.cmdline())
+            ]
+            (worker,) = server.children()
+            worker.kill()
+            assert process.wait(240) == 0
+        finally:
+            process.kill()
+    assert statuses(out) == dict.fromkeys("012", "ok")
+    assert not list(out.glob(".staging*"))
+    shutil.copytree(out / ".jobs", tmp_path / "reference" / ".jobs")  # the moments of derivation
+    assert batch_here(inference_configs=troubled, output_dir=tmp_path / "reference") == 0
+    assert contents(tmp_path / "reference") == contents(out)
+
+
 def test_who_does_a_series_does_not_change_it(tmp_path, batch_here):
     for i in range(4):
         thick_series(tmp_path / "in" / str(i), seed=str(i))

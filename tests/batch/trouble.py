@@ -9,12 +9,11 @@ import signal
 import time
 
 import numpy as np
-import psutil
 import torch
 from monai.transforms import MapTransform
 
 # slice spacing in mm: what happens; see test_trouble.py
-HANG, CRASH, EAT, RAISE, SLOW, FULL, KILL_WORKER = 7, 8, 9, 10, 11, 12, 13
+HANG, CRASH, EAT, RAISE, SLOW, FULL = 7, 8, 9, 10, 11, 12
 
 
 class Troubled(MapTransform):
@@ -24,9 +23,6 @@ class Troubled(MapTransform):
             time.sleep(600)
         elif spacing == CRASH:
             os.kill(os.getpid(), signal.SIGSEGV)
-        elif spacing == KILL_WORKER:  # this process is a child of the fork server, which is a child of the worker
-            os.kill(psutil.Process(os.getppid()).ppid(), signal.SIGKILL)
-            time.sleep(600)
         elif spacing == EAT:
             self.hoard = [torch.ones(2**26) for _ in range(1000)]
         elif spacing == RAISE:

@@ -18,7 +18,9 @@ def command(
         Path, typer.Argument(metavar="IN", help="A folder tree that may hold anything; it is only read.")
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="A folder apart from it.")],
-    workers: Annotated[int, typer.Option(help="Processes at a time.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes at a time, on this machine.")] = 1,
+    executor: Annotated[str, typer.Option(help="local, or dask for a cluster that already runs.")] = "local",
+    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of the Dask cluster's scheduler.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compute in float32 with PyTorch.")] = False,
     settings: Annotated[
         list[str] | None,
@@ -31,4 +33,5 @@ def command(
     """Process a PACS export: NIfTI and derived DICOM for each thick series, and one report of all."""
     from ..archive import run_batch
 
-    raise typer.Exit(run_batch(source, output, {"workers": workers, **parse_settings(settings or [])}, exact, verbose))
+    ids = {"workers": workers, "executor": executor, "scheduler": scheduler, **parse_settings(settings or [])}
+    raise typer.Exit(run_batch(source, output, ids, exact, verbose))

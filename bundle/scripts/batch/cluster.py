@@ -15,16 +15,16 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 
-from distributed import Client, Worker, WorkerPlugin, get_worker
+from distributed import Client, KilledWorker, Worker, WorkerPlugin, get_worker
 
-from .isolation import Team
+from ..dicom.index import pack, unpack
+from .isolation import RETRIES, Team
 from .report import SeriesRecord
 from .tasks import Task, WorkerSpec
 
 __all__ = ["Cluster"]
 
 NAME = "series"
-RETRIES = 2  # a series that kills three processes is given up
 ASK_SECONDS = 2.0
 
 
@@ -42,6 +42,8 @@ class Cluster:
         OSError: if the scheduler does not answer.
         RuntimeError: if a worker cannot serve.
     """
+
+    shared_deaths = (KilledWorker,)
 
     def __init__(
         self,
@@ -68,7 +70,8 @@ class Cluster:
     def submit(self, task: Task) -> Future[SeriesRecord]:
         """Have a series done by any worker; cancelled if the scheduler is lost."""
         if self.client.status == "running":
-            return self.executor.submit(_do, task)
+            # packed, since Dask keeps the last thousand messages to each worker
+            return self.executor.submit(_do, pack(task))
         lost: Future[SeriesRecord] = Future()
         lost.cancel()
         lost.set_running_or_notify_cancel()
@@ -100,7 +103,7 @@ class _Series(WorkerPlugin):
         self.team.stop()
 
 
-def _do(task: Task) -> SeriesRecord:
+def _do(content: bytes) -> SeriesRecord:
     plugin = get_worker().plugins[NAME]
     assert isinstance(plugin, _Series)
-    return plugin.team.do(task)
+    return plugin.team.do(unpack(Task, content))

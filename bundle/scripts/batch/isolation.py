@@ -17,6 +17,7 @@ import threading
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -36,7 +37,9 @@ from .tasks import Task, WorkerSpec
 if TYPE_CHECKING:
     from .series import Pipeline
 
-__all__ = ["CannotStartError", "Team", "WorkerDiedError", "fork_server"]
+__all__ = ["RETRIES", "CannotStartError", "Team", "WorkerDiedError", "fork_server"]
+
+RETRIES = 2  # a series that kills three processes is given up
 
 PRELOAD = ["monai.bundle", "monai.engines", "monai.inferers", "torch", "pydicom"]
 WATCH_SECONDS = 0.1
@@ -67,6 +70,8 @@ class Team:
         stage: folder in which each has its own; it must exist.
     """
 
+    shared_deaths = ()  # each dies alone
+
     def __init__(self, spec: WorkerSpec, size: int, stage: Path) -> None:
         self.size = size
         self.members = [_Isolated(spec, stage / uuid.uuid4().hex) for _ in range(size)]
@@ -76,8 +81,14 @@ class Team:
         self.threads = ThreadPoolExecutor(size)
 
     def submit(self, task: Task) -> Future[SeriesRecord]:
-        """Have :meth:`do` done as soon as a process is free."""
-        return self.threads.submit(self.do, task)
+        """Have :meth:`do` done as soon as a process is free, again if the process dies, but not for ever."""
+        return self.threads.submit(self._insist, task)
+
+    def _insist(self, task: Task) -> SeriesRecord:
+        for _ in range(RETRIES):
+            with suppress(WorkerDiedError):
+                return self.do(task)
+        return self.do(task)
 
     def do(self, task: Task) -> SeriesRecord:
         """Do one series, here and now.

@@ -8,10 +8,12 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ..files import whole, write_json
 
@@ -83,7 +85,7 @@ class Records:
 
     def add(self, record: SeriesRecord) -> None:
         """Keep one."""
-        content = json.dumps(asdict(replace(record, outputs={})))
+        content = msgspec.json.encode(record)
         done = record.status in (Status.OK, Status.SKIPPED)
         row = (record.series, done, str(record.status), record.reason, record.n_files, content)
         self.db.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)", row)

@@ -42,7 +42,13 @@ POLL_SECONDS = 0.5
 
 
 class Executor(Protocol):
-    """Who does the series: :class:`~.isolation.Team` here, :class:`~.cluster.Cluster` on many machines."""
+    """Who does the series: :class:`~.isolation.Team` here, :class:`~.cluster.Cluster` on many machines.
+
+    Attributes:
+        shared_deaths: exceptions of a series that need not be its own doing, but of one that was done beside it.
+    """
+
+    shared_deaths: tuple[type[Exception], ...]
 
     @property
     def size(self) -> int:
@@ -276,20 +282,32 @@ class BatchRunner:
         return Task(series, self._candidate(series), self.output_dir / series.key, self.output_dir / JOBS)
 
     def _records(self, tasks: Iterator[Task], stage: Path) -> Iterator[SeriesRecord]:
-        """One record for each task; as many tasks are under way as the executor takes, and as many wait there."""
+        """One record for each task; as many tasks are under way as the executor takes, and as many wait there.
+
+        Those that a worker died over together with others are done again at the end, each alone.
+        """
         executor = self._start(stage)
         under_way: dict[Future[SeriesRecord], Task] = {}
+        suspects: list[Task] = []
+        alone = False
         why = "was stopped"
         try:
             while self.signal is None:
-                for task in islice(tasks, max(0, 2 * executor.size - len(under_way))):
+                for task in islice(tasks, max(0, (1 if alone else 2 * executor.size) - len(under_way))):
                     under_way[executor.submit(task)] = task
                 if not under_way:
-                    return
+                    if not suspects:
+                        return
+                    tasks, suspects, alone = iter(suspects), [], True
+                    continue
                 done = wait(under_way, POLL_SECONDS, FIRST_COMPLETED).done
                 for future in done:
                     if not future.cancelled():
-                        yield self._record(under_way.pop(future), future)
+                        task = under_way.pop(future)
+                        if not alone and isinstance(future.exception(), executor.shared_deaths):
+                            suspects.append(task)
+                        else:
+                            yield self._record(task, future)
                 if any(future.cancelled() for future in done):
                     self.log.warning("the scheduler is lost; waiting for it to come back")
                     tasks, under_way = chain(under_way.values(), tasks), {}
@@ -301,7 +319,7 @@ class BatchRunner:
             why = "its scheduler was lost"
         finally:
             executor.stop()
-        for task in chain(under_way.values(), tasks):
+        for task in chain(under_way.values(), suspects, tasks):
             message = f"a run must go on to its end, but {why} before this series was done; run again to go on"
             yield _failed(task, Reason.INTERRUPTED, message)
 

@@ -134,14 +134,17 @@ class Pipeline:
 
 
 def process(pipeline: Pipeline, task: Task) -> SeriesRecord:
-    """Do one series and put its folder in place, or find it done; never raises for what a series does."""
+    """Do one series and put its folder in place, or find it done; never raises for what a series does.
+
+    The digests of its outputs are left to its folder: there is one for each slice.
+    """
     started = time.perf_counter()
     _reset_peak()
     record = task.record
     try:
         record = _identify(pipeline, task)
         if done := _unchanged(task.final, record):
-            return replace(done, status=Status.SKIPPED)
+            return replace(done, status=Status.SKIPPED, outputs={})
         shutil.rmtree(pipeline.stage, ignore_errors=True)
         pipeline.stage.mkdir(mode=0o700)
         ours = pipeline.stage.stat()
@@ -156,7 +159,7 @@ def process(pipeline: Pipeline, task: Task) -> SeriesRecord:
         if not os.path.samestat(ours, pipeline.stage.stat()):
             raise CaseError(Reason.INTERRUPTED, "a series must be done within its run, but another run has begun")
         publish(pipeline.stage, task.final)
-        return done
+        return replace(done, outputs={})
     except Exception as error:  # isolation is the purpose
         cause = case_error(error)
         shutil.rmtree(pipeline.stage, ignore_errors=True)

@@ -43,7 +43,7 @@ from .headers import Header, hashed
 from .kinds import IMAGE_CLASS, is_ours
 from .tree import Stamp, changed, walk
 
-__all__ = ["Index", "index_tree"]
+__all__ = ["Index", "index_tree", "pack", "unpack"]
 
 FILES_PER_JOB, SERIES_PER_JOB = 200, 20
 COMMIT_SECONDS = 2.0
@@ -158,12 +158,12 @@ class Index:
         for study, number in self.db.execute("SELECT DISTINCT study, number FROM files WHERE number NOT NULL"):
             taken.setdefault(study, set()).add(number)
         rows = self.db.execute("SELECT content FROM volumes WHERE NOT refused ORDER BY key")
-        yield from number_derived((_unpack(SeriesCandidate, content) for (content,) in rows), taken)
+        yield from number_derived((unpack(SeriesCandidate, content) for (content,) in rows), taken)
 
     def refused(self) -> Iterator[RefusedSeries]:
         """Series, or volumes of them, that must not be read, by key."""
         for (content,) in self.db.execute("SELECT content FROM volumes WHERE refused ORDER BY key"):
-            yield _unpack(RefusedSeries, content)
+            yield unpack(RefusedSeries, content)
 
     def left_out(self) -> Iterator[LeftOutFile]:
         """Files of no series, by path."""
@@ -338,7 +338,7 @@ class Index:
             "SELECT DISTINCT series FROM files WHERE series IN (SELECT series FROM dirty) AND instance NOT NULL "
             "GROUP BY series, instance HAVING count(*) > 1"
         ).fetchall():
-            members = sort_copies([_unpack(list[Header], content) for content in self._contents(series)])
+            members = sort_copies([unpack(list[Header], content) for content in self._contents(series)])
             copies = [os.path.split(os.fsencode(path)) for paths in members.copies.values() for path in paths]
             self.db.executemany(
                 "UPDATE files SET copy = 1 WHERE name = ?2 AND folder = (SELECT id FROM folders WHERE path = ?1)",
@@ -428,7 +428,7 @@ def _read(job: list[_Unread], modality: str) -> list[_Read]:
         instance = hashed(first.sop_instance) if first.sop_instance else None
         number = None if is_ours(first) else first.series_number or 0
         facts = (hashed(first.series), instance, first.study, number, stale, None)
-        results.append((file, facts, _pack(looked)))
+        results.append((file, facts, pack(looked)))
     return results
 
 
@@ -438,14 +438,14 @@ def _sort(job: list[_Unsorted], rules: dict[str, Any]) -> list[_Sorted]:
     for series, contents, text in job:
         volumes: list[_Volume] = []
         if contents:
-            files = [_unpack(list[Header], content) for content in contents]
+            files = [unpack(list[Header], content) for content in contents]
             around: dict[str, Any] = json.loads(text or '{"own": [], "beside": false, "shared": []}')
             own = [LeftOutFile(Path(path), CaseError(Reason(reason), why)) for path, reason, why in around["own"]]
             shared = {one[0].sop_instance for one in files if hashed(one[0].sop_instance) in around["shared"]}
             for found in series_volumes(sort_copies(files), own, around["beside"], shared, **rules):
                 refused = isinstance(found, RefusedSeries)
                 size = 0 if isinstance(found, RefusedSeries) else sum(stamp[0] for stamp in found.stamps)
-                volumes.append((found.key, refused, size, _pack(found)))
+                volumes.append((found.key, refused, size, pack(found)))
         results.append((series, volumes))
     return results
 
@@ -514,11 +514,13 @@ def _decode(kind: type, value: Any) -> object:
     return CaseError(Reason(value[0]), value[1]) if kind is CaseError else Path(os.fsdecode(value))
 
 
-def _pack(value: object) -> bytes:
+def pack(value: object) -> bytes:
+    """Headers, or whatever holds them, as few bytes."""
     return zlib.compress(msgspec.msgpack.encode(value, enc_hook=_encode), 1)
 
 
-def _unpack(kind: type[T], content: bytes) -> T:
+def unpack(kind: type[T], content: bytes) -> T:
+    """What :func:`pack` has packed."""
     return msgspec.msgpack.decode(zlib.decompress(content), type=kind, dec_hook=_decode)
 
 
