@@ -17,7 +17,6 @@ from typing import Protocol
 from monai.bundle import ConfigParser
 from scripts.batch.isolation import CannotStartError, Team, WorkerDiedError
 from scripts.batch.report import SeriesRecord, Status
-from scripts.batch.runner import JOBS
 from scripts.batch.staging import STAGING, sweep
 from scripts.batch.tasks import Task, WorkerSpec
 from scripts.dicom.discovery import Discovered, SeriesCandidate, discover
@@ -186,19 +185,11 @@ class Workshop:
         self._conclude(row, records, found)
 
     def _volume(self, rule: int, series: SeriesCandidate) -> SeriesRecord:
-        record = SeriesRecord(
-            series=series.key,
-            source=".",
-            n_files=len(series.files) + len(series.copies),
-            n_slices_in=len(series.files),
-            warnings=[str(warning) for warning in series.warnings],
-        )
-        task = Task(series, record, self.spool.out / series.key, self.spool.out / JOBS)
+        task = Task.of(series, ".", self.spool.out)
         try:
             return self._worker(rule).do(task)
         except WorkerDiedError as error:
-            message = f"a worker must survive a series, but the worker died ({error})"
-            return replace(record, status=Status.FAILED, reason=str(Reason.WORKER_DIED), message=message)
+            return task.died(str(error))
 
     def _worker(self, rule: int) -> Worker:
         """The processes for a rule; rules with the same ids share them."""

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
@@ -35,7 +34,6 @@ from .tasks import Task, WorkerSpec
 
 __all__ = ["BatchRunner", "Executor"]
 
-JOBS = ".jobs"
 INDEX = ".index.sqlite"
 EXECUTORS = ("local", "dask")
 POLL_SECONDS = 0.5
@@ -221,15 +219,6 @@ class BatchRunner:
         """Folder of a series relative to ``dataset_dir``."""
         return os.path.commonpath([self.index.place_of(path).parent for path in files]) or "."
 
-    def _candidate(self, series: SeriesCandidate) -> SeriesRecord:
-        return SeriesRecord(
-            series=series.key,
-            source=self._source(series.files),
-            n_files=len(series.files) + len(series.copies),
-            n_slices_in=len(series.files),
-            warnings=[str(warning) for warning in series.warnings],
-        )
-
     def _refused(self, series: RefusedSeries) -> SeriesRecord:
         return SeriesRecord(
             series=series.key,
@@ -279,7 +268,7 @@ class BatchRunner:
             raise BatchUsageError(f"scheduler must be ready at {self.scheduler}, got {error}; correct it") from error
 
     def _task(self, series: SeriesCandidate) -> Task:
-        return Task(series, self._candidate(series), self.output_dir / series.key, self.output_dir / JOBS)
+        return Task.of(series, self._source(series.files), self.output_dir)
 
     def _records(self, tasks: Iterator[Task], stage: Path) -> Iterator[SeriesRecord]:
         """One record for each task; as many tasks are under way as the executor takes, and as many wait there.
@@ -321,7 +310,7 @@ class BatchRunner:
             executor.stop()
         for task in chain(under_way.values(), suspects, tasks):
             message = f"a run must go on to its end, but {why} before this series was done; run again to go on"
-            yield _failed(task, Reason.INTERRUPTED, message)
+            yield task.failed(Reason.INTERRUPTED, message)
 
     def _record(self, task: Task, future: Future[SeriesRecord]) -> SeriesRecord:
         try:
@@ -331,11 +320,9 @@ class BatchRunner:
                 message = f"a worker must be able to start, got {error}; correct the config or the model"
                 raise BatchUsageError(message) from error
             message = f"a worker must be able to start, got {error}; look at the machine"
-            return _failed(task, Reason.WORKER_DIED, message)
+            return task.failed(Reason.WORKER_DIED, message)
         except Exception as error:  # also Dask's own, when a worker's machine is gone with every attempt
-            what = str(error) if isinstance(error, WorkerDiedError) else type(error).__name__
-            message = f"a worker must survive a series, but the worker died ({what})"
-            record = _failed(task, Reason.WORKER_DIED, message)
+            record = task.died(str(error) if isinstance(error, WorkerDiedError) else type(error).__name__)
         self.able = True
         return record
 
@@ -365,10 +352,6 @@ class BatchRunner:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _failed(task: Task, reason: Reason, message: str) -> SeriesRecord:
-    return replace(task.record, status=Status.FAILED, reason=str(reason), message=message)
 
 
 def _flat(ids: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

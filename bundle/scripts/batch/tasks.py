@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..dicom.discovery import SeriesCandidate
-from .report import SeriesRecord
+from ..reasons import Reason
+from .report import SeriesRecord, Status
 
 __all__ = ["Task", "WorkerSpec"]
+
+JOBS = ".jobs"
 
 
 @dataclass(frozen=True)
@@ -55,3 +58,23 @@ class Task:
     record: SeriesRecord
     final: Path
     jobs: Path
+
+    @classmethod
+    def of(cls, series: SeriesCandidate, source: str, output_dir: Path) -> Task:
+        """For a series that was found in the folder ``source`` and whose result goes into ``output_dir``."""
+        record = SeriesRecord(
+            series=series.key,
+            source=source,
+            n_files=len(series.files) + len(series.copies),
+            n_slices_in=len(series.files),
+            warnings=[str(warning) for warning in series.warnings],
+        )
+        return cls(series, record, output_dir / series.key, output_dir / JOBS)
+
+    def failed(self, reason: Reason, message: str) -> SeriesRecord:
+        """The record where whoever should do it could not."""
+        return replace(self.record, status=Status.FAILED, reason=str(reason), message=message)
+
+    def died(self, how: str) -> SeriesRecord:
+        """The record where whoever did it died of it."""
+        return self.failed(Reason.WORKER_DIED, f"a worker must survive a series, but the worker died ({how})")
