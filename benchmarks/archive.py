@@ -95,6 +95,10 @@ class StandInIndex:
         for number in range(self.number):
             yield replace(self.one, key=self.key(number))
 
+    def place_of(self, path: Path) -> Path:
+        """Where a file lies in the tree."""
+        return Path("series") / path.name
+
     @staticmethod
     def key(number: int) -> str:
         """As a hashed UID would look."""

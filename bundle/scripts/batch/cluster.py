@@ -43,7 +43,7 @@ class Cluster:
         RuntimeError: if a worker cannot serve.
     """
 
-    shared_deaths = (KilledWorker,)
+    shared_deaths: tuple[type[Exception], ...] = (KilledWorker,)
 
     def __init__(
         self,

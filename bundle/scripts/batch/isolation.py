@@ -70,7 +70,7 @@ class Team:
         stage: folder in which each has its own; it must exist.
     """
 
-    shared_deaths = ()  # each dies alone
+    shared_deaths: tuple[type[Exception], ...] = ()  # each dies alone
 
     def __init__(self, spec: WorkerSpec, size: int, stage: Path) -> None:
         self.size = size
