@@ -10,7 +10,7 @@ TABLE_ARGS = --hr $(HR) $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(if $(CT),--ct
 	$(if $(REFERENCE),--reference $(REFERENCE)) \
 	--output "$(OUT)" $(ARGS)
 
-.PHONY: help setup demo test test-fast check train smoke ablation calibrate mutate table1 table2 bench model docs release test-clients test-container clean
+.PHONY: help setup demo test test-fast check train smoke ablation calibrate mutate table1 table2 bench model docs release test-docs test-clients test-container clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -75,6 +75,9 @@ docs: setup ## build the documentation as a site into out/site; a warning is an 
 
 release: setup ## build dist/<name>_v<version>.zip from a clean tree
 	$(RUN) -m tools.release
+
+test-docs: setup ## run every command of every page of the documentation on small data (minutes)
+	ALL_PAGES=1 $(RUN) -m pytest -n $(WORKERS) tests/docs $(ARGS)
 
 test-clients: setup ## run a real MONAI Label server and the MONAI Deploy application (makes .venv-label, .venv-deploy)
 	$(RUN) -m tools.client_environments

@@ -118,7 +118,7 @@ def cases(volume: np.ndarray, seed: int) -> dict[str, tuple[np.ndarray, Callable
     except that of noise, motion, spikes and odd slices, which nobody wants back.
     """
     rng = np.random.default_rng(seed)
-    middle = tuple(slice(n // 2 - 20, n // 2 + 20) for n in volume.shape[:2])
+    middle = tuple(slice(max(0, n // 2 - 20), n // 2 + 20) for n in volume.shape[:2])
     return {
         "head (as intended)": (volume, lambda thick: thick),
         "no anatomy": (checkerboard(volume.shape), lambda thick: thick),
