@@ -83,7 +83,7 @@ def commands(text: str) -> list[str]:
     found = []
     for match in re.finditer(f"{BLOCK}|{INLINE}", text, re.M | re.S):
         if match["inline"]:
-            found.append(match["inline"])
+            found.append(" ".join(match["inline"].split()))  # a page may break a line within it
             continue
         lines = re.sub(r"\s*\\\n\s*", " ", match["block"]).splitlines()
         run = itertools.takewhile(lambda line: not line.startswith(NOT_RUN), lines)
@@ -117,7 +117,7 @@ def data(tmp_path_factory) -> Path:
         for i in range(2):
             thick = smooth_volume((40, 40, 12), seed=3 + i)
             save_nifti(folder / name / f"mr{i}.nii.gz", thick.astype(np.int16), make_affine([1, 1, 4]))
-    for number, name in enumerate(("HR", "TEST", "TRAIN", "HEADS", "SPINE")):
+    for number, name in enumerate(("HR", "TEST", "TRAIN", "HEADS", "SPINE", "TRAINING_HR")):
         save_nifti(folder / name / f"{name}.nii.gz", smooth_volume((32, 32, 32), 6 + number), make_affine([1, 1, 1]))
     save_nifti(folder / "HEAD.nii.gz", smooth_volume((32, 32, 32), seed=5), make_affine([1, 1, 1]))
     save_nifti(folder / "path" / "to" / "scan" / "b.nii.gz", smooth_volume((40, 40, 8), 4), make_affine([1, 1, 4]))

@@ -4,7 +4,6 @@
 import signal
 import subprocess
 import sys
-import time
 
 import matplotlib.image
 import pytest
@@ -13,6 +12,7 @@ from monai.bundle import ConfigParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import BUNDLE, TINY, make_affine, run_workflow, save_nifti, smooth_volume
+from tests.training.toys import wait_until_signals_are_handled
 
 CONFIGS = ("common.json", "train_stage3.json")
 PAPER = ("stage3_paper.json",)
@@ -174,12 +174,8 @@ def test_a_signal_leaves_a_checkpoint_to_go_on_from(stage, training_data, tmp_pa
     ids = {**training_data, **SMALL, "output_dir": str(out), "stage_iterations": 100000, "val_interval": 100000}
     for key, value in ids.items():
         command += [f"--{key}", str(value)]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as process:
-        deadline, shown = time.time() + 120, b""
-        while b"JointTrainer - INFO - Engine run" not in shown:  # no bar outside a terminal
-            shown += process.stdout.read1(1000)
-            assert time.time() < deadline
-        time.sleep(5)
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        wait_until_signals_are_handled(process)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM

@@ -4,7 +4,6 @@
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from scripts.geometry import SliceGrid
 from torch.utils.data import default_collate
 
 from tests.conftest import BUNDLE, TINY, run_workflow
+from tests.training.toys import wait_until_signals_are_handled
 
 STAGES = {1: ("common.json", "train_stage1.json"), 2: ("common.json", "train_stage2.json")}
 
@@ -223,11 +223,8 @@ def test_a_signal_leaves_a_checkpoint_to_go_on_from(training_data, tmp_path, num
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(configs)]
     for key, value in {**overrides, "val_interval": 100000}.items():
         command += [f"--{key}", str(value)]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
-        deadline = time.time() + 120
-        while b"stage1" not in process.stderr.read1(1000):
-            assert time.time() < deadline
-        time.sleep(1)
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        wait_until_signals_are_handled(process)
         process.send_signal(number)
         process.communicate(timeout=60)
     assert process.returncode == 128 + number
