@@ -34,9 +34,9 @@ def run_batch(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, v
         The batch's exit code.
     """
     if sys.platform == "win32":
-        fail("the batch must run on Linux or macOS: Windows lacks what isolates its workers; use `thinslice IN OUT`")
+        fail("the batch must run on Linux or macOS: its workers cannot be isolated on Windows; use `thinslice IN OUT`")
     if not source.is_dir():
-        fail(f"a report and derived DICOM must have a folder of DICOM series to start from, got {source}")
+        fail(f"IN must be a folder of DICOM series for --dicom, --report and batch, got {source}; correct the path")
     own = {name.removeprefix(INFERENCE): value for name, value in ids.items() if name.startswith(INFERENCE)}
     others = {name: value for name, value in ids.items() if not name.startswith(INFERENCE)}
     try:

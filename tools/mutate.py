@@ -343,7 +343,7 @@ def mutants_of(folder: Path, file: str, timeout_s: float, record: Record, end: f
 def main() -> int:
     """Run all mutants; a table on stdout, and in a file where one is named."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--files", default="", help="only source files whose path holds this text, or 'faults'")
+    parser.add_argument("--files", nargs="*", help="only source files whose path holds one of these, or 'faults'")
     parser.add_argument("--output", type=Path, help="write the table of mutants there, as Markdown")
     parser.add_argument("--timeout", type=float, default=120, help="seconds after which a mutant counts as killed")
     parser.add_argument("--seconds", type=float, default=math.inf, help="run no further mutant after so many seconds")
@@ -359,11 +359,11 @@ def main() -> int:
         for part in ("bundle", "phantom", "tests"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "models"))
         shutil.copy(ROOT / "pyproject.toml", folder)
-        if options.files in ("", "faults"):
+        if not options.files or "faults" in options.files:
             for row in faults(folder, options.timeout):
                 rows.append(row)
                 print(f"{row[3]:10} {row[2]}", flush=True)
-        for file in (file for file in TESTS if options.files in file):
+        for file in (file for file in TESTS if not options.files or any(part in file for part in options.files)):
             for row in mutants_of(folder, file, options.timeout, record, end):
                 rows.append(row)
                 if row[3] == "survived":

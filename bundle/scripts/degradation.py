@@ -247,7 +247,7 @@ class SliceProfileOperator:
     def _check(what: str, volume: torch.Tensor, length: int) -> None:
         if volume.shape[-1] != length:
             raise ValueError(
-                f"{what} must have {length} slices along its last axis, got {volume.shape[-1]}; make the grid of it"
+                f"{what} must have {length} slices along its last axis, got {volume.shape[-1]}; make a grid of that"
             )
 
     @staticmethod

@@ -79,12 +79,16 @@ def test_a_stage_that_would_end_in_the_middle_of_an_accumulation_is_refused(trai
 SEVERAL = """
     import json, sys
     from pathlib import Path
+    import torch.distributed as dist
     from monai.bundle import ConfigWorkflow
+    dist.init_process_group(backend="gloo")  # once: a second time it waits for ever
     for files, ids in json.loads(Path(sys.argv[1]).read_text()):
-        workflow = ConfigWorkflow(config_file=files, workflow_type="train", logging_file=False, **ids)
+        own = {"initialize": ["$monai.utils.set_determinism(seed=@seed)"]}
+        workflow = ConfigWorkflow(config_file=files, workflow_type="train", logging_file=False, **ids, **own)
         workflow.initialize()
         workflow.run()
-        workflow.finalize()
+        dist.barrier()
+    dist.destroy_process_group()
 """
 
 

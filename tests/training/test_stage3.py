@@ -174,7 +174,7 @@ def test_a_signal_leaves_a_checkpoint_to_go_on_from(stage, training_data, tmp_pa
     ids = {**training_data, **SMALL, "output_dir": str(out), "stage_iterations": 100000, "val_interval": 100000}
     for key, value in ids.items():
         command += [f"--{key}", str(value)]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as process:
         wait_until_signals_are_handled(process)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)

@@ -223,7 +223,7 @@ def test_a_signal_leaves_a_checkpoint_to_go_on_from(training_data, tmp_path, num
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(configs)]
     for key, value in {**overrides, "val_interval": 100000}.items():
         command += [f"--{key}", str(value)]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as process:
         wait_until_signals_are_handled(process)
         process.send_signal(number)
         process.communicate(timeout=60)

@@ -47,7 +47,7 @@ class MultiScaleDiscriminator(nn.Module):
         if min(image.shape[2], image.shape[3]) < self.least_size:
             raise ValueError(
                 f"height and width must be >= {self.least_size} for this discriminator, got {list(image.shape[2:])}; "
-                "use larger patches or fewer discriminator_scales"
+                "use larger patches or fewer discriminators_def::scales"
             )
         logits: list[torch.Tensor] = []
         for index, discriminator in enumerate(self.scales):

@@ -79,7 +79,7 @@ class SelfCheck(Transform):
         if patches < 1 or not 0 < cost <= 1 or not 0 < coverage < 1 or widening < 0:
             raise ValueError(
                 "patches must be >= 1, cost and coverage between 0 and 1, widening >= 0, "
-                f"got {patches}, {cost:g}, {coverage:g} and {widening:g}; correct quality"
+                f"got {patches}, {cost:g}, {coverage:g} and {widening:g}; correct the id judge"
             )
         self.inferer = inferer
         self.device = device
@@ -131,8 +131,8 @@ class SelfCheck(Transform):
         if worse and self.when_worse == "refuse":
             raise CaseError(
                 Reason.WORSE_THAN_CUBIC,
-                f"a scan must be super-resolved better than cubic interpolation does it, got {', '.join(found)} beyond "
-                "the limit; look at the scan, or set when_worse to warn",
+                f"the result must be better than cubic interpolation, got {', '.join(found)} beyond the limit of the "
+                "self-check; look at the scan, or set when_worse to warn",
             )
         if expected is not None:
             quality["error_map"] = self._calibrate(expected, judgement, cubic, slice_grid(image).scale_factor)

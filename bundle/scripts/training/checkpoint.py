@@ -142,6 +142,7 @@ class StageCheckpoint:
             )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._remember)
+        self.logger.info("%s can be stopped by SIGTERM or Ctrl-C, which leave a checkpoint", self.stage)
         found = _checkpoints(self.folder, self.stage)
         if not (self.resume and found):
             return

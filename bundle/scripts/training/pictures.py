@@ -97,7 +97,7 @@ class TranslationPictures:
             FileNotFoundError: if there is no checkpoint.
         """
         load_newest(folder, stage, {"network": self.network, "citnet": self.citnet})
-        picture = self.draw()[0]
+        picture = self.draw()[0].cpu().numpy()
         height, width = picture.shape
         figure = Figure(figsize=(12, 12 * height / width + 0.4), layout="constrained")
         axes = figure.add_subplot()
