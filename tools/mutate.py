@@ -131,6 +131,14 @@ EQUIVALENT = {
     ("length=count, seed=0,", "0 -> 1"): "another fixed set of slices serves as well",
     ("torch.cuda.synchronize(device)", "torch.cuda.synchronize(device) -> pass"): "only a GPU's clock needs it",
     ("self.optimizer.param_groups, self.rates, strict=True", "True -> False"): "the rates are those groups'",
+    ('output["label"], strict=True', "True -> False"): "as many labels as images",
+    ("pred[:1].float(), label", "pred[:1].float() -> pred[:1]"): "torch.cat takes the widest of its dtypes",
+    ("torch.cat(list(rows.float().cpu())", "rows.float() -> rows"): "drawn in float32, without mixed precision",
+    (
+        'mr = self.network(self.batch["mr_image"]',
+        "self.network(self.batch['mr_image'], *told(self.batch, 'mr'))[:, :1].float() -> "
+        "self.network(self.batch['mr_image'], *told(self.batch, 'mr'))[:, :1]",
+    ): "drawn in float32, without mixed precision",
     ("(tensor.float() for tensor in output)", "tensor.float() -> tensor"): "the inferer answers in float32 already",
 }
 OPERATORS = {

@@ -35,6 +35,7 @@ def statuses(output_dir):
     return {record["source"]: record["status"] for record in read_report(output_dir)["series"]}
 
 
+@pytest.mark.slow
 def test_done_and_unchanged_is_skipped_and_all_else_is_done_again(tmp_path, batch_here):
     for name in ("a", "b", "c", "d"):
         thick_series(tmp_path / "in" / name, seed=name)
@@ -127,6 +128,7 @@ def test_a_worker_killed_in_mid_series_changes_nothing(tmp_path, batch_command, 
     assert contents(tmp_path / "reference") == contents(out)
 
 
+@pytest.mark.slow
 def test_who_does_a_series_does_not_change_it(tmp_path, batch_here):
     for i in range(4):
         thick_series(tmp_path / "in" / str(i), seed=str(i))

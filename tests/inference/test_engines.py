@@ -37,6 +37,7 @@ def test_engines_agree_at_every_size(network, name):
         torch.testing.assert_close(pred, network(image, *acquisition), atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_volume_is_the_same_with_every_engine(network, name):
     scan = oriented_scan(smooth_volume((30, 26, 7)) / 500 - 1, K)[None]

@@ -84,6 +84,7 @@ def test_every_parameter_learns_from_the_loss(network):
         assert parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES[1:])
 def test_one_export_serves_every_factor(network, engine):
     network.requires_grad_(False)

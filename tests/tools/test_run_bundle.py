@@ -26,6 +26,7 @@ def test_values_are_python_literals_json_words_or_text():
     assert parse("a=null", "b=true", "c=false") == {"a": None, "b": True, "c": False}
 
 
+@pytest.mark.slow
 def test_monai_reads_the_same_values_from_the_command(tmp_path):
     """What MONAI's command line makes of the words, and of the values that were read from them."""
     keys = dict.fromkeys("abcdekl")
@@ -57,6 +58,7 @@ def test_an_id_that_the_configs_do_not_have_ends_the_command_before_anything_run
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_modules_find_the_bundle_from_the_checkout_alone(monkeypatch):
     """Nothing but the folder that the docs name: no PYTHONPATH, no Makefile."""
     code = "import tools, scripts.geometry, pathlib; print(pathlib.Path(scripts.geometry.__file__).parents[2])"

@@ -5,6 +5,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import AdversarialIterationEvents
 from scripts.networks.citnet import Translation
@@ -67,6 +68,8 @@ def test_one_process_has_a_bar_with_the_loss(capsys):
     made = engine(lambda n: {"loss": torch.tensor(n / 4)})
     bars = {rank: TrainingBar(f"stage of {rank}", rank) for rank in (0, 1)}
     assert bars[0].tqdm_kwargs["disable"] is None  # none where nobody looks: not on a terminal
+    assert TrainingBar("one process").tqdm_kwargs["disable"] is None
+    assert bars[1].tqdm_kwargs["disable"] is True
     bars[0].tqdm_kwargs["disable"] = False
     for bar in bars.values():
         bar.attach(made)
@@ -141,6 +144,18 @@ def test_validation_pictures_show_the_nearest_thick_slice_and_cubic_at_the_thin_
     assert picture[[0, 2]].tolist() == [0.0, 1.0]
     assert float(picture[4]) == pytest.approx(0.5)
     assert picture[6:].tolist() == [0.5] * 6
+
+
+def test_validation_pictures_are_of_this_validation():
+    writer = Recorder()
+    level = [0.0]
+    images = {"image": torch.zeros(1, 1, 1, 2), "label": torch.zeros(1, 1, 1, 4)}
+    made = engine(lambda _: {**images, "pred": torch.full((1, 1, 1, 4), level[0])})
+    ValidationPictures(writer, count=1).attach(made)
+    for level[0] in (-1.0, 1.0):
+        made.run([{"positions": torch.tensor([POSITIONS])}], max_epochs=1)
+    ((_, (first, second)),) = writer.images.items()
+    assert (first[1][0, 0, 8:12].tolist(), second[1][0, 0, 8:12].tolist()) == ([0.0] * 4, [1.0] * 4)
 
 
 def test_gradient_norm():
@@ -239,6 +254,7 @@ class Echo(nn.Module):
         images = dict.fromkeys(Translation._fields, torch.zeros_like(mr))
         images |= {"mr_self": mr + self.shift, "ct_self": ct, "mr_to_ct": ct_attribute.reshape(-1, 1, 1, 1) + 0 * mr}
         images |= {"ct_to_mr": mr_attribute.reshape(-1, 1, 1, 1) + 0 * mr}
+        images |= {"mr_cycle": 0.4 + 0 * mr, "ct_cycle": -0.4 + 0 * mr}
         return Translation(**images)
 
 
@@ -266,13 +282,12 @@ def test_translation_pictures_show_the_first_pairs_at_intervals(drawn):
     run(made, 5)
     (drawings,) = writer.images.values()
     assert [step for step, _ in drawings] == [2, 4]
-    zero = [0.0] * 2
     assert pictures.network.told == (POSITIONS, [[0.0] * 4, [1.0] * 4])
-    expected = torch.tensor([[0, *zero, -0.5, 0, *zero, 0.5], [0.2, 0.2, 0, -0.5, -0.1, -0.1, 0, 0.5]])
+    expected = torch.tensor([[0, 0, 0.4, -0.5, 0, 0, -0.4, 0.5], [0.2, 0.2, 0.4, -0.5, -0.1, -0.1, -0.4, 0.5]])
     torch.testing.assert_close(columns(drawings[0][1]), expected, atol=1e-5, rtol=0)
 
 
-def test_no_writer_no_picture_but_one_can_be_written(drawn, tmp_path):
+def test_no_writer_no_picture_but_one_can_be_written(drawn, tmp_path, monkeypatch):
     pictures, _ = drawn
     pictures.writer = None
     made = engine()
@@ -282,9 +297,21 @@ def test_no_writer_no_picture_but_one_can_be_written(drawn, tmp_path):
     citnet = Echo()
     citnet.shift.data.fill_(0.6)
     torch.save({"network": Scale(3).state_dict(), "citnet": citnet.state_dict()}, tmp_path / "checkpoints" / "s_4.pt")
-    pictures.write(str(tmp_path / "checkpoints"), "s", str(tmp_path / "new" / "picture.png"))
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *args, **kw: (figures.append(figure), save(figure, *args, **kw))
+    )
+    for _ in range(2):  # the second picture takes the place of the first
+        pictures.write(str(tmp_path / "checkpoints"), "s", str(tmp_path / "new" / "folder" / "picture.png"))
+    (axes,) = figures[0].axes
+    assert axes.get_xticks().tolist() == [2, 6, 10, 14, 18, 22, 26, 30]  # middles of eight columns of four pixels
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(COLUMNS)
+    assert axes.xaxis.get_ticks_position() == "top"
+    assert axes.xaxis.get_major_ticks()[0].tick2line.get_markersize() == 0
+    assert not len(axes.get_yticks())
     torch.testing.assert_close(columns(pictures.draw())[1, :2], torch.tensor([0.3, 0.9]), atol=1e-5, rtol=0)
-    shown = matplotlib.image.imread(tmp_path / "new" / "picture.png")
+    shown = matplotlib.image.imread(tmp_path / "new" / "folder" / "picture.png")
     height, width = shown.shape[:2]
     assert width == 1800
     assert height == pytest.approx(150 * (12 * 4 / 32 + 0.4), abs=2)

@@ -204,8 +204,7 @@ class UnpairedPatches(_SeededPatches):
 
 def _draw(volumes: Sequence, rng: np.random.Generator) -> int:
     """Index of a volume, by the store's weights where it has some."""
-    shares = getattr(volumes, "shares", None)
-    return int(rng.integers(len(volumes))) if shares is None else int(rng.choice(len(volumes), p=shares))
+    return int(rng.choice(len(volumes), p=getattr(volumes, "shares", None)))
 
 
 def _all_different(patients: Iterable[str]) -> bool:
