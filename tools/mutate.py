@@ -139,6 +139,10 @@ EQUIVALENT = {
         "self.network(self.batch['mr_image'], *told(self.batch, 'mr'))[:, :1].float() -> "
         "self.network(self.batch['mr_image'], *told(self.batch, 'mr'))[:, :1]",
     ): "drawn in float32, without mixed precision",
+    ("self.scale_factors(np.random.default_rng([self.seed, 1,", "1 -> 2"): "another stream of draws serves as well",
+    ("int(rng.integers(2**31))", "2 -> 3"): "another range of seeds serves as well",
+    ("int(rng.integers(2**31))", "31 -> 32"): "another range of seeds serves as well",
+    ("dict.fromkeys(volumes, 1.0)", "1.0 -> 2.0"): "only the ratios of the weights count",
     ("(tensor.float() for tensor in output)", "tensor.float() -> tensor"): "the inferer answers in float32 already",
 }
 OPERATORS = {
