@@ -3,7 +3,8 @@ import hashlib
 
 import pytest
 import torch
-from scripts.networks.rdn import RDN, ResidualDenseBlock, shuffle_last_axis
+from scripts.geometry import SliceGrid
+from scripts.networks.rdn import RDN, ResidualDenseBlock, default_positions, shuffle_last_axis
 from torch.nn import functional as F
 
 from tests.conftest import told
@@ -91,3 +92,9 @@ def test_its_pixel_shuffle_is_for_whole_factors(scale_factor):
 def test_another_grid_than_its_own_is_refused():
     with pytest.raises(AssertionError, match="must be that of the network's whole scale_factor"):
         RDN(**SMALL)(torch.rand(1, 1, 8, 6), *told(6, 3))
+
+
+@pytest.mark.parametrize("scale_factor", [2, 3, 4])
+def test_default_positions_are_those_of_the_grid(scale_factor):
+    found = default_positions(torch.zeros(2, 1, 3, 5), scale_factor)
+    torch.testing.assert_close(found, SliceGrid.over_slab(5, scale_factor).positions_tensor(), atol=1e-6, rtol=0)

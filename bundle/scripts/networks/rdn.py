@@ -14,7 +14,15 @@ from torch.nn import functional as F
 
 from .interpolation import interpolate_cubic
 
-__all__ = ["RDN", "ResidualDenseBlock", "check_sizes", "shuffle_last_axis"]
+__all__ = ["RDN", "ResidualDenseBlock", "check_sizes", "default_positions", "shuffle_last_axis"]
+
+
+def default_positions(image: torch.Tensor, scale_factor: int) -> torch.Tensor:
+    """``(K n,)`` positions of the thin slices of ``(..., n)`` thick ones, for a whole K.
+
+    They are those of :meth:`scripts.geometry.SliceGrid.over_slab`, for a network that is given images alone.
+    """
+    return (torch.arange(image.shape[-1] * scale_factor, device=image.device) + 0.5) / scale_factor - 0.5
 
 
 def shuffle_last_axis(features: torch.Tensor, scale_factor: int) -> torch.Tensor:
@@ -107,8 +115,7 @@ class RDN(nn.Module):
             ``(B, 1, H, K n)``.
         """
         if positions is None:
-            count = image.shape[-1] * self.scale_factor
-            positions = (torch.arange(count, device=image.device) + 0.5) / self.scale_factor - 0.5
+            positions = default_positions(image, self.scale_factor)
         torch._assert(
             positions.shape[0] == image.shape[-1] * self.scale_factor,
             "the grid must be that of the network's whole scale_factor; use SRNet for any other",

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .interpolation import interpolate_cubic
-from .rdn import ResidualDenseBlock, check_sizes
+from .rdn import ResidualDenseBlock, check_sizes, default_positions
 
 __all__ = ["CONDITION_LENGTH", "SRNet"]
 
@@ -104,8 +104,7 @@ class SRNet(nn.Module):
             gradient flows from the second into the features.
         """
         if positions is None:
-            count = image.shape[-1] * self.untold_factor
-            positions = (torch.arange(count, device=image.device) + 0.5) / self.untold_factor - 0.5
+            positions = default_positions(image, self.untold_factor)
         if condition is None:
             share = 1 / self.untold_factor
             condition = torch.tensor([[share, 1.0, 12**-0.5, share]], device=image.device)
