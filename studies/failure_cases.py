@@ -115,7 +115,7 @@ def odd_even(thick: np.ndarray, loss: float) -> np.ndarray:
 
 def cases(volume: np.ndarray, seed: int) -> dict[str, tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]]:
     """Truth and what happens to its thick slices, by name. The truth of a spoilt scan is the spoilt thin volume,
-    except that of noise, motion, spikes and odd slices, which nobody wants back.
+    except for noise, motion, spikes and dark odd slices, where it is the volume as it was.
     """
     rng = np.random.default_rng(seed)
     middle = tuple(slice(max(0, n // 2 - 20), n // 2 + 20) for n in volume.shape[:2])

@@ -139,7 +139,7 @@ class SliceGrid:
 
 
 def check_target(target_spacing_mm: float | str | None, scale_factor: float | None, max_scale_factor: float) -> None:
-    """Demand that the ids that say how thin slices become make sense together.
+    """Check that ``target_spacing_mm`` and ``scale_factor`` are valid, alone and together.
 
     Raises:
         ValueError: naming the one that does not.

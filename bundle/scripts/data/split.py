@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which scans train and which validate: by patient, so that two scans of one person never part."""
+"""Split scans into training and validation by patient: all scans of one person are on the same side."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's Fig. 2 and 3 for one case: thick, every method, truth; below each its error; a window of all enlarged."""
+"""The paper's Fig. 2 and 3 for one case: thick slices, methods and truth, the error of each, and an enlarged window."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a reader cares about beside PSNR: how sharp a result is along the thick axis, and whether that is true detail.
+"""How sharp a result is along the thick axis, and whether that sharpness is true detail.
 
 Two figures need no truth (``sharpness_ratio``, ``edge_width_mm``) and can be fooled by made-up detail or noise; the
 Fourier resolution counts only what agrees with the truth, and the energy ratio says how much there is at all.

@@ -28,7 +28,7 @@ __all__ = ["CaseScores", "interpolations", "save_volume"]
 
 
 def interpolations(image: MetaTensor, profile: str) -> dict[str, np.ndarray]:
-    """What needs no network, on the result's own grid and axis order.
+    """Results of interpolation without a network, on the grid and in the axis order of the result.
 
     Args:
         image: ``(1, H1, H2, n_slices)``, the oriented thick-slice scan whose grid is chosen.

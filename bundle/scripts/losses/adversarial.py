@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eq. 5 and 6, L_adv: the game between one discriminator and who makes the translated images.
+"""Eq. 5 and 6, L_adv: the game between one discriminator and the networks that translate images.
 
 A multi-scale discriminator is several discriminators: each plays its own game, means over its patches, and the losses
 are added. Discriminators give logits ``z``, ``D = sigmoid(z)``; ``log D = -softplus(-z)`` and ``log(1 - D) =
@@ -61,7 +61,7 @@ class AdversarialLoss(nn.Module):
         return _sum(-F.softplus(f).mean() for f in fake)
 
     def accuracy(self, real: Sequence[torch.Tensor], fake: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Share of patches that the discriminator judges rightly: 0.5 is a coin, 1.0 has won."""
+        """Share of patches that the discriminator judges rightly: 0.5 is chance, 1.0 is perfect."""
         border = 0.5 if self.form == "least_squares" else 0.0
         right = [r > border for r in real] + [f < border for f in fake]
         return torch.cat([r.flatten() for r in right]).float().mean()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eq. 2, L_cycle: translated there and back again, with its own attribute code, an image is what it was."""
+"""Eq. 2, L_cycle: an image that is translated and translated back with its own attribute code is unchanged."""
 
 from __future__ import annotations
 

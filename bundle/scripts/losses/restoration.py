@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The supervised loss of SRNet: how far from the truth, and how well it says so."""
+"""The supervised loss of SRNet: the distance from the truth, and how well its error was predicted."""
 
 from __future__ import annotations
 

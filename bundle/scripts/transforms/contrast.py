@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contrast-randomised CT: anatomy keeps its place, tissues get other intensities, and rows an MR's sharpness."""
+"""Contrast-randomised CT: tissues get random intensities and rows the sharpness of MR; anatomy stays in place."""
 
 from __future__ import annotations
 

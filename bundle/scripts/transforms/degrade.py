@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a thick-slice input of a thin-slice target: patches acquired at random, volumes as told."""
+"""Make thick-slice inputs from thin-slice targets: patches with a random acquisition, volumes with a given one."""
 
 from __future__ import annotations
 

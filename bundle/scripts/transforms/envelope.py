@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say, or insist, that a scan lies inside the validity envelope."""
+"""Check whether a scan lies inside the validity envelope; warn or refuse if it does not."""
 
 from __future__ import annotations
 

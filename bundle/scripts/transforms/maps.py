@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps leave the result and become outputs of their own."""
+"""Separate the maps from the result, as outputs of their own."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ __all__ = ["PlainVolumed"]
 
 
 class PlainVolumed(MapTransform):
-    """Drop the meta data, which patches by the thousand have no use for.
+    """Drop the meta data, which training patches do not need.
 
     What is kept is ``spacing_mm`` and, of an oriented volume, ``thickness_to_spacing``.
 
