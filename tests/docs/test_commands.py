@@ -57,6 +57,7 @@ SMALLER = {
     r"make ablation": "--seeds 0 --iterations 2 2 2 --crop 24",
     r"make model": f"--iterations 2 2 {words(TINY)}",
     r"make table": TABLE,
+    r"make mutate": "--files training/handlers --record mutation.jsonl",
     r"make bench ARGS=--update": None,  # it would replace the committed baseline
     r"studies\.sizes": f"--iterations 2 2 --rounds 1 --sizes sizes.json {words(PLAIN)}",
     r"studies\.translation": "--seeds 0 --patients 2 --iterations 2 2 2",

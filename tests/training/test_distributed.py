@@ -14,10 +14,13 @@ from tests.training.test_stage3 import SMALL
 CONFIGS = {stage: ["common.json", f"train_stage{stage}.json"] for stage in (1, 2, 3)}
 
 
-def torchrun(arguments, cwd):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *arguments]
+def torchrun(configs, ids, cwd):
+    files = [str(BUNDLE / "configs" / name) for name in [*configs, "multi_gpu_train.json"]]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "monai.bundle", "run", "training", "--config_file", str(files)]
+    for key, value in ids.items():
+        command += [f"--{key}", str(value)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(BUNDLE), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
@@ -35,10 +38,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(training_data, tmp_path,
         ids |= {**SMALL, "warmup_iterations": 2, "stage_iterations": 4}
         del ids["device"]
     run_workflow(*CONFIGS[stage], **{**ids, "device": "cpu", "batch_size": 4, "output_dir": str(tmp_path / "one")})
-    files = [str(BUNDLE / "configs" / name) for name in [*CONFIGS[stage], "multi_gpu_train.json"]]
-    words = [f"--{key}={value}" for key, value in {**ids, "batch_size": 2, "output_dir": tmp_path / "two"}.items()]
-    monai = ["-m", "monai.bundle", "run", "training", "--config_file", str(files)]
-    result = torchrun([*monai, *words], tmp_path)
+    result = torchrun(CONFIGS[stage], {**ids, "batch_size": 2, "output_dir": tmp_path / "two"}, tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     one, two = (torch.load(tmp_path / out / f"stage{stage}.pt", weights_only=True) for out in ("one", "two"))
     start = torch.load(tmp_path / "two" / f"stage{stage - 1}.pt", weights_only=True) if stage > 1 else None

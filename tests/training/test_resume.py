@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that was stopped ends with the very numbers of one that was not, whatever is switched on."""
 
-import json
 import shutil
-import textwrap
 
 import pytest
 import torch
 
-from tests.conftest import BUNDLE, TINY, run_workflow
+from tests.conftest import TINY, run_workflow
 from tests.training.test_distributed import CONFIGS, torchrun
 from tests.training.test_stage3 import SMALL, equal
 
@@ -76,41 +74,19 @@ def test_a_stage_that_would_end_in_the_middle_of_an_accumulation_is_refused(trai
     assert "stage_iterations must be a multiple of accumulation_steps, got 3 and 2" in str(error)
 
 
-SEVERAL = """
-    import json, sys
-    from pathlib import Path
-    import torch.distributed as dist
-    from monai.bundle import ConfigWorkflow
-    dist.init_process_group(backend="gloo")  # once: a second time it waits for ever
-    for files, ids in json.loads(Path(sys.argv[1]).read_text()):
-        own = {"initialize": ["$monai.utils.set_determinism(seed=@seed)"]}
-        workflow = ConfigWorkflow(config_file=files, workflow_type="train", logging_file=False, **ids, **own)
-        workflow.initialize()
-        workflow.run()
-        dist.barrier()
-    dist.destroy_process_group()
-"""
-
-
 @pytest.mark.slow
-def test_resume_of_two_processes(earlier, training_data, tmp_path):
-    """All runs of all stages in one pair of processes, since starting a pair takes longer than any of the runs."""
-    runs = []
-    for stage in (1, 2, 3):
-        ids = {**training_data, **SETTINGS[stage], **EVERYTHING}
-        del ids["device"]
-        earlier(stage, f"whole{stage}", f"parts{stage}")
-        files = [str(BUNDLE / "configs" / name) for name in [*CONFIGS[stage], "multi_gpu_train.json"]]
-        for out, iterations in (("whole", 4), ("parts", 2), ("parts", 4)):
-            where = str(tmp_path / f"{out}{stage}")
-            runs.append((files, {**ids, "stage_iterations": iterations, "output_dir": where}))
-    (tmp_path / "runs.json").write_text(json.dumps(runs))
-    (tmp_path / "several.py").write_text(textwrap.dedent(SEVERAL))
-    result = torchrun([tmp_path / "several.py", tmp_path / "runs.json"], tmp_path)
-    assert result.returncode == 0, result.stderr[-3000:]
-    for stage in (1, 2, 3):
-        whole, parts = (
-            torch.load(tmp_path / f"{out}{stage}" / "checkpoints" / f"stage{stage}_4.pt", weights_only=True)
-            for out in ("whole", "parts")
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_resume_of_two_processes(earlier, training_data, tmp_path, stage):
+    ids = {**training_data, **SETTINGS[stage], **EVERYTHING}
+    del ids["device"]
+    earlier(stage, "whole", "parts")
+    for out, iterations in (("whole", 4), ("parts", 2), ("parts", 4)):
+        result = torchrun(
+            CONFIGS[stage], {**ids, "stage_iterations": iterations, "output_dir": tmp_path / out}, tmp_path
         )
-        assert differing(whole, parts) == [], stage
+        assert result.returncode == 0, result.stderr[-3000:]
+    whole, parts = (
+        torch.load(tmp_path / out / "checkpoints" / f"stage{stage}_4.pt", weights_only=True)
+        for out in ("whole", "parts")
+    )
+    assert differing(whole, parts) == []
