@@ -207,7 +207,8 @@ def test_figures_along_the_thick_axis_and_the_picture(tmp_path, evaluate, capsys
 def test_the_picture_gets_volumes_as_nibabel_turns_them(tmp_path, evaluate, monkeypatch, plane):
     seen = {}
 
-    def draw(path, thick, results, truth, thick_axis, spacing_mm, scores):
+    def draw(path, thick, results, truth, thick_axis, spacing_mm, scores, across):
+        assert across is None
         seen.update(thick=thick, results=results, truth=truth, axis=thick_axis, spacing=spacing_mm, scores=scores)
 
     monkeypatch.setattr("scripts.evaluation.pictures.draw_comparison", draw)

@@ -17,6 +17,7 @@ SECTIONS = {
     "Ids of `inference.json`": ["inference.json"],
     "Ids of `batch_dicom.json`": ["batch_dicom.json"],
     "Ids of `evaluate.json`": ["evaluate.json"],
+    "Ids of `fuse.json`": ["fuse.json"],
     "Ids of `common.json`: all stages of training": ["common.json"],
     "Ids of the stages": ["train_stage1.json", "train_stage2.json", "train_stage3.json"],
     "The overrides": ["stage3_paper.json", "network_reproduction.json", "smoke.json", "multi_gpu_train.json"],
@@ -67,7 +68,7 @@ def test_every_id_is_in_the_page(heading):
 @pytest.mark.parametrize("heading", SECTIONS)
 def test_every_id_of_a_table_exists(heading):
     known = set().union(*(own_ids(name) for name in SECTIONS[heading]))
-    if heading == "Ids of `evaluate.json`":
+    if heading in ("Ids of `evaluate.json`", "Ids of `fuse.json`"):
         known |= own_ids("inference.json")
     assert {name for name, _ in rows(section(heading))} <= known
 
@@ -80,7 +81,7 @@ def test_the_defaults_are_those_of_the_files(heading):
     for name, default in rows(section(heading)):
         if not (quoted := re.fullmatch(r"`([^`]*)`", default)):
             continue
-        if name in merged or heading != "Ids of `evaluate.json`":
+        if name in merged or heading not in ("Ids of `evaluate.json`", "Ids of `fuse.json`"):
             value = merged[name]
             assert value == f"@{quoted[1]}" if str(value).startswith("@") else json.loads(quoted[1]) == value, name
             compared += 1

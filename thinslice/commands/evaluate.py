@@ -14,11 +14,16 @@ __all__ = ["command"]
 
 
 def command(
-    truth: Annotated[Path, typer.Argument(metavar="HR", help="A thin-slice volume, or a folder of them.")],
+    truth: Annotated[Path, typer.Argument(metavar="HR", help="A thin-slice volume (thick, if in_plane), or a folder.")],
     output: Annotated[Path, typer.Argument(metavar="[OUT]", help="Folder for tables and pictures.")] = Path(
         "thinslice_eval"
     ),
-    axis: Annotated[str, typer.Option(help="Along which it is made thick: axial, coronal or sagittal.")] = "axial",
+    axis: Annotated[
+        str,
+        typer.Option(
+            help="Plane of the thick slices: axial, coronal, sagittal, or in_plane for the slices of thick scans."
+        ),
+    ] = "axial",
     device: Annotated[str | None, typer.Option(help="cpu, cuda:0 or mps; by default a GPU if there is one.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="ID=VALUE", help="Set any id of evaluate.json.")

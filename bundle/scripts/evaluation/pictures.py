@@ -43,6 +43,7 @@ def draw_case(
     thick_axis: int,
     affine_ras: np.ndarray,
     scores: Mapping[str, float],
+    across: int | None = None,
 ) -> None:
     """:func:`draw_comparison` of volumes in stored axes; makes the folder.
 
@@ -54,6 +55,7 @@ def draw_case(
         thick_axis: stored axis.
         affine_ras: ``(4, 4)`` of the truth.
         scores: name to PSNR in dB.
+        across: stored axis across the cut that is shown; ``None`` chooses.
     """
     world = io_orientation(affine_ras)[:, 0].astype(int)
     spacing_mm = np.empty(3)
@@ -67,6 +69,7 @@ def draw_case(
         int(world[thick_axis]),
         spacing_mm,
         scores,
+        across=None if across is None else int(world[across]),
     )
 
 
@@ -79,6 +82,7 @@ def draw_comparison(
     spacing_mm: Sequence[float] | np.ndarray,
     scores: Mapping[str, float] | None = None,
     title: str = "",
+    across: int | None = None,
 ) -> None:
     """Write a PNG of one slice through the thick axis, in the middle of the tissue.
 
@@ -95,6 +99,7 @@ def draw_comparison(
         spacing_mm: ``(3,)`` of the truth.
         scores: name to PSNR in dB, written under the name.
         title: above all.
+        across: axis across the cut; ``None`` takes the one that shows most, sagittal where it holds the thick axis.
 
     Raises:
         ValueError: if the shapes do not fit, or there is no result.
@@ -108,7 +113,8 @@ def draw_comparison(
         if shape != truth.shape:
             raise ValueError(f"{name} must have the truth's shape {truth.shape}, got {shape}; check the grid")
     # sagittal shows most, unless the slices themselves are sagittal
-    across = 1 if thick_axis == 0 else 0
+    if across is None:
+        across = 1 if thick_axis == 0 else 0
     across_counts = foreground(truth).sum(axis=tuple(a for a in range(3) if a != across))
     index = int(np.searchsorted(across_counts.cumsum(), across_counts.sum() / 2))
     columns, rows = (a for a in range(3) if a != across)

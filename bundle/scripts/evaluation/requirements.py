@@ -8,17 +8,18 @@ from typing import Any
 __all__ = ["require_inference_config"]
 
 
-def require_inference_config(preprocessing: Any) -> None:
-    """End the process, in one line, where ``evaluate.json`` has not been given after ``inference.json``.
+def require_inference_config(preprocessing: Any, config: str = "evaluate.json") -> None:
+    """End the process, in one line, where a config that extends ``inference.json`` has not been given after it.
 
     Args:
-        preprocessing: the chain of transforms that ``inference.json`` defines and ``evaluate.json`` only extends.
+        preprocessing: the chain of transforms that ``inference.json`` defines.
+        config: the file that extends it.
 
     Raises:
         SystemExit: with the right command, if there is nothing to extend.
     """
     if not callable(preprocessing):
         raise SystemExit(
-            "evaluate.json must go after inference.json, got a list of configs without it; use --config_file "
-            "\"['bundle/configs/inference.json','bundle/configs/evaluate.json']\""
+            f"{config} must go after inference.json, got a list of configs without it; use --config_file "
+            f"\"['bundle/configs/inference.json','bundle/configs/{config}']\""
         )

@@ -153,7 +153,7 @@ class CaseScores:
             found = {method: figures["psnr"] for method, figures in self.cases[name].items()}
             draw_case(
                 self.output_dir / "pictures" / f"{name}.png", acquired, results, reference, thick_axis, affine,
-                {method: psnr for method, psnr in found.items() if psnr is not None},
+                {method: psnr for method, psnr in found.items() if psnr is not None}, image.meta.get("slice_axis"),
             )  # fmt: skip
 
     @property

@@ -14,7 +14,7 @@ import torch
 from monai.data import MetaTensor
 
 from ..transforms.degrade import RandDegrade
-from ..transforms.orient import slice_grid, thickness_to_spacing, working_spacing_mm
+from ..transforms.orient import slice_grid, thickness_to_spacing, thin_pixel_spacing_mm, working_spacing_mm
 from ..transforms.patch import RandPlanePatch
 
 __all__ = ["Pairs", "in_plane_pairs"]
@@ -67,7 +67,7 @@ def in_plane_pairs(
         "in_plane",
         size=(size[0], size[1] + 2 * margin),
         # the spacing of the thin slices, or the scan's own where that is coarser
-        column_spacing_mm=(thin_mm, max(thin_mm, float(spacing[:2].max()))),
+        column_spacing_mm=(thin_mm, thin_pixel_spacing_mm(float(spacing[2]), scale_factor, float(spacing[:2].max()))),
     )
     patch.set_random_state(seed)
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..networks.interpolation import interpolate_cubic
 from ..transforms.consistency import scan_operator
-from ..transforms.orient import working_spacing_mm
+from ..transforms.orient import image_axes, working_spacing_mm
 from .engines import Engine
 
 __all__ = ["ThroughPlaneInferer"]
@@ -170,7 +170,9 @@ class ThroughPlaneInferer(Inferer):
         channels = 1 + self.disagreement + self.error_map
         shape = (channels, *volume.shape[:2], operator.grid.n_thin)
         result = torch.zeros((1, *shape), dtype=torch.float32, device=volume.device)
-        passes = [(side, flip) for side in (0, 1) for flip in ([(), (1,), (2,), (1, 2)] if self.flips else [()])]
+        passes = [
+            (side, flip) for side in image_axes(inputs) for flip in ([(), (1,), (2,), (1, 2)] if self.flips else [()])
+        ]
         total = sum(volume.shape[side] for side, _ in passes)
         hidden = None if self.progress else True  # None: no bar where the output is not a terminal
         progress = tqdm(total=total, unit="slice", desc="super-resolving", disable=hidden, leave=False)

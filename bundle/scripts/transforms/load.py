@@ -21,6 +21,7 @@ body_part                word of :mod:`scripts.dicom.anatomy`, or empty         
 qform, qform_code        as in the file; likewise ``sform``, ``sform_code``           loading of NIfTI
 xyzt_units               as in the file                                               loading of NIfTI
 thick_axis               stored axis of the slices                                    :mod:`scripts.transforms.orient`
+slice_axis               stored axis of a scan's slices that were made thick in-plane  evaluation in-plane
 working_spacing_mm       spacing along the working axes                               :mod:`scripts.transforms.orient`
 intensity_low, _high     scanner units of -1 and +1                                   ScaleMRd
 lowest_value             of what was measured, scanner units                          ScaleMRd

@@ -21,9 +21,11 @@ __all__ = [
     "OrientThickAxisLastd",
     "PlaceOnGrid",
     "PlaceOnGridd",
+    "image_axes",
     "padding_of",
     "slice_grid",
     "thickness_to_spacing",
+    "thin_pixel_spacing_mm",
     "working_spacing_mm",
 ]
 
@@ -50,6 +52,23 @@ def slice_grid(image: MetaTensor) -> SliceGrid:
     return SliceGrid.over_slab(image.shape[-1], float(image.meta["scale_factor"]))
 
 
+def thin_pixel_spacing_mm(slice_spacing_mm: float, scale_factor: float, pixel_spacing_mm: float) -> float:
+    """Pixel spacing at which the slices of a scan stand in for its thin slices: theirs, or the pixels' if coarser."""
+    return max(slice_spacing_mm / scale_factor, pixel_spacing_mm)
+
+
+def image_axes(image: MetaTensor) -> tuple[int, ...]:
+    """Working axes across which an oriented volume is taken apart into images that contain the thick axis.
+
+    Both in-plane axes; only that of the acquired slices where a scan was made thick within them (``slice_axis``).
+    """
+    if "slice_axis" not in image.meta:
+        return (0, 1)
+    affine = np.asarray(image.meta["original_affine"], dtype=np.float64).reshape(4, 4)
+    thick_axis, slice_axis = (int(np.asarray(image.meta[key]).reshape(-1)[0]) for key in ("thick_axis", "slice_axis"))
+    return (Orientation.of(affine, thick_axis).axes.index(slice_axis),)
+
+
 def padding_of(image: MetaTensor) -> torch.Tensor | None:
     """``(*image.shape[1:])`` bool: where a scan holds no measurement by its source's statement; None for nowhere."""
     mask = image.meta.get("padding_mask")
@@ -62,7 +81,8 @@ class OrientThickAxisLast(Transform):
     The affine in the meta data stays that of the *stored* axes: :class:`PlaceOnGrid` works from it.
 
     Args:
-        thick_axis: ``auto``, 0, 1, 2, ``sagittal``, ``coronal`` or ``axial``.
+        thick_axis: ``auto``, 0, 1, 2, ``sagittal``, ``coronal`` or ``axial``. A volume that says itself along which
+            axis it was made thick (``meta["thick_axis"]``) is believed.
         min_anisotropy: see :func:`scripts.geometry.find_thick_axis`.
         min_slices: fewer slices cannot be super-resolved.
     """
@@ -84,7 +104,8 @@ class OrientThickAxisLast(Transform):
             )
         affine = np.asarray(volume.meta["original_affine"], dtype=np.float64).reshape(4, 4)
         try:
-            thick_axis = find_thick_axis(affine, self.thick_axis, self.min_anisotropy)
+            stated = volume.meta.get("thick_axis", self.thick_axis)
+            thick_axis = find_thick_axis(affine, stated, self.min_anisotropy)
         except ValueError as error:
             raise CaseError(Reason.ISOTROPIC, str(error)) from error
         orientation = Orientation.of(affine, thick_axis)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ..geometry import SliceGrid
 
-__all__ = ["PLANES", "RandPlanePatch", "RandPlanePatchd"]
+__all__ = ["PLANES", "RandPlanePatch", "RandPlanePatchd", "resample"]
 
 PLANES: dict[str, tuple[tuple[int, int], ...]] = {
     "any": ((0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)),
@@ -120,7 +120,7 @@ class RandPlanePatch(Randomizable, Transform):
             start = self.R.randint(image.shape[axis] - length + 1)
             image = image.narrow(axis, start, length)
             region.append(length)
-        patch = _resample(image[None].float(), [self._pixels(region[a], zooms[a], size[a]) for a in (0, 1)], size)
+        patch = resample(image[None].float(), [self._pixels(region[a], zooms[a], size[a]) for a in (0, 1)], size)
         return patch, torch.tensor([zooms[a] * spacing_mm[plane[a]] for a in (0, 1)], dtype=torch.float32)
 
     def _zoom(self, spacing_range_mm: Sequence[float] | None, own_mm: float, least: float) -> float:
@@ -136,8 +136,8 @@ class RandPlanePatch(Randomizable, Transform):
         return min(size, max(1, round(region / zoom)))
 
 
-def _resample(image: torch.Tensor, pixels: Sequence[int], size: Sequence[int]) -> torch.Tensor:
-    """Antialiased cubic resampling of ``(1, H, W)`` to ``pixels``, mirrored out to ``size`` where that is larger."""
+def resample(image: torch.Tensor, pixels: Sequence[int], size: Sequence[int]) -> torch.Tensor:
+    """Antialiased cubic resampling of ``(n, H, W)`` to ``pixels``, mirrored out to ``size`` where that is larger."""
     if list(image.shape[1:]) != list(pixels):
         image = F.interpolate(image[None], size=list(pixels), mode="bicubic", antialias=True, align_corners=False)[0]
     while list(image.shape[1:]) != list(size):
