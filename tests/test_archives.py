@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -18,7 +21,7 @@ from scripts.dicom.index import Index, index_tree
 from scripts.dicom.reading import read_series
 from scripts.reasons import CaseError, Reason
 
-from tests.conftest import save_nifti
+from tests.conftest import BUNDLE, save_nifti
 from tests.dicom.synthetic import ramp_series, write_series
 
 ARRAY, AFFINE = ramp_series()
@@ -58,10 +61,7 @@ def test_scans_in_an_archive_are_cases(tmp_path, name):
     assert len(cases.items) == 2
     for item in cases.items:
         np.testing.assert_array_equal(read_case(item["image"])[1].array, ARRAY)
-    unpacked = Path(str(cases.items[0]["image"])).parents[1]
-    assert unpacked.stat().st_mode & 0o777 == 0o700
-    del cases, item
-    assert not unpacked.exists()
+    assert Path(str(cases.items[0]["image"])).parents[1].stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "C:\\evil", "a\\..\\evil"])
@@ -150,9 +150,17 @@ def test_archives_in_a_folder_belong_to_it(tree):
     assert refused == {"evil.zip": Reason.ARCHIVE, "spoilt.zip": Reason.TRUNCATED}
     assert {name for name, _ in cases.skipped} == {"rest.zip", "other.tar.gz"}
     assert {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()} == before
-    unpacked = Path(cases.unpacked.name)
-    assert unpacked.stat().st_mode & 0o777 == 0o700
-    del cases, item
+
+
+def test_what_was_unpacked_stays_for_the_process_and_not_longer(tree):
+    """Cases are paths: they must be there as long as anybody may read them."""
+    items = find_cases(tree).items
+    assert {read_case(item["image"])[1].array.shape for item in items} == {ARRAY.shape}
+    code = f"from scripts.data.cases import find_cases; print(find_cases({str(tree)!r}).items[0]['image'])"
+    environment = {**os.environ, "PYTHONPATH": str(BUNDLE)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    image = Path(done.stdout.strip())
+    unpacked = next(folder for folder in image.parents if folder.name.startswith("scans-"))
     assert not unpacked.exists()
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,14 +30,12 @@ class Cases:
         skipped: ``(name, error)`` of each file or series that is not our business.
         location: where it was looked for.
         hint: what to do when there is nothing.
-        unpacked: the folder that archives were unpacked to; it goes with the last reference to it.
     """
 
     items: list[dict[str, object]] = field(default_factory=list)
     refused: list[tuple[str, CaseError]] = field(default_factory=list)
     skipped: list[tuple[str, CaseError]] = field(default_factory=list)
     location: str = ""
-    unpacked: tempfile.TemporaryDirectory | None = None
     hint: str = "put scans (NIfTI files, DICOM series) there, or correct the path"
 
 
@@ -60,23 +60,26 @@ def find_cases(location: str | Path, modality: str = "MR") -> Cases:
         return cases
     if not root.exists():
         return cases
-    unpacked = tempfile.TemporaryDirectory(prefix="scans-")  # made with mode 0700
-    place = Path(unpacked.name)
+    place = _own_folder()
     if root.is_file() and is_archive(root):
         try:
             unpack(root, place)
         except CaseError as error:
             return Cases(refused=[(root.name, error)], location=str(location))
-        return _cases(str(location), [place], discover(place, modality), unpacked)
-    found = discover(root, modality, unpack_into=place)
-    return _cases(str(location), [root, place], found, unpacked if any(place.iterdir()) else None)
+        return _cases(str(location), [place], discover(place, modality))
+    return _cases(str(location), [root, place], discover(root, modality, unpack_into=place))
 
 
-def _cases(
-    location: str, roots: Sequence[Path], found: Discovered, unpacked: tempfile.TemporaryDirectory | None
-) -> Cases:
+def _own_folder() -> Path:
+    """For its owner only; it goes when the process ends, since cases are paths and outlive whoever has found them."""
+    folder = tempfile.mkdtemp(prefix="scans-")  # with mode 0700
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def _cases(location: str, roots: Sequence[Path], found: Discovered) -> Cases:
     """What was found below the roots, as cases."""
-    cases = Cases(location=location, unpacked=unpacked)
+    cases = Cases(location=location)
     by_name: dict[str, list[Path]] = {}
     for file in found.nifti:
         root = next(root for root in roots if file.is_relative_to(root))
