@@ -17,6 +17,7 @@ import pytest
 
 from phantom.dicom import write_series
 from tests.conftest import ROOT, make_affine, run_bundle, save_nifti, smooth_volume
+from tests.node.conftest import echo, free_port, received, send, storescp, wait_for
 from tests.thinslice.test_mercure import task
 
 pytestmark = [
@@ -52,8 +53,8 @@ def image(tmp_path_factory):
     lent = [word for path in LENT if Path(path).exists() for word in ("--volume", f"{path}:{path}:ro")]
     settings = [word for name in os.environ if name.startswith("PIP_") for word in ("--env", name)]
     torch = ["--build-arg", f"TORCH={os.environ['TORCH']}"] if "TORCH" in os.environ else []
-    words = ["--isolation", "chroot", "--network", "host", "--build-arg", f"BASE={BASE}", *torch, *lent, *settings]
-    podman("build", *words, "--tag", NAME, ROOT)
+    arguments = ["--build-arg", f"BASE={BASE}", "--build-arg", "EXTRAS=node", *torch]
+    podman("build", "--isolation", "chroot", "--network", "host", *arguments, *lent, *settings, "--tag", NAME, ROOT)
     return NAME
 
 
@@ -73,10 +74,10 @@ def run(image, tmp_path):
     (tmp_path / "out").mkdir()
     shutil.chown(tmp_path / "out", 12345, 12345)
 
-    def start(*words, options=(), user="12345:12345"):
+    def start(*words, options=(), user="12345:12345", network="none"):
         # limits: a machine that is a container itself may not raise its own
         limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"]
-        safe = ["--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "all"]
+        safe = ["--network", network, "--read-only", "--tmpfs", "/tmp", "--cap-drop", "all"]
         runtime = ["--runtime", os.environ["RUNTIME"]] if "RUNTIME" in os.environ else []
         mine = ["--volume", f"{tmp_path}:/data", "--user", user, "--env", "OMP_NUM_THREADS=1"]
         return podman(*runtime, "run", "--rm", *limits, *safe, *mine, *options, image, *words, check=False)
@@ -115,6 +116,28 @@ def test_mercure_starts_it_with_two_folders_and_no_command(run, tmp_path):
     files = list((tmp_path / "out").iterdir())
     assert len(files) == 32
     assert pydicom.dcmread(files[0]).ImageType[0] == "DERIVED"
+
+
+def test_it_is_a_node_that_receives_thins_and_returns(run, tmp_path):
+    write_series(tmp_path / "in", smooth_volume((48, 40, 8)), make_affine([1, 1, 4]))
+    (tmp_path / "rules.json").write_text('{"complete": {"stable_seconds": 1}, "disk": {"free_gib": 0}}')
+    port, pacs = free_port(), free_port()
+    name = f"thinslice-test-{port}"
+    words = ["serve", "--aet", "THIN", "--address", "127.0.0.1", "--port", port, "--http-port", "0", "--rules"]
+    words += ["rules.json", "--send-to", f"PACS@127.0.0.1:{pacs}", "--accept", "SCANNER"]
+    words += ["--spool", "/var/spool/thinslice"]  # a volume of the engine's own, as in compose.yaml
+    options = ["--detach", "--name", name, "--volume", f"{name}:/var/spool/thinslice"]
+    with storescp(tmp_path / "pacs", pacs) as folder:
+        try:
+            started = run(*words, options=options, user="10001", network="host")
+            assert started.returncode == 0, started.stderr
+            wait_for(lambda: echo(port), 120)
+            assert send(port, tmp_path / "in").returncode == 0
+            wait_for(lambda: "acknowledged" in podman("logs", name).stderr, 300)
+        finally:
+            podman("rm", "--force", "--volumes", name, check=False)
+            podman("volume", "rm", "--force", name, check=False)
+        assert len(received(folder)) == 32
 
 
 def test_the_image_holds_no_scan_and_nothing_that_was_lent_to_the_build(run, image):

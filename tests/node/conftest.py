@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pydicom
 import pytest
+from pynetdicom import AE
 
+from tests.batch.conftest import batch, batch_command, weights  # noqa: F401 (fixtures)
+from tests.batch.test_orthanc import PROGRAM
 from tests.node.stub import Stub
 from thinslice.node.node import Listening, Node
 from thinslice.node.settings import Destination, Settings
@@ -22,6 +27,15 @@ QUICK = {
     "retry": {"first_seconds": 0.2, "longest_seconds": 0.5, "commitment_seconds": 5},
     "disk": {"free_gib": 0},
 }
+
+ARRIVALS = """
+function ReceivedInstanceFilter(dicom, origin, info)
+    local file = io.open("%s", "a")
+    file:write(dicom["SOPInstanceUID"], "\\n")
+    file:close()
+    return true
+end
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +73,36 @@ def storescp(folder: Path, port: int, *options: str):
             process.wait(10)
 
 
+@contextmanager
+def orthanc(folder: Path, port: int, node_port: int):
+    """Debian's Orthanc as a destination that commits itself; gives its address for HTTP. Twice with one folder: the
+    same server again.
+
+    ``folder/arrivals`` gets the instance UID of every image that is sent to it, also of one that it holds already.
+    """
+    if not Path(PROGRAM).exists():
+        pytest.skip("orthanc is not installed")
+    folder.mkdir(exist_ok=True)
+    (folder / "arrivals.lua").write_text(ARRIVALS % (folder / "arrivals"))
+    content = {
+        "StorageDirectory": str(folder / "store"), "IndexDirectory": str(folder / "store"), "HttpPort": free_port(),
+        "DicomPort": port, "DicomAet": "ORTHANC", "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
+        "DicomModalities": {"node": ["THIN", "127.0.0.1", node_port]}, "LuaScripts": [str(folder / "arrivals.lua")],
+    }  # fmt: skip
+    (folder / "orthanc.json").write_text(json.dumps(content))
+    with (
+        (folder / "orthanc.log").open("a") as log,
+        subprocess.Popen([PROGRAM, str(folder / "orthanc.json")], stdout=log, stderr=log) as process,
+    ):
+        try:
+            wait_for(lambda: echo(port, called="ORTHANC") or process.poll() is not None, 60)
+            assert process.poll() is None, (folder / "orthanc.log").read_text()[-2000:]
+            yield f"http://127.0.0.1:{content['HttpPort']}"
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
 def echo(port: int, calling="SCANNER", called="THIN") -> bool:
     command = ["echoscu", "-aet", calling, "-aec", called, "-to", "20", "127.0.0.1", str(port)]
     return subprocess.run(command, capture_output=True, check=False, timeout=30).returncode == 0
@@ -68,6 +112,18 @@ def send(port: int, *folders: Path, calling="SCANNER", called="THIN", options=()
     """C-STORE, as a scanner would."""
     command = ["storescu", "-aet", calling, "-aec", called, "+sd", "+r", *options, "127.0.0.1", str(port)]
     return subprocess.run([*command, *map(str, folders)], capture_output=True, text=True, check=False, timeout=120)
+
+
+def cut_off(port: int, files: Sequence[Path]) -> None:
+    """C-STORE of some images, then the line is cut."""
+    ae = AE("SCANNER")
+    for sop_class in {pydicom.dcmread(file, stop_before_pixels=True).SOPClassUID for file in files}:
+        ae.add_requested_context(sop_class)
+    association = ae.associate("127.0.0.1", port, ae_title="THIN")
+    assert association.is_established
+    for file in files:
+        assert association.send_c_store(pydicom.dcmread(file)).Status == 0
+    association.abort()
 
 
 def received(folder: Path) -> list[pydicom.Dataset]:

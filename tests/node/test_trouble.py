@@ -4,31 +4,21 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import time
 
 import msgspec
 import pydicom
 import pytest
-from pydicom.uid import MRImageStorage
-from pynetdicom import AE
 
 from tests.batch.conftest import thick_series
-from tests.node.conftest import free_port, received, send, settings, states, storescp, wait_for
+from tests.node.conftest import cut_off, free_port, received, send, settings, states, storescp, wait_for
 from tests.node.stub import Stub
 from thinslice.node.ledger import State
 from thinslice.node.serving import retry, status
+from thinslice.node.settings import Disk
 
 pytestmark = pytest.mark.system
-
-
-def cut_off(port, files):
-    """Send some images and abort."""
-    ae = AE("SCANNER")
-    ae.add_requested_context(MRImageStorage)
-    association = ae.associate("127.0.0.1", port, ae_title="THIN")
-    assert association.is_established
-    for file in files:
-        assert association.send_c_store(pydicom.dcmread(file)).Status == 0
-    association.abort()
 
 
 def test_a_transfer_that_is_cut_off_is_never_taken_for_a_whole_one(tmp_path, node):
@@ -101,6 +91,61 @@ def test_no_room_is_said_and_nothing_is_lost(tmp_path, node):
         assert one.counts.values["images_refused_total"] >= 1
         one.spool.disk = msgspec.structs.replace(one.spool.disk, spool_gib=1)
         assert send(one.port, tmp_path / "scan").returncode == 0
+        wait_for(lambda: states(one) == {"acknowledged": 1})
+    assert len(received(pacs)) == 18
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A spool on a small file system of its own; gives a file that fills it."""
+    (tmp_path / "spool").mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(tmp_path / "spool")]
+    if shutil.which("mount") is None or subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a file system")
+    yield tmp_path / "spool" / "ballast"
+    subprocess.run(["umount", "-l", str(tmp_path / "spool")], check=True)
+
+
+def fill(ballast, but):
+    """Fill its file system, but for some bytes."""
+    ballast.write_bytes(b"")
+    with ballast.open("r+b") as file:
+        file.write(bytes(shutil.disk_usage(ballast.parent).free - but))
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_disk_that_is_full_is_reported_and_nothing_is_lost(tmp_path, full_disk, node, told):
+    thick_series(tmp_path / "scan", shape=(200, 180, 9))  # 72 kB a slice
+    port = free_port()
+    with storescp(tmp_path / "pacs", port) as pacs:
+        one = node(settings(port, complete={"stable_seconds": 0.5, "interrupted_seconds": 60}))
+        if not told:  # a quota: what the file system says of free space is of no use
+            one.spool.free_bytes = lambda: 10**12
+        fill(full_disk, 300_000)
+        answers = send(one.port, tmp_path / "scan", options=["-nh", "-v"])  # this sender goes on after a refusal
+        assert "Refused: OutOfResources" in answers.stdout + answers.stderr
+        assert 0 < len(list((tmp_path / "spool" / "in").glob("*/*.dcm"))) < 9
+        time.sleep(2)
+        assert states(one) == {"received": 1}  # a part is never taken for the whole, although the transfer ended well
+        fill(full_disk, 0)
+        assert send(one.port, tmp_path / "scan").returncode != 0
+        assert "the last image could not be written" in " ".join(one.problems())
+        full_disk.unlink()
+        assert send(one.port, tmp_path / "scan").returncode == 0
+        wait_for(lambda: states(one) == {"acknowledged": 1})
+        assert one.problems() == []
+    assert len(received(pacs)) == 18
+
+
+def test_a_series_is_not_begun_without_room_for_the_work(tmp_path, node):
+    thick_series(tmp_path / "scan")
+    port = free_port()
+    with storescp(tmp_path / "pacs", port) as pacs:
+        one = node(settings(port, disk={"free_gib": 0, "work_factor": 1e12}))
+        assert send(one.port, tmp_path / "scan").returncode == 0
+        wait_for(lambda: states(one) == {"complete": 1})
+        assert one.problems() == ["1 series wait for free space of 1e+12 times their size"]
+        one.workshop.settings = msgspec.structs.replace(one.settings, disk=Disk(free_gib=0))
         wait_for(lambda: states(one) == {"acknowledged": 1})
     assert len(received(pacs)) == 18
 

@@ -32,30 +32,38 @@ def test_strangers_are_refused(tmp_path, node, caplog):
     assert "'STRANGER' from 127.0.0.1" in caplog.text
 
 
-def certificate(folder, name, authority=None):
+def certificate(folder, name, authority=None, address="127.0.0.1"):
     """A key and a certificate, signed by an authority or by itself."""
     signed = ["-CA", f"{authority}.crt", "-CAkey", f"{authority}.key"] if authority else []
     command = [
         "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}",
-        "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{name}.key", "-out", f"{name}.crt", *signed,
+        "-addext", f"subjectAltName=IP:{address}", "-keyout", f"{name}.key", "-out", f"{name}.crt", *signed,
     ]  # fmt: skip
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
-def test_mutual_tls_at_both_ends(tmp_path, node):
+@pytest.fixture
+def encrypted(tmp_path):
+    """Settings of a node with certificates, the port of its destination, and ``who -> options`` of dcmtk's programs."""
     for name, authority in (("ca", None), ("node", "ca"), ("friend", "ca"), ("strange", None)):
         certificate(tmp_path, name, authority)
-    thick_series(tmp_path / "scan")
+    certificate(tmp_path, "elsewhere", "ca", address="192.0.2.9")
     port = free_port()
     tls = {name: str(tmp_path / file) for name, file in
            (("certificate", "node.crt"), ("key", "node.key"), ("authorities", "ca.crt"))}  # fmt: skip
+    destinations = {"PACS": {"host": "127.0.0.1", "port": port, "tls": True, "commitment": "off"}}
 
     def options(who):
         return ["+tls", str(tmp_path / f"{who}.key"), str(tmp_path / f"{who}.crt"), "+cf", str(tmp_path / "ca.crt")]
 
-    destinations = {"PACS": {"host": "127.0.0.1", "port": port, "tls": True, "commitment": "off"}}
+    return settings(tls=tls, destinations=destinations), port, options
+
+
+def test_mutual_tls_at_both_ends(tmp_path, node, encrypted):
+    thick_series(tmp_path / "scan")
+    found, port, options = encrypted
     with storescp(tmp_path / "pacs", port, *options("friend"), "-rc") as pacs:
-        one = node(settings(tls=tls, destinations=destinations))
+        one = node(found)
         with socket.create_connection(("127.0.0.1", one.port)):  # one who says nothing holds up nobody
             assert send(one.port, tmp_path / "scan").returncode != 0  # not encrypted
             assert send(one.port, tmp_path / "scan", options=options("strange")).returncode != 0
@@ -63,6 +71,20 @@ def test_mutual_tls_at_both_ends(tmp_path, node):
         wait_for(lambda: states(one) == {"acknowledged": 1})
     assert len(received(pacs)) == 18
     assert one.counts.values["associations_rejected_total"] >= 2
+
+
+@pytest.mark.parametrize("who", ["strange", "elsewhere"])
+def test_a_destination_whose_certificate_is_wrong_gets_nothing(tmp_path, node, encrypted, who):
+    thick_series(tmp_path / "scan")
+    found, port, options = encrypted
+    one = node(found)
+    with storescp(tmp_path / who, port, *options(who)) as wrong:
+        assert send(one.port, tmp_path / "scan", options=options("friend")).returncode == 0
+        wait_for(lambda: one.ledger.select("state = 'produced' AND attempts > 1"))
+        assert received(wrong) == []
+    with storescp(tmp_path / "pacs", port, *options("friend")) as pacs:
+        wait_for(lambda: states(one) == {"acknowledged": 1})
+    assert len(received(pacs)) == 18
 
 
 def test_health_and_metrics(tmp_path, node):

@@ -152,6 +152,11 @@ class Node:
             found.append(f"free space is below {self.settings.disk.free_gib:g} GiB; images are refused")
         elif self.ledger.spool_bytes() >= FULL * self.settings.disk.spool_gib * 2**30:
             found.append(f"the spool is close to {self.settings.disk.spool_gib:g} GiB; images are or will be refused")
+        if self.spool.fault:
+            found.append(f"the last image could not be written: {self.spool.fault}; images are refused")
+        if waiting := self.workshop.waiting_for_room():
+            factor = self.settings.disk.work_factor
+            found.append(f"{waiting} series wait for free space of {factor:g} times their size")
         if self.workshop.cannot_start:
             found.append(f"the worker cannot start: {self.workshop.cannot_start}")
         return found

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -53,8 +54,9 @@ def serve(listening: object, settings: Settings, root: Path, make: Callable[...,
     except (SettingsError, BatchUsageError) as error:
         print(f"thinslice: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        print(f"thinslice: the node must get its ports and its spool, got {error.strerror or error}", file=sys.stderr)
+    except (OSError, sqlite3.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        print(f"thinslice: the node must get its ports and its spool, got {reason}", file=sys.stderr)
         return 2
     return 0
 

@@ -17,6 +17,7 @@ import io
 import json
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 from pydicom import dcmread
@@ -41,11 +42,15 @@ class Spool:
     Args:
         root: folder of the node's own; made if it is not there.
         disk: how much of the disk it may take.
+
+    Attributes:
+        fault: why the last image could not be written, if so.
     """
 
     def __init__(self, root: Path, disk: Disk) -> None:
         self.root = root
         self.disk = disk
+        self.fault: str | None = None
         self.inbox = root / "in"
         self.out = root / "out"
         for folder in (root, self.inbox, self.out):
@@ -89,14 +94,14 @@ class Spool:
         """
         name = f"{_digest(instance.encode())}-{_digest(data)}.dcm"
         final = self.folder(series) / name
-        if self._is_copy(series, study, final, data):
-            return False
-        if not self.room_for(len(data)):
-            raise NoRoomError(f"free space must stay above {self.disk.free_gib:g} GiB")
-        if self.ledger.spool_bytes() + len(data) > self.disk.spool_gib * GIB:
-            raise NoRoomError(f"the spool must stay below {self.disk.spool_gib:g} GiB")
         part = self.inbox / f".part-{name}-{os.urandom(4).hex()}"
         try:
+            if self._is_copy(series, study, final, data):
+                return False
+            if not self.room_for(len(data)):
+                raise NoRoomError(f"free space must stay above {self.disk.free_gib:g} GiB")
+            if self.ledger.spool_bytes() + len(data) > self.disk.spool_gib * GIB:
+                raise NoRoomError(f"the spool must stay below {self.disk.spool_gib:g} GiB")
             _write(part, data)
             with self.ledger.lock:
                 if self._is_copy(series, study, final, data):
@@ -106,10 +111,12 @@ class Spool:
                 _sync(final.parent)
                 _sync(self.inbox)
                 self.ledger.arrived(series, study, len(data))
-        except OSError as error:
-            raise NoRoomError(f"the spool must be writable, got {error.strerror}") from error
+        except (OSError, sqlite3.Error) as error:
+            self.fault = str(error.strerror if isinstance(error, OSError) else error)
+            raise NoRoomError(f"the spool must be writable, got: {self.fault}") from error
         finally:
             part.unlink(missing_ok=True)
+        self.fault = None
         return True
 
     def _is_copy(self, series: str, study: str, final: Path, data: bytes) -> bool:

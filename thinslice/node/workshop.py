@@ -168,6 +168,10 @@ class Workshop:
                 return True
         return False
 
+    def waiting_for_room(self) -> int:
+        """How many complete series are not begun until there is more free space."""
+        return sum(not self._has_room(row) for row in self.ledger.select("state = 'complete'"))
+
     def _has_room(self, row: Row) -> bool:
         return self.spool.room_for(int(row.bytes * self.settings.disk.work_factor))
 
