@@ -88,7 +88,7 @@ def register_rigid(
 
     def correlation(parameters: np.ndarray) -> float:
         found, known = smooth.at(slab, _rigid(parameters, centre) @ fixed_affine)
-        kept = known.all(axis=0)
+        kept = np.asarray(known.all(axis=0))
         if kept.sum() < max(10, least_overlap * len(kept)):
             return 0.0
         return float(np.corrcoef(found.mean(axis=0)[kept], values[kept])[0, 1])

@@ -195,5 +195,6 @@ class _Placed:
         change, unexplained = stack.correction(np.where(known, there, stack.thin), stack.thick)
         added, _ = Interpolated(change, stack.thin_affine).at(voxels, np.linalg.inv(self.movement) @ affine)
         volume += added
-        inside = np.broadcast_to(known.all(axis=stack.thick_axis, keepdims=True), unexplained.shape)
+        lines = torch.from_numpy(np.ascontiguousarray(np.moveaxis(known, stack.thick_axis, -1), dtype=np.float32))
+        inside = np.moveaxis(stack.operator.degrade(lines).numpy() > 0.999, -1, stack.thick_axis)
         return float(np.sqrt(np.mean(np.square(unexplained[inside], dtype=np.float64)))) if inside.any() else 0.0
