@@ -63,6 +63,7 @@ class LocalCluster:
     def _start(self, program: str, *words: str) -> subprocess.Popen:
         environment = {
             **os.environ,
+            "OMP_NUM_THREADS": "1",  # of NumPy and SciPy; PyTorch's are an id of the batch
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(BUNDLE), os.environ.get("PYTHONPATH", "")]),
             "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "2",
         }

@@ -151,7 +151,9 @@ class _Isolated:
             raise CannotStartError("it died or hung while it loaded the model") from error
         finally:
             shutil.rmtree(self.stage, ignore_errors=True)
-        if record.status == Status.OOM or self.ended:
+            if self.ended:
+                self._drop()
+        if record.status == Status.OOM:
             self._drop()
         return record
 
