@@ -3,7 +3,8 @@
 
     python -m studies.lrtv_weights --hr <folder of thin MR, not of the test> [--side 64]
 
-Takes the middle of each volume. Prints a Markdown table; the best weights stand in ``table1.json``.
+Takes the middle of each volume. Prints a Markdown table; put the best weights into ``table1.json``. A whole head takes
+long: crop it first (``python -m studies.crop``).
 """
 
 from __future__ import annotations
