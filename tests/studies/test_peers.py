@@ -40,8 +40,8 @@ from studies.peers.volume import VolumeLearner, in_blocks, random_blocks
 from studies.peers.zssr import ZSSRNetwork
 
 K = 4
-BUDGET_S = {"tscn": 6.0, "mdcsrn_gan": 8.0}
-LEAST_GAIN_DB = {"tscn": 0.5, "minet": 1.0, "uassr": 1.0, "dcsrn": 0.5, "mdcsrn_gan": 0.15}
+BUDGET_S = {"tscn": 6.0, "uassr": 6.0, "mdcsrn_gan": 8.0}
+LEAST_GAIN_DB = {"tscn": 0.5, "minet": 0.5, "uassr": 0.5, "dcsrn": 0.5, "mdcsrn_gan": 0.15}
 CPU = torch.device("cpu")
 
 
