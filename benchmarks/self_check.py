@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ __all__ = ["measure"]
 def measure(scan: Path, repeats: int) -> dict[str, dict[str, float]]:
     """Medians by command: ``seconds``, ``processor_seconds``, and their ratios to the command without a check."""
     with tempfile.TemporaryDirectory() as folder:
-        ids: dict[str, dict[str, bool]] = {
+        ids: dict[str, dict[str, Any]] = {
             "plain": {}, "self_check": {"self_check": True}, "both": {"self_check": True, "error_map": True},
         }  # fmt: skip
         runs = {}
