@@ -39,6 +39,7 @@ PLAIN_WORDS = {
     Reason.ENHANCED_UNSUPPORTED: "Its files hold many slices each; it must be converted to one file per slice.",
     Reason.NO_GEOMETRY: "It does not say where its slices lie in the patient.",
     Reason.GAP: "A slice is missing.",
+    Reason.STACKS_DIFFER: "The stacks do not show the same place in the same contrast.",
     Reason.LABEL_MAP: "It is a map of labels, not an image.",
     Reason.ARCHIVE: "It is an archive, which must be unpacked first.",
     Reason.THIN_SLICES: "Its slices are so thin and so far apart that most of what lies between was never seen.",
