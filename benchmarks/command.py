@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from benchmarks.inference import plain_loop
 from benchmarks.machine import in_turns, parser_of, run_process, save_report, table
 from tools.run_bundle import ROOT, bundle_command
 
-__all__ = ["PlainLoop", "measure"]
+__all__ = ["PlainLoop", "both_clocks", "measure", "medians", "scan_command_line"]
 
 
 class PlainLoop(Inferer):
@@ -78,21 +78,33 @@ def measure(scan: Path, repeats: int) -> dict[str, dict[str, float]]:
         run_process(ours)
         runs = {name: lambda words=words: run_process(words) for name, words in commands.items()}
         clocks = in_turns(runs, repeats, both_clocks)  # type: ignore[arg-type]
-    first = clocks["plain float32 loop"]
+    return medians(clocks, lambda plain, own: plain / own)
+
+
+def medians(
+    clocks: Mapping[str, np.ndarray], ratio: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> dict[str, dict[str, float]]:
+    """What turns say of each command, in medians: ``seconds``, ``processor_seconds`` and both ratios.
+
+    Args:
+        clocks: by command, what :func:`both_clocks` found in each turn.
+        ratio: of the first command's seconds and a command's own, turn by turn.
+    """
+    first = next(iter(clocks.values()))
     return {
         name: {
             "seconds": float(np.median(found.real)),
             "processor_seconds": float(np.median(found.imag)),
-            "ratio": float(np.median(first.real / found.real)),
-            "processor_ratio": float(np.median(first.imag / found.imag)),
+            "ratio": float(np.median(ratio(first.real, found.real))),
+            "processor_ratio": float(np.median(ratio(first.imag, found.imag))),
         }
         for name, found in clocks.items()
     }
 
 
-def main() -> None:
-    """Command line."""
-    parser = parser_of(__doc__)
+def scan_command_line(description: str | None, measure: Callable[[Path, int], dict[str, dict[str, float]]]) -> None:
+    """Command line of a benchmark that measures commands on one scan."""
+    parser = parser_of(description)
     parser.add_argument("--scan", type=Path, required=True, help="a thick scan, NIfTI")
     parser.add_argument("--repeats", type=int, default=3)
     a = parser.parse_args()
@@ -103,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    scan_command_line(__doc__, measure)

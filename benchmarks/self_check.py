@@ -11,10 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.command import both_clocks
-from benchmarks.machine import in_turns, parser_of, run_process, save_report, table
+from benchmarks.command import both_clocks, medians, scan_command_line
+from benchmarks.machine import in_turns, run_process
 from tools.run_bundle import bundle_command
 
 __all__ = ["measure"]
@@ -31,28 +29,8 @@ def measure(scan: Path, repeats: int) -> dict[str, dict[str, float]]:
             words = bundle_command(["inference.json"], dataset_dir=scan, output_dir=folder, **more)
             runs[name] = partial(run_process, words)
         clocks = in_turns(runs, repeats, both_clocks)  # type: ignore[arg-type]
-    return {
-        name: {
-            "seconds": float(np.median(found.real)),
-            "processor_seconds": float(np.median(found.imag)),
-            "ratio": float(np.median(found.real / clocks["plain"].real)),
-            "processor_ratio": float(np.median(found.imag / clocks["plain"].imag)),
-        }
-        for name, found in clocks.items()
-    }
-
-
-def main() -> None:
-    """Command line."""
-    parser = parser_of(__doc__)
-    parser.add_argument("--scan", type=Path, required=True, help="a thick scan, NIfTI")
-    parser.add_argument("--repeats", type=int, default=3)
-    a = parser.parse_args()
-    report = measure(a.scan.resolve(), a.repeats)
-    names = list(next(iter(report.values())))
-    print(table(["command", *names], [[name, *(f"{v:.2f}" for v in row.values())] for name, row in report.items()]))
-    save_report(report, a.output)
+    return medians(clocks, lambda plain, own: own / plain)
 
 
 if __name__ == "__main__":
-    main()
+    scan_command_line(__doc__, measure)

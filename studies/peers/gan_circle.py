@@ -15,18 +15,15 @@ sparsifying term is TV of G(x) alone, since no paired image is known; L1; smalle
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .adversarial import Critic, patch_critic
-from .scan import InterpolatedInput, Scan, he_initialised, started_small
-from .training import train_within
-from .unpaired import UnpairedLearner
+from .adversarial import Critic
+from .scan import InterpolatedInput, he_initialised, started_small
+from .unpaired import Unpaired, UnpairedLearner
 
 __all__ = ["CircleGenerator", "GANCircle"]
 
@@ -81,10 +78,10 @@ class GANCircle(UnpairedLearner):
         cycle: weight of both cycles.
         identity: weight of the identity loss.
         sparsity: weight of TV.
-        critic_width: channels of the critic's first layer.
-        critic_layers: its strided convolutions.
         learner: what else :class:`UnpairedLearner` takes.
     """
+
+    name = "GAN-CIRCLE"
 
     def __init__(
         self,
@@ -92,44 +89,23 @@ class GANCircle(UnpairedLearner):
         cycle: float,
         identity: float,
         sparsity: float,
-        critic_width: int,
-        critic_layers: int,
         **learner: Any,
     ) -> None:
         super().__init__(network, **learner)
         self.cycle = cycle
         self.identity = identity
         self.sparsity = sparsity
-        self.critic = patch_critic(critic_width, critic_layers, dimensions=2)
 
-    def train(
-        self,
-        scans: Sequence[Scan],
-        volumes: Sequence[tuple[torch.Tensor, Sequence[float]]],
-        budget_s: float,
-        seed: int,
-        device: torch.device,
-        autocast: str | None,
-    ) -> nn.Module:
-        """Learn from thick scans and thin volumes (see :class:`UnpairedLearner`); returns G."""
-        network = copy.deepcopy(self.network).to(device).to(memory_format=torch.channels_last)
-        assert isinstance(network, CircleGenerator)
-        critic = Critic(copy.deepcopy(self.critic).to(device), self.learning_rate)
-        draw = self.source(scans, volumes, seed, device)
-
-        def loss() -> torch.Tensor:
-            batch = draw()
-            made = network.sharpen(batch.x)
-            critic.step(batch.y, made)
-            cycle = F.l1_loss(batch.make_thick(made.float()), batch.thick)
-            cycle = cycle + F.l1_loss(network.sharpen(batch.low_y), batch.y)
-            variation = sum(made.diff(dim=axis).abs().mean() for axis in (2, 3))
-            return (
-                self.adversarial_weight * critic.fool(made)
-                + self.cycle * cycle
-                + self.identity * F.l1_loss(network.sharpen(batch.y), batch.y)
-                + self.sparsity * variation
-            )
-
-        train_within(network, loss, self.learning_rate, budget_s, "GAN-CIRCLE", autocast)
-        return network
+    def loss(self, network: CircleGenerator, critic: Critic, batch: Unpaired) -> torch.Tensor:
+        """See :class:`UnpairedLearner`."""
+        made = network.sharpen(batch.x)
+        critic.step(batch.y, made)
+        cycle = F.l1_loss(batch.make_thick(made.float()), batch.thick)
+        cycle = cycle + F.l1_loss(network.sharpen(batch.low_y), batch.y)
+        variation = sum(made.diff(dim=axis).abs().mean() for axis in (2, 3))
+        return (
+            self.adversarial_weight * critic.fool(made)
+            + self.cycle * cycle
+            + self.identity * F.l1_loss(network.sharpen(batch.y), batch.y)
+            + self.sparsity * variation
+        )

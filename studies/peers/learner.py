@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .scan import Scan, both_orientations
-from .training import random_pairs, train_within
+from .training import random_pairs, thin_slices, train_within
 
 __all__ = ["PairLearner"]
 
@@ -67,7 +66,7 @@ class PairLearner:
         """
         network = copy.deepcopy(self.network).to(device).to(memory_format=torch.channels_last)
         scale_factor = operator.grid.scale_factor
-        columns, margin = math.floor(self.size[1] * scale_factor), math.ceil(self.margin_slices * scale_factor)
+        columns, margin = thin_slices(self.size[1], self.margin_slices, scale_factor)
         source = RandPlanePatch(size=(self.size[0], columns + 2 * margin), **patch)
         draw = random_pairs(volumes, operator, source, self.batch_size, margin, seed, device)
 

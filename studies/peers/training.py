@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -66,6 +67,17 @@ def train_within(
             spent = now
     network.eval()
     return steps
+
+
+def thin_slices(slices: int, margin_slices: int, scale_factor: float) -> tuple[int, int]:
+    """How many thin slices the target of a training patch has, and how many beyond either end make its thick ones.
+
+    Args:
+        slices: thick slices of the patch.
+        margin_slices: thick slices beyond either end that are made, and are no target.
+        scale_factor: K.
+    """
+    return math.floor(slices * scale_factor), math.ceil(margin_slices * scale_factor)
 
 
 def random_pairs(

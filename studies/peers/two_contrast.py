@@ -10,7 +10,6 @@ them.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .scan import Scan
-from .training import train_within
+from .training import thin_slices, train_within
 
 __all__ = ["StageIntegration", "TwoContrastLearner"]
 
@@ -75,7 +74,7 @@ class TwoContrastLearner:
         network = copy.deepcopy(self.network).to(device)
         random = np.random.RandomState(seed)
         factor, thickness = scan.scale_factor, scan.operator.thickness_to_spacing
-        columns, margin = math.floor(self.size[1] * factor), math.ceil(self.margin_slices * factor)
+        columns, margin = thin_slices(self.size[1], self.margin_slices, factor)
         finest = max(scan.thin_mm, *scan.spacing_mm[:2])
         patch = RandPlanePatch(
             "in_plane", (self.size[0], columns + 2 * margin), column_spacing_mm=(scan.thin_mm, finest), attempts=1

@@ -15,8 +15,6 @@ the mean of the thin patches' (``high_code``); sizes are our own, since the pape
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,11 +22,10 @@ from scripts.networks.interpolation import interpolate_cubic
 from torch import nn
 from torch.nn import functional as F
 
-from .adversarial import Critic, patch_critic
+from .adversarial import Critic
 from .minet import residual_stage
-from .scan import Scan, started_small
-from .training import train_within
-from .unpaired import UnpairedLearner
+from .scan import started_small
+from .unpaired import Unpaired, UnpairedLearner
 
 __all__ = ["UASSR", "DisentangledNetwork"]
 
@@ -90,47 +87,26 @@ class UASSR(UnpairedLearner):
     Args:
         network: :class:`DisentangledNetwork`.
         latent: weight of the latent reconstruction.
-        critic_width: channels of the critic's first layer.
-        critic_layers: its strided convolutions.
         learner: what else :class:`UnpairedLearner` takes.
     """
 
-    def __init__(
-        self, network: DisentangledNetwork, latent: float, critic_width: int, critic_layers: int, **learner: Any
-    ) -> None:
+    name = "UASSR"
+
+    def __init__(self, network: DisentangledNetwork, latent: float, **learner: Any) -> None:
         super().__init__(network, **learner)
         self.latent = latent
-        self.critic = patch_critic(critic_width, critic_layers, dimensions=2)
 
-    def train(
-        self,
-        scans: Sequence[Scan],
-        volumes: Sequence[tuple[torch.Tensor, Sequence[float]]],
-        budget_s: float,
-        seed: int,
-        device: torch.device,
-        autocast: str | None,
-    ) -> nn.Module:
-        """Learn from thick scans and thin volumes (see :class:`UnpairedLearner`); returns the network."""
-        network = copy.deepcopy(self.network).to(device).to(memory_format=torch.channels_last)
-        assert isinstance(network, DisentangledNetwork)
-        critic = Critic(copy.deepcopy(self.critic).to(device), self.learning_rate)
-        draw = self.source(scans, volumes, seed, device)
-
-        def loss() -> torch.Tensor:
-            batch = draw()
-            x, y, low_y = batch.x, batch.y, batch.low_y
-            content_x, content_y, content_low = network.content(x), network.content(y), network.content(low_y)
-            code_x, code_y = network.code(x), network.code(y)
-            high = network.high_code = (0.99 * network.high_code + 0.01 * code_y.detach().mean(0)).float()
-            own = F.l1_loss(network.generate(x, content_x, code_x), x)
-            own = own + F.l1_loss(network.generate(low_y, content_y, code_y), y)
-            made = network.generate(x, content_x, high.expand(len(x), -1))
-            critic.step(y, made)
-            cycle = F.l1_loss(batch.make_thick(made.float()), batch.thick)
-            cycle = cycle + F.l1_loss(network.generate(low_y, content_low, high.expand(len(y), -1)), y)
-            latent = F.l1_loss(content_low, content_y.detach()) + F.l1_loss(network.code(made), code_y.detach())
-            return own + cycle + self.latent * latent + self.adversarial_weight * critic.fool(made)
-
-        train_within(network, loss, self.learning_rate, budget_s, "UASSR", autocast)
-        return network
+    def loss(self, network: DisentangledNetwork, critic: Critic, batch: Unpaired) -> torch.Tensor:
+        """See :class:`UnpairedLearner`."""
+        x, y, low_y = batch.x, batch.y, batch.low_y
+        content_x, content_y, content_low = network.content(x), network.content(y), network.content(low_y)
+        code_x, code_y = network.code(x), network.code(y)
+        high = network.high_code = (0.99 * network.high_code + 0.01 * code_y.detach().mean(0)).float()
+        own = F.l1_loss(network.generate(x, content_x, code_x), x)
+        own = own + F.l1_loss(network.generate(low_y, content_y, code_y), y)
+        made = network.generate(x, content_x, high.expand(len(x), -1))
+        critic.step(y, made)
+        cycle = F.l1_loss(batch.make_thick(made.float()), batch.thick)
+        cycle = cycle + F.l1_loss(network.generate(low_y, content_low, high.expand(len(y), -1)), y)
+        latent = F.l1_loss(content_low, content_y.detach()) + F.l1_loss(network.code(made), code_y.detach())
+        return own + cycle + self.latent * latent + self.adversarial_weight * critic.fool(made)

@@ -8,9 +8,9 @@ the operator.
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from scripts.networks.interpolation import interpolate_cubic
 from scripts.transforms.patch import RandPlanePatch
 from torch import nn
 
+from .adversarial import Critic, patch_critic
 from .scan import Scan, both_orientations
-from .training import random_pairs
+from .training import random_pairs, thin_slices, train_within
 
 __all__ = ["Unpaired", "UnpairedLearner"]
 
@@ -53,7 +54,7 @@ class Unpaired(NamedTuple):
 
 
 class UnpairedLearner:
-    """Draws the batches, runs the network over a scan; how it learns is the method's own.
+    """Trains a network against a critic, and runs it over a scan; the loss of a batch is the method's own.
 
     Args:
         network: untrained; maps images, positions and condition as :class:`scripts.networks.srnet.SRNet` does.
@@ -64,8 +65,12 @@ class UnpairedLearner:
         thin_spacing_mm: range of the spacing of their slices; the bundle's own.
         learning_rate: of Adam, at its highest.
         adversarial_weight: of the critic's part.
+        critic_width: channels of the critic's first layer.
+        critic_layers: its strided convolutions.
         scale_factors: range that the K of each batch is drawn from; ``None`` takes that of the table.
     """
+
+    name: str
 
     def __init__(
         self,
@@ -77,6 +82,8 @@ class UnpairedLearner:
         thin_spacing_mm: Sequence[float],
         learning_rate: float,
         adversarial_weight: float,
+        critic_width: int,
+        critic_layers: int,
         scale_factors: Sequence[float] | None = None,
     ) -> None:
         self.network = network
@@ -87,7 +94,30 @@ class UnpairedLearner:
         self.thin_spacing_mm = thin_spacing_mm
         self.learning_rate = learning_rate
         self.adversarial_weight = adversarial_weight
+        self.critic = patch_critic(critic_width, critic_layers, dimensions=2)
         self.scale_factors = scale_factors
+
+    def loss(self, network: Any, critic: Critic, batch: Unpaired) -> torch.Tensor:
+        """What the network is trained to lower on one batch; trains the critic, too."""
+        raise NotImplementedError
+
+    def train(
+        self,
+        scans: Sequence[Scan],
+        volumes: Sequence[tuple[torch.Tensor, Sequence[float]]],
+        budget_s: float,
+        seed: int,
+        device: torch.device,
+        autocast: str | None,
+    ) -> nn.Module:
+        """Learn from thick scans and from ``(1, I, J, K)`` HR volumes of others; returns the network."""
+        network = copy.deepcopy(self.network).to(device).to(memory_format=torch.channels_last)
+        critic = Critic(copy.deepcopy(self.critic).to(device), self.learning_rate)
+        draw = self.source(scans, volumes, seed, device)
+        train_within(
+            network, lambda: self.loss(network, critic, draw()), self.learning_rate, budget_s, self.name, autocast
+        )
+        return network
 
     def source(
         self,
@@ -99,7 +129,7 @@ class UnpairedLearner:
         """A function that draws batches."""
         random, operator = np.random.RandomState(seed), scans[0].operator
         factor = operator.grid.scale_factor
-        columns, margin = math.floor(self.size[1] * factor), math.ceil(self.margin_slices * factor)
+        columns, margin = thin_slices(self.size[1], self.margin_slices, factor)
         size = (self.size[0], columns + 2 * margin)
         thin_patch = RandPlanePatch("any", size, self.row_spacing_mm, self.thin_spacing_mm)
         draw_thin = random_pairs(

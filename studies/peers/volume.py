@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .scan import Scan
-from .training import Draw, train_within
+from .training import Draw, thin_slices, train_within
 
 __all__ = ["VolumeLearner", "in_blocks", "random_blocks"]
 
@@ -64,8 +63,8 @@ class VolumeLearner:
     ) -> Draw:
         """Batches of pairs, see :func:`random_blocks`."""
         scale_factor = operator.grid.scale_factor
-        size = (self.size[0], self.size[1], math.floor(self.size[2] * scale_factor))
-        margin = math.ceil(self.margin_slices * scale_factor)
+        depth, margin = thin_slices(self.size[2], self.margin_slices, scale_factor)
+        size = (self.size[0], self.size[1], depth)
         return random_blocks(volumes, operator, size, self.batch_size, margin, seed, device, self.scale_factors)
 
     def train(
