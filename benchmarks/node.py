@@ -12,7 +12,6 @@ Its start is left out, so the ratio is not flattered.
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from benchmarks.machine import parser_of, run_process, save_report, table
 from phantom.anatomy import make_anatomy
 from phantom.dicom import write_series
 from phantom.patient import mr_image
+from tools.dcmtk import dcmtk
 from tools.run_bundle import bundle_command
 
 START_SECONDS = 120
@@ -39,7 +39,7 @@ def measure(series: int, shape: tuple[int, int, int], spacing_mm: tuple[float, f
     Raises:
         RuntimeError: if a program is missing or fails.
     """
-    if shutil.which("storescu") is None:
+    if dcmtk("storescu") is None:
         raise RuntimeError("storescu must be there; apt-get install dcmtk")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -74,13 +74,15 @@ def _receive(folder: Path) -> tuple[float, float]:
         try:
             deadline = time.monotonic() + START_SECONDS
             while subprocess.run(
-                ["echoscu", *call, "127.0.0.1", str(port)], capture_output=True, check=False
+                [dcmtk("echoscu"), *call, "127.0.0.1", str(port)], capture_output=True, check=False
             ).returncode:
                 if node.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError("the node must start, but does not; run thinslice serve by hand")
                 time.sleep(0.5)
             before, started = psutil.Process(node.pid).cpu_times(), time.perf_counter()
-            subprocess.run(["storescu", *call, "+sd", "+r", "127.0.0.1", str(port), str(folder / "in")], check=True)
+            subprocess.run(
+                [dcmtk("storescu"), *call, "+sd", "+r", "127.0.0.1", str(port), str(folder / "in")], check=True
+            )
             seconds, after = time.perf_counter() - started, psutil.Process(node.pid).cpu_times()
         finally:
             node.terminate()

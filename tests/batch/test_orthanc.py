@@ -17,6 +17,7 @@ import pytest
 from tests.batch.conftest import ENVIRONMENT, SETTINGS, thick_series
 from tests.conftest import ROOT
 from tests.dicom.synthetic import drop
+from tools.dcmtk import dcmtk
 from tools.watch_orthanc import Orthanc, watch
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -34,8 +35,8 @@ def free_port() -> int:
 @pytest.fixture
 def orthanc(tmp_path):
     """A server of the test's own, on loopback, with an empty store; ``.dicom_port`` for C-STORE."""
-    if not Path(PROGRAM).exists() or not PLUGIN.exists():
-        pytest.skip("orthanc and orthanc-dicomweb are not installed")
+    if not Path(PROGRAM).exists() or not PLUGIN.exists() or dcmtk("storescu") is None:
+        pytest.skip("orthanc, orthanc-dicomweb and dcmtk are not installed")
     http, dicom = free_port(), free_port()
     settings = {
         "StorageDirectory": str(tmp_path / "store"),
@@ -73,7 +74,7 @@ def orthanc(tmp_path):
 def send(server, *folders):
     """C-STORE, as a scanner would."""
     target = ["127.0.0.1", str(server.dicom_port)]
-    subprocess.run(["storescu", "-aec", "ORTHANC", "+sd", "+r", *target, *folders], check=True, timeout=60)
+    subprocess.run([dcmtk("storescu"), "-aec", "ORTHANC", "+sd", "+r", *target, *folders], check=True, timeout=60)
 
 
 def wait_until_stable(server, count):

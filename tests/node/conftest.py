@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import time
@@ -21,6 +20,7 @@ from tests.batch.test_orthanc import PROGRAM
 from tests.node.stub import Stub
 from thinslice.node.node import Listening, Node
 from thinslice.node.settings import Destination, Settings
+from tools.dcmtk import dcmtk
 
 QUICK = {
     "complete": {"stable_seconds": 1.5, "interrupted_seconds": 20},
@@ -40,7 +40,7 @@ end
 
 @pytest.fixture(autouse=True)
 def dcmtk():
-    if shutil.which("storescu") is None:
+    if dcmtk("storescu") is None:
         pytest.skip("dcmtk is not installed")
 
 
@@ -63,7 +63,7 @@ def wait_for(condition, seconds=240.0):
 def storescp(folder: Path, port: int, *options: str):
     """dcmtk's receiver; every image that arrives becomes a file of its own, also one that came before."""
     folder.mkdir(exist_ok=True)
-    command = ["storescp", "-od", str(folder), "+uf", *options, str(port)]
+    command = [dcmtk("storescp"), "-od", str(folder), "+uf", *options, str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_for(lambda: echo(port, called="ANY") if "+tls" not in options else time.sleep(0.5) or True)
@@ -104,13 +104,13 @@ def orthanc(folder: Path, port: int, node_port: int):
 
 
 def echo(port: int, calling="SCANNER", called="THIN") -> bool:
-    command = ["echoscu", "-aet", calling, "-aec", called, "-to", "20", "127.0.0.1", str(port)]
+    command = [dcmtk("echoscu"), "-aet", calling, "-aec", called, "-to", "20", "127.0.0.1", str(port)]
     return subprocess.run(command, capture_output=True, check=False, timeout=30).returncode == 0
 
 
 def send(port: int, *folders: Path, calling="SCANNER", called="THIN", options=()) -> subprocess.CompletedProcess:
     """C-STORE, as a scanner would."""
-    command = ["storescu", "-aet", calling, "-aec", called, "+sd", "+r", *options, "127.0.0.1", str(port)]
+    command = [dcmtk("storescu"), "-aet", calling, "-aec", called, "+sd", "+r", *options, "127.0.0.1", str(port)]
     return subprocess.run([*command, *map(str, folders)], capture_output=True, text=True, check=False, timeout=120)
 
 

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where dcmtk's programs are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+
+def dcmtk(program: str) -> str | None:
+    """Path of one of dcmtk's programs, or None where dcmtk is not installed.
+
+    pynetdicom installs programs of the same names with other options beside Python, and they come first in the path of
+    an activated environment, so that folder is left out.
+    """
+    own = Path(sys.prefix, "bin").resolve()
+    folders = [name for name in os.get_exec_path() if Path(name).resolve() != own]
+    return shutil.which(program, path=os.pathsep.join(folders))
