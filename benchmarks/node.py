@@ -37,10 +37,9 @@ def measure(series: int, shape: tuple[int, int, int], spacing_mm: tuple[float, f
     """Seconds per series.
 
     Raises:
-        RuntimeError: if a program is missing or fails.
+        FileNotFoundError: if dcmtk is not installed.
+        RuntimeError: if a program fails.
     """
-    if dcmtk("storescu") is None:
-        raise RuntimeError("storescu must be there; apt-get install dcmtk")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         affine = np.diag([*spacing_mm, 1.0])

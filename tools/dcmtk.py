@@ -9,12 +9,18 @@ import sys
 from pathlib import Path
 
 
-def dcmtk(program: str) -> str | None:
-    """Path of one of dcmtk's programs, or None where dcmtk is not installed.
+def dcmtk(program: str) -> str:
+    """Path of one of dcmtk's programs.
 
     pynetdicom installs programs of the same names with other options beside Python, and they come first in the path of
     an activated environment, so that folder is left out.
+
+    Raises:
+        FileNotFoundError: if dcmtk is not installed.
     """
     own = Path(sys.prefix, "bin").resolve()
     folders = [name for name in os.get_exec_path() if Path(name).resolve() != own]
-    return shutil.which(program, path=os.pathsep.join(folders))
+    path = shutil.which(program, path=os.pathsep.join(folders))
+    if path is None:
+        raise FileNotFoundError(f"{program} must be there; apt-get install dcmtk")
+    return path

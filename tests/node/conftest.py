@@ -39,9 +39,11 @@ end
 
 
 @pytest.fixture(autouse=True)
-def dcmtk():
-    if dcmtk("storescu") is None:
-        pytest.skip("dcmtk is not installed")
+def programs():
+    try:
+        dcmtk("storescu")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
 
 def free_port() -> int:

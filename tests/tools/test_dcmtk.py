@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from tools.dcmtk import dcmtk
 
 
@@ -16,4 +18,5 @@ def test_programs_beside_python_are_left_out(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", f"{Path(sys.prefix) / 'bin'}{os.pathsep}{tmp_path}")
     assert dcmtk("storescu") == str(real)
     real.unlink()
-    assert dcmtk("storescu") is None
+    with pytest.raises(FileNotFoundError, match="apt-get install dcmtk"):
+        dcmtk("storescu")
