@@ -5,9 +5,11 @@ Needs root, ``podman``, ``debootstrap`` and some minutes. What pip is set to on 
 lent to the build and is not in the image. Where an image is there already, ``IMAGE=name`` tests that one.
 """
 
+import ast
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -27,7 +29,7 @@ pytestmark = [
 ]
 NAME = "localhost/thinslice:test"
 BASE = "localhost/thinslice-base:test"
-LENT = ("/etc/ssl/certs", "/usr/local/share/ca-certificates", "/etc/pip.conf", *os.environ.get("LEND", "").split())
+LENT = ("/etc/ssl/certs", "/usr/local/share/ca-certificates", *os.environ.get("LEND", "").split())
 
 
 def podman(*words, check=True, **options):
@@ -51,11 +53,21 @@ def image(tmp_path_factory):
         podman("import", "-", BASE, stdin=tar.stdout)
         shutil.rmtree(root)
     lent = [word for path in LENT if Path(path).exists() for word in ("--volume", f"{path}:{path}:ro")]
-    settings = [word for name in os.environ if name.startswith("PIP_") for word in ("--env", name)]
+    lent += ["--volume", f"{pip_settings(tmp_path_factory.mktemp('pip'))}:/etc/pip.conf:ro"]
     torch = ["--build-arg", f"TORCH={os.environ['TORCH']}"] if "TORCH" in os.environ else []
     arguments = ["--build-arg", f"BASE={BASE}", "--build-arg", "EXTRAS=node", *torch]
-    podman("build", "--isolation", "chroot", "--network", "host", *arguments, *lent, *settings, "--tag", NAME, ROOT)
+    podman("build", "--isolation", "chroot", "--network", "host", *arguments, *lent, "--tag", NAME, ROOT)
     return NAME
+
+
+def pip_settings(folder: Path) -> Path:
+    """All that pip is set to here, by files and by the environment, as one file."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    named = (line.split("=", 1) for line in listed.stdout.splitlines())
+    settings = {key.rpartition(".")[2]: ast.literal_eval(value) for key, value in named}
+    path = folder / "pip.conf"
+    path.write_text("\n".join(["[global]", *(f"{key} = {value}" for key, value in settings.items())]))
+    return path
 
 
 def mirror():
@@ -141,23 +153,9 @@ def test_it_is_a_node_that_receives_thins_and_returns(run, tmp_path):
 
 
 def test_the_image_holds_no_scan_and_nothing_that_was_lent_to_the_build(run, image):
-    words = [
-        "/",
-        "-xdev",
-        "(",
-        "-name",
-        "*.dcm",
-        "-o",
-        "-name",
-        "*.nii.gz",
-        "-o",
-        "-path",
-        "/etc/pip.conf",
-        ")",
-        "-size",
-        "+0",
-    ]
-    result = run(*words, "-not", "-path", "*/site-packages/*", options=["--entrypoint", "find"])
+    names = ["(", "-name", "*.dcm", "-o", "-name", "*.nii.gz", "-o", "-path", "/etc/pip.conf", ")"]
+    words = ["/", "-xdev", *names, "-size", "+0", "-not", "-path", "*/site-packages/*"]
+    result = run(*words, options=["--entrypoint", "find"])
     assert result.stdout.split() == [], result.stdout
     kept = podman("image", "inspect", "--format", "{{.Config.Env}}", image).stdout
     assert "PIP_INDEX" not in kept
