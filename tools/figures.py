@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from scripts.evaluation.pictures import TITLES as METHODS
 from scripts.files import write_text
 
 from tools.format_json import formatted
@@ -30,7 +31,6 @@ FIGURES = ROOT / "docs" / "figures.json"
 METADATA = BUNDLE / "configs" / "metadata.json"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "model_card.md", BUNDLE / "docs" / "README.md")
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
-METHODS = {"bicubic": "cubic", "bicubic_dc": "cubic + data consistency", "ours": "this model"}
 
 Figures = dict[str, Any]
 

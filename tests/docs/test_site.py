@@ -27,3 +27,9 @@ def test_every_page_begins_with_a_paragraph_that_says_what_it_is_for():
         assert title.startswith("# "), path.name
         assert not empty, path.name
         assert re.match(r"[A-Z`*]", first), f"{path.name}: {first}"  # words: no table, list, picture or block
+
+
+def test_every_picture_is_on_a_page():
+    pages = [*DOCS.rglob("*.md"), ROOT / "README.md"]
+    shown = {name for page in pages for name in re.findall(r"images/([\w.]+)", page.read_text())}
+    assert shown == {path.name for path in (DOCS / "images").iterdir()}

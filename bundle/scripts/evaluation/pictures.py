@@ -19,7 +19,10 @@ from ..files import whole
 from ..geometry import voxel_spacing_mm
 from .metrics import foreground
 
-__all__ = ["draw_case", "draw_comparison", "turn_to_ras"]
+__all__ = ["TITLES", "draw_case", "draw_comparison", "turn_to_ras"]
+
+# how pictures and pages name the methods of metrics.json
+TITLES = {"bicubic": "cubic", "bicubic_dc": "cubic + data consistency", "ours": "this model"}
 
 MOST_COLUMNS = 6
 NAMES = ("sagittal", "coronal", "axial")
@@ -164,7 +167,7 @@ def draw_comparison(
             shown = drawn if scale is heat else shown
         if name:
             score = "" if scores is None or name not in scores else f"PSNR {scores[name]:.2f} dB"
-            upper.set_title(f"{name}\n{score}", fontsize=9, linespacing=1.2)
+            upper.set_title(f"{TITLES.get(name, name)}\n{score}", fontsize=9, linespacing=1.2)
     assert shown is not None
     bar = figure.colorbar(
         shown,
