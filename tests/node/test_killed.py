@@ -134,7 +134,17 @@ def test_every_derived_series_arrives_once_whatever_happens(tmp_path, weights, b
             if number % 5 == 2:  # a sender that is cut off, and sends again below
                 cut_off(serve.port, sorted(job.iterdir())[: rng.randrange(1, 6)])
             if number in deadly:
-                command = [dcmtk("storescu"), "-aet", "SCANNER", "-aec", "THIN", "+sd", "127.0.0.1", str(serve.port), job]
+                command = [
+                    dcmtk("storescu"),
+                    "-aet",
+                    "SCANNER",
+                    "-aec",
+                    "THIN",
+                    "+sd",
+                    "127.0.0.1",
+                    str(serve.port),
+                    job,
+                ]
                 with subprocess.Popen(command, stderr=subprocess.DEVNULL):
                     time.sleep(rng.uniform(0, 0.5))
                     serve.kill()

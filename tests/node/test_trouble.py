@@ -17,6 +17,7 @@ from tests.node.stub import Stub
 from thinslice.node.ledger import State
 from thinslice.node.serving import retry, status
 from thinslice.node.settings import Disk
+from tools.dcmtk import dcmtk
 
 pytestmark = pytest.mark.system
 
@@ -50,6 +51,29 @@ def test_what_comes_again_is_not_sent_again(tmp_path, node):
         again = node(settings(port))
         assert send(again.port, tmp_path / "scan").returncode == 0
         assert states(again) == {"acknowledged": 1}
+    assert len(received(pacs)) == 18
+
+
+def test_what_comes_again_in_another_encoding_is_not_sent_again(tmp_path, node):
+    """A scanner sends first, an archive later: implicit VR, lengths of groups, private elements without a VR."""
+    thick_series(tmp_path / "scan")
+    port = free_port()
+    (tmp_path / "again").mkdir()
+    for path in (tmp_path / "scan").iterdir():
+        with pydicom.dcmread(path) as image:
+            image.add_new((0x0009, 0x0010), "LO", "MAKER")
+            image.add_new((0x0009, 0x1001), "DS", "1.5")
+            image.save_as(path)
+        subprocess.run([dcmtk("dcmconv"), "+ti", "+g", path, tmp_path / "again" / path.name], check=True)
+    with storescp(tmp_path / "pacs", port) as pacs:
+        one = node(settings(port))
+        cut_off(one.port, sorted((tmp_path / "scan").iterdir())[:4])  # pydicom encodes them
+        assert send(one.port, tmp_path / "scan").returncode == 0
+        wait_for(lambda: states(one) == {"acknowledged": 1})
+        assert send(one.port, tmp_path / "again", options=("-xi",)).returncode == 0
+        assert states(one) == {"acknowledged": 1}
+        assert len(list((tmp_path / "spool" / "in").glob("*/*.dcm"))) == 0
+    assert one.counts.values["images_copies_total"] == 4 + 9
     assert len(received(pacs)) == 18
 
 
@@ -160,6 +184,35 @@ def test_a_destination_that_is_away_is_waited_for(tmp_path, node):
     with storescp(tmp_path / "pacs", port) as pacs:
         wait_for(lambda: states(one) == {"acknowledged": 1})
     assert len(received(pacs)) == 18
+
+
+def test_a_node_that_was_killed_after_the_last_image_sends_none_again(tmp_path, node):
+    thick_series(tmp_path / "scan")
+    port = free_port()
+    one = node(settings(port))
+    assert send(one.port, tmp_path / "scan").returncode == 0
+    row = wait_for(lambda: one.ledger.select("state = 'produced'"))[0]
+    one.stop()
+    again = node(settings(free_port()))  # nobody is there
+    assert again.ledger.progress(row, 18)
+    wait_for(lambda: states(again) == {"acknowledged": 1})
+    assert again.counts.values.get("images_sent_total", 0) == 0
+
+
+def test_a_result_that_cannot_be_read_holds_up_no_other(tmp_path, node):
+    for name in ("bad", "good"):
+        thick_series(tmp_path / name, seed=name)
+    port = free_port()
+    one = node(settings(port))
+    assert send(one.port, tmp_path / "bad").returncode == 0
+    row = wait_for(lambda: one.ledger.select("state = 'produced'"))[0]
+    next((tmp_path / "spool" / "out").glob(f"{row.series}*/dicom/*.dcm")).write_bytes(b"damaged")
+    assert send(one.port, tmp_path / "good").returncode == 0
+    with storescp(tmp_path / "pacs", port):
+        wait_for(lambda: states(one) == {"acknowledged": 1, "produced": 1})
+        (left,) = one.ledger.select("state = 'produced'")
+        assert (left.series, left.reason) == (row.series, "NOT_SENT")
+        assert "unexpected InvalidDicomError" in (left.message or "")
 
 
 def test_a_dead_letter_is_listed_and_tried_again(tmp_path, node):

@@ -76,12 +76,15 @@ class Sender:
         """Send the series that has waited longest, or ask for its commitment; whether there was one."""
         due = "destination = ? AND next_at <= ?"
         now = self.ledger.clock()
-        for row in self.ledger.select(f"state = 'sent' AND {due}", self.name, now)[:1]:
-            self._commit(row)
-            return True
-        for row in self.ledger.select(f"state = 'produced' AND {due}", self.name, now)[:1]:
-            self._send(row)
-            return True
+        for state, do in (("sent", self._commit), ("produced", self._send)):
+            for row in self.ledger.select(f"state = ? AND {due}", state, self.name, now)[:1]:
+                try:
+                    do(row)
+                except Exception as error:  # one series must not hold up the others
+                    row = self.ledger.get(row.series) or row
+                    self._put_off(row, "NOT_SENT", f"an image must be sent, but: unexpected {type(error).__name__}")
+                    raise
+                return True
         return False
 
     # --- sending
@@ -108,6 +111,8 @@ class Sender:
             self.ledger.move(row, State.SENT, attempts=0, next_at=0.0, reason=None, message=None)
 
     def _store(self, row: Row, files: Sequence[Path]) -> None:
+        if row.sent == len(files):  # the node was killed after the last image
+            return
         association = self._associate(sorted({_sop_class(file) for file in files[row.sent :]}))
         try:
             for number, file in enumerate(files[row.sent :], row.sent + 1):

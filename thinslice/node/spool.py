@@ -5,7 +5,7 @@
 
     SPOOL/
       state.sqlite           the ledger
-      in/<series>/*.dcm      received images: hash of the instance UID, hash of the content
+      in/<series>/*.dcm      received images: hash of the instance UID, hash of what the image says
       out/<series>/          what the batch makes of it (docs/batch.md)
       out/.jobs/             when each series was derived first, so that doing it again gives the same bytes
 """
@@ -18,9 +18,11 @@ import json
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 
 from .ledger import SETTLED, Ledger, Row, State
 from .settings import Disk
@@ -92,11 +94,11 @@ class Spool:
         Raises:
             NoRoomError: if it cannot be kept.
         """
-        name = f"{_digest(instance.encode())}-{_digest(data)}.dcm"
+        name = f"{_digest(instance.encode())}-{_digest(_words(data))}.dcm"
         final = self.folder(series) / name
         part = self.inbox / f".part-{name}-{os.urandom(4).hex()}"
         try:
-            if self._is_copy(series, study, final, data):
+            if self._is_copy(series, study, final):
                 return False
             if not self.room_for(len(data)):
                 raise NoRoomError(f"free space must stay above {self.disk.free_gib:g} GiB")
@@ -104,7 +106,7 @@ class Spool:
                 raise NoRoomError(f"the spool must stay below {self.disk.spool_gib:g} GiB")
             _write(part, data)
             with self.ledger.lock:
-                if self._is_copy(series, study, final, data):
+                if self._is_copy(series, study, final):
                     return False
                 final.parent.mkdir(mode=0o700, exist_ok=True)
                 os.rename(part, final)
@@ -119,7 +121,7 @@ class Spool:
         self.fault = None
         return True
 
-    def _is_copy(self, series: str, study: str, final: Path, data: bytes) -> bool:
+    def _is_copy(self, series: str, study: str, final: Path) -> bool:
         """Whether the node has an image; a copy begins a transfer of its series anew unless that is at rest."""
         with self.ledger.lock:
             row = self.ledger.get(series)
@@ -127,7 +129,7 @@ class Spool:
                 return False
             if row.state in SETTLED:
                 return final.name in row.names
-            if not final.exists() and not _is_encoded_anew(final, data):
+            if not final.exists():
                 return False
             if row.state not in AT_REST:
                 self.ledger.arrived(series, study, 0)
@@ -164,15 +166,29 @@ class Spool:
                 self.ledger.arrived(folder.name, "", size)
 
 
-def _is_encoded_anew(final: Path, data: bytes) -> bool:
-    """Whether an image of the same instance UID is there that differs only in how it is encoded."""
+def _words(data: bytes) -> bytes:
+    """What an image says, however the sender encodes it.
+
+    The same image comes with explicit VR from a scanner and with implicit VR from an archive, with group lengths or
+    without, and private elements without their VR. All else is compared, pixels included.
+    """
     try:
-        for other in final.parent.glob(f"{final.name.partition('-')[0]}-*.dcm"):
-            if dcmread(other) == dcmread(io.BytesIO(data)):
-                return True
-    except Exception:  # whatever a damaged file makes pydicom raise: such a one equals none
-        return False
-    return False
+        return b"".join(_elements(dcmread(io.BytesIO(data))))
+    except Exception:  # whatever a damaged file makes pydicom raise: such a one equals only itself
+        return data
+
+
+def _elements(dataset: Dataset) -> Iterator[bytes]:
+    for element in dataset:
+        if element.tag.is_private or element.tag.element == 0:  # 0: length of the group
+            continue
+        yield f"\n{element.tag}".encode()
+        if element.VR == "SQ":
+            for item in element.value:
+                yield b"\n>"
+                yield from _elements(item)
+        else:
+            yield element.value if isinstance(element.value, bytes) else str(element.value).encode()
 
 
 def _digest(data: bytes) -> str:
