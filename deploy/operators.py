@@ -105,6 +105,8 @@ class SuperResolutionOperator(MonaiBundleInferenceOperator):
     def _init_config(self, config_names: Any) -> None:
         super()._init_config(config_names)
         self.parser["bundle_root"] = str(self.bundle_path)  # the SDK leaves it as it stands in the file
+        # the network's other inputs are computed by the bundle's inferer: nobody sends them
+        self._inputs = {"image": self._inputs["image"]}
 
     def _receive_input(self, name: str, op_input: Any, context: Any) -> tuple[np.ndarray, dict[str, Any]]:
         image = op_input.receive(name)

@@ -5,8 +5,12 @@ import numpy as np
 import pydicom
 import pytest
 from scripts.dicom.checking import check_series
+from scripts.dicom.discovery import discover
+from scripts.dicom.reading import read_series
+from scripts.dicom.writing import write_series
+from scripts.geometry import SliceGrid
 
-from tests.dicom.test_writing import case, provenance  # noqa: F401
+from tests.dicom.test_writing import case, provenance, ramp_series, write_source  # noqa: F401
 
 
 def shift(ds, mm):
@@ -53,6 +57,25 @@ def test_every_fault_is_found(case, finding):  # noqa: F811
         ds.save_as(path)
     found = check_series(made.written.files, made.source, made.affine, made.array)
     assert any(line.startswith(finding) for line in found), found
+
+
+def test_thin_slices_that_fill_the_slab_to_half_a_slice_are_sound_and_a_missing_one_is_not(tmp_path):
+    """12 slices every 6 mm hold 72 mm: 46 slices of 1.55 mm fill 71.3 mm; 44 leave more than half a slice empty."""
+    array, affine = ramp_series()
+    source = write_source(tmp_path / "source", array, affine)
+    (series,) = discover(tmp_path / "source").series
+    volume = read_series(series)
+    count, spacing = volume.array.shape[2], np.linalg.norm(volume.affine_ras[:, 2])
+    factor = spacing / 1.55
+    grid = SliceGrid.over_slab(count, factor)
+    made = volume.array[..., grid.nearest_slices]
+    thin = grid.thin_affine(volume.affine_ras, 2)
+    assert abs(len(grid.positions) * 1.55 - count * spacing) > 0.02  # more than positions may differ
+    files = write_series(tmp_path / "whole", made, thin, series, provenance(), factor).files
+    assert check_series(files, source, thin, made) == []
+    thin[:3, 3] += thin[:3, 2]
+    files = write_series(tmp_path / "less", made[..., 1:-1], thin, series, provenance(), factor).files
+    assert any(line.startswith("the slab must be as wide") for line in check_series(files, source))
 
 
 def test_an_empty_series_is_a_finding():

@@ -189,5 +189,10 @@ def _check_source(slices: Sequence[Dataset], files: Sequence[Dataset], demand: C
     if len(sources) > 1 and len(slices) > 1:
         extents = [(p[-1] - p[0]) * len(p) / (len(p) - 1) for p in ends]
         centres = [(p[-1] + p[0]) / 2 for p in ends]
-        demand(abs(extents[0] - extents[1]) < POSITION_TOLERANCE_MM, "the slab must be as wide as the source's")
+        # a whole number of thin slices fills the slab to half a slice
+        thin_mm = extents[0] / len(slices)
+        demand(
+            abs(extents[0] - extents[1]) < thin_mm / 2 + POSITION_TOLERANCE_MM,
+            "the slab must be as wide as the source's, to half a slice",
+        )
         demand(abs(centres[0] - centres[1]) < POSITION_TOLERANCE_MM, "the slab must have the source's centre")
