@@ -4,16 +4,18 @@
 The part of ``--stack`` that ``--reference`` shows is super-resolved, brought to the voxels of the reference by the
 affines and a rigid registration (of the cubic result, so that no method has an advantage), averaged over the thickness
 of the reference's slices, and correlated with what the reference shows, by band of frequencies across the slices of the
-stack. A band is counted in Nyquist frequencies of those slices: beyond 1 lies what thick slices cannot sample.
+stack, which may lie obliquely to the reference. A band is counted in Nyquist frequencies of those slices: beyond 1 lies
+what thick slices cannot sample.
 
-The ceiling is what the two acquisitions agree on where both are sharp: the same bands along the third axis, with both
-smoothed across the stack's slices. Writes ``orthogonal.json`` and ``orthogonal.png``.
+The ceiling is what the two acquisitions agree on where both are sharp: the same bands within the slices of the stack,
+of what varies across them by less than half their Nyquist frequency. Writes ``orthogonal.json`` and ``orthogonal.png``.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +25,7 @@ import matplotlib
 import nibabel as nib
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import distance_transform_edt, find_objects
 from scripts.data.cases import read_case
 from scripts.degradation import SliceProfileOperator
 from scripts.evaluation.metrics import foreground
@@ -39,6 +41,8 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
 MARGIN_MM = 8.0  # of the stack around what the reference shows
+FINE = 5  # samples over the thickness of a slice of the reference
+ACQUIRED = "acquired in the other plane"
 
 
 def crop_to(volume: np.ndarray, affine: np.ndarray, axis: int, other: np.ndarray, other_affine: np.ndarray) -> Any:
@@ -55,34 +59,111 @@ def crop_to(volume: np.ndarray, affine: np.ndarray, axis: int, other: np.ndarray
     return volume[tuple(cut)], moved
 
 
-def bands(found: np.ndarray, seen: np.ndarray, axis: int, spacing_mm: float, limits: np.ndarray) -> list[float | None]:
-    """Correlation of two volumes along one axis in each band between two limits, cycles per mm.
+def shown_in(
+    volume: np.ndarray, affine: np.ndarray, shape: Sequence[int], other_affine: np.ndarray, plane: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A volume as thick slices of another grid would show it, and where all of such a voxel lies in the volume.
 
-    Lines are taken without their means and in a Hann window; ``None`` where a band holds no frequency of the grid.
+    Args:
+        volume: ``(I, J, K)`` thin slices.
+        affine: ``(4, 4)`` RAS.
+        shape: of the other grid.
+        other_affine: ``(4, 4)`` RAS of it; a movement of the patient goes in front.
+        plane: its voxel axis of the slices.
+
+    Returns:
+        Float32 values and a mask, both of that shape.
     """
-    lines = [np.moveaxis(v, axis, -1) for v in (found, seen)]
-    window = np.hanning(lines[0].shape[-1])
-    A, B = (np.fft.rfft((line - line.mean(axis=-1, keepdims=True)) * window) for line in lines)
-    frequency = np.fft.rfftfreq(lines[0].shape[-1], spacing_mm)
+    fine = SliceProfileOperator(SliceGrid.over_slab(shape[plane], FINE), "box")
+    fine_shape = [*shape]
+    fine_shape[plane] = fine.grid.n_thin
+    fine_affine = fine.grid.thin_affine(other_affine, plane)
+    values, inside = Interpolated(volume, affine).at(grid_voxels(fine_shape), fine_affine)
+    slab = fine.degrade(torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, plane, -1))))
+    lines = np.moveaxis(inside, plane, -1)
+    known = np.asarray(lines.reshape(*lines.shape[:-1], -1, FINE).all(-1))
+    return np.moveaxis(slab.numpy(), -1, plane), np.moveaxis(known, -1, plane)
+
+
+def taper(known: np.ndarray, plane: int, spacing_mm: np.ndarray) -> np.ndarray:
+    """A window over all that is known of each slice, whatever its outline: 0 outside, 1 farthest from the edge.
+
+    Over a strip it is the Hann window across the strip.
+    """
+    rest = [spacing_mm[a] for a in range(3) if a != plane]
+    windows = []
+    for mask in np.moveaxis(known, plane, 0):
+        depth = distance_transform_edt(np.pad(mask, 1), sampling=rest)[1:-1, 1:-1]
+        windows.append(np.sin(np.pi / 2 * depth / max(depth.max(), 1e-6)) ** 2)
+    return np.moveaxis(np.array(windows), 0, plane)
+
+
+def bands(
+    found: np.ndarray,
+    seen: np.ndarray,
+    window: np.ndarray,
+    plane: int,
+    cycles: Sequence[np.ndarray],
+    limits: np.ndarray,
+    other_at_most: float = np.inf,
+) -> list[float | None]:
+    """Correlation of the slices of two volumes in each band of frequencies along one direction.
+
+    Args:
+        found: ``(I, J, K)``.
+        seen: of the same shape.
+        window: of the same shape, see :func:`taper`; both are taken without their means in it.
+        plane: voxel axis of the slices.
+        cycles: frequency of every coefficient of a slice's Fourier transform along the direction, and across it, as
+            :func:`frequencies` gives them.
+        limits: of the bands, cycles per mm.
+        other_at_most: coefficients of a higher frequency across the direction do not count.
+
+    Returns:
+        A number per band, ``None`` where a band holds no frequency.
+    """
+
+    def spectra(volume: np.ndarray) -> np.ndarray:
+        slices, weights = (np.moveaxis(v, plane, 0).astype(np.float64) for v in (volume, window))
+        total = np.maximum(weights.sum(axis=(1, 2), keepdims=True), 1e-6)
+        return np.fft.fft2((slices - (slices * weights).sum(axis=(1, 2), keepdims=True) / total) * weights)
+
+    A, B = spectra(found), spectra(seen)
+    along, across = cycles
     result: list[float | None] = []
     for low, high in pairwise(limits):
-        band = (frequency > low) & (frequency <= high)
-        a, b = A[..., band], B[..., band]
+        band = (along > low) & (along <= high) & (across <= other_at_most)
+        a, b = A[:, band], B[:, band]
         norm = float(np.sqrt(np.square(np.abs(a)).sum() * np.square(np.abs(b)).sum()))
         result.append(float((a * b.conj()).real.sum()) / norm if band.any() and norm > 0 else None)
     return result
 
 
-def common_box(known: np.ndarray, axis: int) -> tuple[slice, ...]:
-    """A box of voxels that are all known: the range along ``axis`` and the others that most voxels share."""
-    cut = [slice(None)] * 3
-    for _ in range(2):
-        for a in (axis, *(b for b in range(3) if b != axis)):
-            share = known[tuple(cut)].mean(axis=tuple(b for b in range(3) if b != a))
-            good = np.flatnonzero(share >= 0.98 * share.max())
-            start = cut[a].start or 0
-            cut[a] = slice(start + int(good[0]), start + int(good[-1]) + 1)
-    return tuple(cut)
+def frequencies(
+    shape: Sequence[int], affine: np.ndarray, plane: int, direction: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frequency of every coefficient of a slice's 2D Fourier transform along a direction of the patient, and across it.
+
+    The slices may lie obliquely to the direction; what counts is its part in their plane, since the slices show no
+    other frequencies.
+
+    Args:
+        shape: of the volume.
+        affine: ``(4, 4)`` RAS.
+        plane: voxel axis of the slices.
+        direction: ``(3,)`` unit vector, mm.
+
+    Returns:
+        Two arrays of the shape of a slice, cycles per mm, >= 0.
+    """
+    axes = [a for a in range(3) if a != plane]
+    spacing = voxel_spacing_mm(affine)
+    units = [affine[:3, a] / spacing[a] for a in axes]
+    own = [np.fft.fftfreq(shape[a], spacing[a]) for a in axes]
+    first, second = np.meshgrid(*own, indexing="ij")
+    parts = np.array([unit @ direction for unit in units])
+    parts /= np.linalg.norm(parts)
+    return np.abs(parts[0] * first + parts[1] * second), np.abs(parts[0] * second - parts[1] * first)
 
 
 def measure(stack: Path, reference: Path, limits: list[float], ids: dict[str, Any], picture: Path) -> dict[str, Any]:
@@ -104,67 +185,58 @@ def measure(stack: Path, reference: Path, limits: list[float], ids: dict[str, An
     volumes = {"cubic": cubic, "cubic + data consistency": consistent, "ours": ours}
 
     found = register_rigid(cubic, thin_affine, other.array, other.affine_ras, other_axis)
-    # the reference's thin grid: its slices are averages over it
-    fine = SliceProfileOperator(SliceGrid.over_slab(other.array.shape[other_axis], 5), "box")
-    fine_affine = fine.grid.thin_affine(other.affine_ras, other_axis)
-    shape = list(other.array.shape)
-    shape[other_axis] = fine.grid.n_thin
-    voxels = grid_voxels(shape)
     shown = {}
     for name, volume in volumes.items():
-        values, inside = Interpolated(volume, thin_affine).at(voxels, found.matrix @ fine_affine)
-        slab = fine.degrade(torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, other_axis, -1))))
-        shown[name] = np.moveaxis(slab.numpy(), -1, other_axis)
-    lines = np.moveaxis(inside, other_axis, -1)
-    known = np.moveaxis(np.asarray(lines.reshape(*lines.shape[:-1], -1, 5).all(-1)), -1, other_axis)
-    box = common_box(known, other_axis)
-    shown = {name: volume[box] for name, volume in shown.items()}
-    seen = other.array[box]
+        shown[name], known = shown_in(
+            volume, thin_affine, other.array.shape, found.matrix @ other.affine_ras, other_axis
+        )
+    if not known.any():
+        raise SystemExit("--reference must show a part of --stack, got none; take two planes of one session")
 
     spacing = voxel_spacing_mm(other.affine_ras)
-    directions = np.abs(other.affine_ras[:3, :3] / spacing).T @ np.abs(
-        affine[:3, axis] / voxel_spacing_mm(affine)[axis]
-    )
-    directions[other_axis] = -1
-    across = int(directions.argmax())
-    third = next(a for a in range(3) if a not in (across, other_axis))
+    normal = affine[:3, axis] / voxel_spacing_mm(affine)[axis]
+    cycles = frequencies(other.array.shape, other.affine_ras, other_axis, found.matrix[:3, :3].T @ normal)
+    window = taper(known, other_axis, spacing)
     nyquist = 1 / (2 * float(voxel_spacing_mm(affine)[axis]))
-    cycles = np.array(limits) * nyquist
-    sigma = 1 / (2 * np.pi * nyquist) * 2 / spacing[across]  # leaves little beyond half the Nyquist frequency
-    smooth = [gaussian_filter1d(v, sigma, axis=across) for v in (shown["cubic"], seen)]
+    edges = np.array(limits) * nyquist
     result = {
         "limits_of_nyquist": limits,
-        "limits_cycles_per_mm": cycles.tolist(),
-        "voxels": list(seen.shape),
+        "limits_cycles_per_mm": edges.tolist(),
+        "voxels": int(known.sum()),
         "registration": {k: v for k, v in asdict(found).items() if k != "matrix"},
         "correlation": {
-            name: bands(volume, seen, across, float(spacing[across]), cycles) for name, volume in shown.items()
+            name: bands(volume, other.array, window, other_axis, cycles, edges) for name, volume in shown.items()
         },
-        "ceiling": bands(smooth[0], smooth[1], third, float(spacing[third]), cycles),
+        "ceiling": bands(
+            shown["cubic"], other.array, window, other_axis, cycles[::-1], edges, other_at_most=nyquist / 2
+        ),
     }
-    draw(picture, shown, seen, other_axis, across, spacing, result)
+    box = find_objects(known.astype(int))[0]
+    cut = {name: np.where(known, volume, 0)[box] for name, volume in {**shown, ACQUIRED: other.array}.items()}
+    draw(picture, cut, known[box], other_axis, other.affine_ras, normal, result)
     return result
 
 
 def draw(
     path: Path,
     shown: dict[str, np.ndarray],
-    seen: np.ndarray,
+    known: np.ndarray,
     plane: int,
-    across: int,
-    spacing: np.ndarray,
+    affine: np.ndarray,
+    normal: np.ndarray,
     result: Any,
 ) -> None:
-    """The reference's slice with most tissue as each method shows it, and the correlations."""
-    counts = foreground(seen).sum(axis=tuple(a for a in range(3) if a != plane))
+    """The reference's slice with most tissue as each method and the reference show it, and the correlations."""
+    spacing = voxel_spacing_mm(affine)
+    rows, columns = sorted((a for a in range(3) if a != plane), key=lambda a: -abs(affine[:3, a] @ normal) / spacing[a])
+    counts = (foreground(shown[ACQUIRED]) & known).sum(axis=(rows, columns))
     index = int(counts.argmax())
-    columns = next(a for a in range(3) if a not in (plane, across))
-    figure, axes = plt.subplots(1, len(shown) + 2, figsize=(3.2 * (len(shown) + 2), 3.2), layout="constrained")
-    for axis, (name, volume) in zip(axes, [*shown.items(), ("acquired in the other plane", seen)], strict=False):
+    figure, axes = plt.subplots(1, len(shown) + 1, figsize=(3.2 * (len(shown) + 1), 3.2), layout="constrained")
+    for axis, (name, volume) in zip(axes, shown.items(), strict=False):
         picture = volume.take(index, plane)
-        picture = picture if across < columns else picture.T
-        low, high = np.percentile(volume, [0.5, 99.7])
-        axis.imshow(picture, cmap="gray", vmin=low, vmax=high, aspect=spacing[across] / spacing[columns])
+        picture = picture if rows < columns else picture.T
+        low, high = np.percentile(volume[known], [0.5, 99.7])
+        axis.imshow(picture, cmap="gray", vmin=low, vmax=high, aspect=spacing[rows] / spacing[columns])
         axis.set(xticks=[], yticks=[])
         axis.set_title(name, fontsize=9)
     middle = (np.array(result["limits_of_nyquist"])[1:] + np.array(result["limits_of_nyquist"])[:-1]) / 2
@@ -196,7 +268,7 @@ def main() -> None:
     moved = result["registration"]
     print(
         f"moved by {moved['shift_mm']:.2f} mm and {moved['rotation_degrees']:.2f} degrees, correlation "
-        f"{moved['correlation_before']:.3f} -> {moved['correlation']:.3f}; {result['voxels']} voxels"
+        f"{moved['correlation_before']:.3f} -> {moved['correlation']:.3f}; {result['voxels']} voxels known in both"
     )
     names = [f"{low:g}-{high:g}" for low, high in pairwise(arguments.limits)]
     print("| Nyquist frequencies | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
