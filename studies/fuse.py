@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What fusion is worth where the truth is known: three stacks of one volume against the best of them alone.
 
-The middle of each thin-slice volume is made thick along each of its axes; between the stacks the patient moves by up to
-``--degrees`` and ``--shift-mm``. Every stack is super-resolved alone, and all are fused. PSNR is over the middle,
-without a border of 8 voxels; a single result is compared with what its own stack shows. Writes ``fuse.json``.
+Each thin-slice volume is made thick along each of its axes; between the stacks the patient moves by up to ``--degrees``
+and ``--shift-mm``. As much of the volume is taken as every stack shows, or its middle (``--size``). Every stack is
+super-resolved alone, and all are fused. PSNR is over what is taken, without a border of 8 voxels; a single result is
+compared with what its own stack shows. Writes ``fuse.json``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +39,52 @@ def movement(rng: np.random.Generator, degrees: float, shift_mm: float, centre: 
     return matrix
 
 
-def measure(source: object, size: int, factor: float, degrees: float, shift_mm: float, ids: dict[str, Any]) -> dict:
+def largest_middle(
+    shape: Sequence[int], affine: np.ndarray, movements: Sequence[np.ndarray], size: int | None, multiple: int
+) -> tuple[list[int], list[int]]:
+    """The largest box in the middle of a volume that stays inside it under every movement.
+
+    Args:
+        shape: of the volume.
+        affine: ``(4, 4)`` RAS of it.
+        movements: rigid ``(4, 4)`` matrices, mm.
+        size: voxels along each axis at most; ``None`` for no limit.
+        multiple: each length is a multiple of it.
+
+    Returns:
+        First voxel and number of voxels along each axis.
+    """
+    volume = np.array(shape)
+    lengths = np.minimum(volume, size or volume) // multiple * multiple
+    steps = np.array([np.linalg.inv(affine) @ moved @ affine for moved in movements])
+    while (lengths > 0).all():
+        start = (volume - lengths) // 2
+        corners = np.array([[*c, 1] for c in product(*zip(start, start + lengths - 1, strict=True))]).T
+        places = (steps @ corners)[:, :3]
+        beyond = np.maximum(-places, places - (volume - 1)[:, None]).max(axis=(0, 2))
+        if beyond.max() <= 1e-6:
+            return start.tolist(), lengths.tolist()
+        lengths[(beyond / volume).argmax()] -= multiple
+    raise SystemExit(f"the volume must be larger than the movement, got {tuple(shape)} voxels; lower --degrees")
+
+
+def measure(
+    source: object, size: int | None, factor: int, degrees: float, shift_mm: float, ids: dict[str, Any]
+) -> dict[str, Any]:
     """Make the stacks of one volume, run both commands, compare."""
     _, volume = read_case(source)
-    start = [max(0, (n - size) // 2) for n in volume.array.shape]
-    shape = [min(size, n) // int(factor) * int(factor) for n in volume.array.shape]
+    centre = volume.affine_ras[:3, :3] @ (np.array(volume.array.shape) / 2) + volume.affine_ras[:3, 3]
+    rng = np.random.default_rng(0)
+    movements = [np.eye(4), *(movement(rng, degrees, shift_mm, centre) for _ in range(2))]
+    start, shape = largest_middle(volume.array.shape, volume.affine_ras, movements, size, factor)
     affine = volume.affine_ras.copy()
     affine[:3, 3] += affine[:3, :3] @ start
-    centre = affine[:3, :3] @ (np.array(shape) / 2) + affine[:3, 3]
     whole = Interpolated(volume.array, volume.affine_ras)
-    rng = np.random.default_rng(0)
     inner = (slice(BORDER, -BORDER),) * 3
     with tempfile.TemporaryDirectory() as folder:
         stacks, shown = [], []
         for index, axis in enumerate((2, 1, 0)):
-            moved = movement(rng, degrees, shift_mm, centre) if index else np.eye(4)
-            thin, _ = whole.at(grid_voxels(shape), moved @ affine)
+            thin, _ = whole.at(grid_voxels(shape), movements[index] @ affine)
             thick, thick_affine = thicken(thin, affine, scale_factor=factor, thick_axis=axis, profile="box")
             path = Path(folder) / "in" / f"stack{index}.nii.gz"
             path.parent.mkdir(exist_ok=True)
@@ -70,7 +103,7 @@ def measure(source: object, size: int, factor: float, degrees: float, shift_mm: 
         single = [score(Path(folder) / "single" / f"stack{i}_sr.nii.gz", shown[i]) for i in range(3)]
         fused = score(Path(folder) / "fused.nii.gz", shown[0])
         report = json.loads((Path(folder) / "fused.json").read_text())
-    return {"single_db": single, "fused_db": fused, "gain_db": fused - max(single), "report": report}
+    return {"voxels": shape, "single_db": single, "fused_db": fused, "gain_db": fused - max(single), "report": report}
 
 
 def main() -> None:
@@ -78,8 +111,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="thin-slice MR volumes that were never trained on")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=96, help="voxels along each axis of the middle that is taken")
-    parser.add_argument("--scale-factor", type=float, default=4)
+    parser.add_argument("--size", type=int, help="voxels along each axis of the middle that is taken; all by default")
+    parser.add_argument("--scale-factor", type=int, default=4)
     parser.add_argument("--degrees", type=float, default=2, help="largest rotation about each axis")
     parser.add_argument("--shift-mm", type=float, default=2, help="largest shift along each axis")
     accept_overrides(parser)
@@ -92,7 +125,7 @@ def main() -> None:
         )  # fmt: skip
         results[str(item["case"])] = found
         alone = ", ".join(f"{value:.2f}" for value in found["single_db"])
-        print(f"{item['case']}: alone {alone} dB, fused {found['fused_db']:.2f} dB: {found['gain_db']:+.2f}")
+        print(f"{item['case']}, {found['voxels']} voxels: alone {alone} dB, fused {found['fused_db']:.2f} dB")
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output / "fuse.json", results)
 
