@@ -3,7 +3,9 @@
 
 import shutil
 import subprocess
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import UUID
 
 import highdicom
@@ -22,7 +24,6 @@ from scripts.dicom.uids import derived_uid
 from scripts.dicom.writing import Provenance, stored_values, write_series
 from scripts.geometry import SliceGrid
 
-from tests.conftest import ROOT
 from tests.dicom.synthetic import ramp_series, write_enhanced
 from tests.dicom.synthetic import write_series as write_source
 
@@ -85,7 +86,7 @@ def test_two_other_readers_agree_on_place_and_voxels(case, tmp_path):
 def test_dcm2niix_puts_every_voxel_at_the_same_place(case, tmp_path):
     made = case()
     (tmp_path / "nii").mkdir()
-    tool = shutil.which("dcm2niix") or str(ROOT / ".venv" / "bin" / "dcm2niix")
+    tool = shutil.which("dcm2niix") or str(Path(sys.prefix) / "bin" / "dcm2niix")
     subprocess.run(
         [tool, "-b", "n", "-z", "n", "-o", tmp_path / "nii", tmp_path / "derived"], check=True, capture_output=True
     )
