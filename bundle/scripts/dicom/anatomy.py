@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which part of the body a scan shows, by what its header says: one of a few words, never the header's own text."""
+"""The part of the body that a scan shows, according to its header: one of a few words, never the header's own text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .values import codes_of, text_of
 
 __all__ = ["BODY_PARTS", "BODY_PART_KEYWORDS", "body_part"]
 
-# words of BodyPartExamined (PS3.16 annex L), and of protocols and descriptions; the first part that matches counts
+# words of BodyPartExamined (PS3.16 annex L), protocols and descriptions; the first part of the body that matches wins
 BODY_PARTS: dict[str, tuple[str, ...]] = {
     "prostate": ("PROSTATE", "PROSTATA"),
     "breast": ("BREAST", "MAMMA"),
@@ -31,7 +31,7 @@ BODY_PARTS: dict[str, tuple[str, ...]] = {
     "neck": ("NECK", "LARYNX", "THYROID", "CAROTID"),
     "head": ("HEAD", "BRAIN", "SKULL", "CEREBRAL", "CRANE", "SCHAEDEL", "KOPF", "PITUITARY", "ORBIT", "ORBITS"),
 }  # fmt: skip
-CODES = {  # SNOMED CT of AnatomicRegionSequence
+CODES = {  # SNOMED CT codes of AnatomicRegionSequence
     "69536005": "head", "12738006": "head", "45048000": "neck", "51185008": "chest", "80891009": "heart",
     "113345001": "abdomen", "10200004": "liver", "12921003": "pelvis", "41216001": "prostate", "421060004": "spine",
     "122494005": "spine", "122495006": "spine", "122496007": "spine", "72696002": "knee", "29836001": "hip",
@@ -43,9 +43,9 @@ BODY_PART_KEYWORDS = (
 
 
 def body_part(ds: Dataset) -> str:
-    """One of :data:`BODY_PARTS`, or an empty string where the header does not tell.
+    """One of :data:`BODY_PARTS`, or an empty string if the header names none.
 
-    BodyPartExamined, or its code, counts before protocol and descriptions; the first that tells anything decides.
+    The attributes are tried in the order of :data:`BODY_PART_KEYWORDS`, and the first one that names a part decides.
     """
     for keyword in BODY_PART_KEYWORDS:
         if keyword == "AnatomicRegionSequence":

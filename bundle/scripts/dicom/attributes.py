@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a derived series takes over from its source, attribute by attribute; nothing that is not listed here."""
+"""The attributes that a derived series takes over from its source. Nothing that is not listed here is taken over."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydicom.valuerep import validate_value
 
 __all__ = ["ACQUISITION", "LOSSY", "PATIENT_AND_STUDY", "REQUIRED_EMPTY", "copy_constant"]
 
-# who, when, which study: the derived series stands beside its source, so these must be equal
+# patient and study: the derived series lies in the study of its source, so these must be equal
 PATIENT_AND_STUDY = (
     "SpecificCharacterSet", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyDescription",
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "PatientSize",
@@ -22,7 +22,7 @@ PATIENT_AND_STUDY = (
     "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID",
     "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
 )  # fmt: skip
-# type 2 of patient and study: there, though empty, where the source has them so
+# type 2 attributes of patient and study: kept even if they are empty in the source
 KEPT_EMPTY = ("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialTimePointID")
 
 # how the thick slices were acquired
@@ -34,10 +34,10 @@ ACQUISITION = (
     "ContrastBolusAgent", "ContrastBolusRoute", "ContrastBolusVolume", "AcquisitionNumber",
 )  # fmt: skip
 
-# once lossy, for ever lossy
+# a series that was ever compressed with loss must say so for ever
 LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 
-# type 2: present even where nothing is known
+# type 2 attributes: present even if the source has no value
 REQUIRED_EMPTY = (
     "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientName", "PatientID",
     "PatientBirthDate", "PatientSex", "StudyID", "PositionReferenceIndicator", "Manufacturer", "ScanOptions",
@@ -46,10 +46,10 @@ REQUIRED_EMPTY = (
 
 
 def copy_constant(sources: Sequence[Dataset], target: Dataset, keywords: Sequence[str]) -> None:
-    """Copy those attributes that every slice of the source has with one value, which is not empty.
+    """Copy the attributes whose value is the same, and not empty, in every slice of the source.
 
-    A value that differs from slice to slice belongs to a slice that no longer exists. A value that breaks its own
-    representation is left out too, unless it says whose the series is.
+    A value that differs between slices describes a slice that does not exist in the derived series. A value that
+    violates its value representation is left out too, except in attributes that identify patient or study.
     """
     first = sources[0]
     for keyword in keywords:
@@ -65,7 +65,7 @@ def copy_constant(sources: Sequence[Dataset], target: Dataset, keywords: Sequenc
 
 
 def _is_valid(element: DataElement) -> bool:
-    """Whether the values are what their representation allows; archives hold ages such as ``0Y``."""
+    """Whether the values obey their value representation; archives hold ages such as ``0Y``."""
     values = element.value if element.VM > 1 else [element.value]
     try:
         for value in values:

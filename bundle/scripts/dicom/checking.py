@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What validators do not see: whether a derived series is a sound volume and belongs to its source."""
+"""Checks that validators do not make: whether a derived series is a sound volume and belongs to its source."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def check_series(
 
     Args:
         files: of the series.
-        source_files: of the series it is derived from; without them that part is not checked.
-        affine_ras: ``(4, 4)`` it should have, for example that of the NIfTI file.
-        voxels: ``(columns, rows, slices)`` it should hold after rounding, in scanner units.
+        source_files: of the series it is derived from; if there are none, the relation to the source is not checked.
+        affine_ras: the expected ``(4, 4)`` affine, for example that of the NIfTI file.
+        voxels: the expected values ``(columns, rows, slices)`` in scanner units; rounding is allowed for.
 
     Returns:
-        One line per finding, none for a sound series.
+        One line per finding; an empty list for a sound series.
     """
     if not files:
         return ["a series must have files, got none"]
@@ -85,7 +85,7 @@ def check_series(
 
 
 def series_affine_ras(slices: Sequence[Dataset]) -> np.ndarray:
-    """RAS affine of slices in order of position, from the first and last position.
+    """RAS affine of slices, computed from the first and the last position along their normal.
 
     Args:
         slices: at least two, axes ``(columns, rows, slices)``.
@@ -161,7 +161,7 @@ def _check_source(slices: Sequence[Dataset], files: Sequence[Dataset], demand: C
     first = files[0]
     for keyword in SHARED:
         if keyword == "FrameOfReferenceUID" and not first.get(keyword):
-            continue  # the writer has had to make one
+            continue  # the source has none, so the writer made one
         same = str(slices[0].get(keyword) or "") == str(first.get(keyword) or "")
         demand(same, f"{keyword} must be the source's")
     known = {str(ds.SOPInstanceUID) for ds in files}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compressed pixels: which decoder reads which transfer syntax, and what each of them gives back.
+"""Decoders of compressed pixels: which one reads which transfer syntax, in one form for all.
 
-The decoders are called themselves and not through pydicom, since MONAI Label comes with pydicom 2, which has no common
-interface to them, and since that of pydicom 3 logs what it finds. GDCM is left out: it may end the process.
+The decoders are called directly, not through pydicom: MONAI Label comes with pydicom 2, which has no common interface
+to them, and the interface of pydicom 3 logs header values. GDCM is not used, because it may end the process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ except ImportError:  # pydicom 2
     from pydicom.encaps import generate_pixel_data_frame
 
     def get_frame(buffer: bytes, index: int, *, number_of_frames: int) -> bytes:  # type: ignore[misc]
-        """One frame of encapsulated pixels, as pydicom 3 has it."""
+        """One frame of encapsulated pixels, as the function of this name in pydicom 3 returns it."""
         return next(islice(generate_pixel_data_frame(buffer, number_of_frames), index, None))
 
 
@@ -53,7 +53,7 @@ JPEG_2000 = (
 
 
 def missing_package(syntax: str) -> str | None:
-    """Name of the package that is missing to decode a transfer syntax; empty where all is there.
+    """Name of the package that must be installed to decode a transfer syntax; empty if none is missing.
 
     Returns:
         ``None`` for a transfer syntax that no decoder reads.
@@ -80,11 +80,12 @@ def decode_frame(syntax: str, frame: bytes, shape: tuple[int, int], bits_allocat
         bits_allocated: 8, 16 or 32.
 
     Returns:
-        ``(rows, columns)`` int64 values, and of how many bits they are: a signed value counts from the other end of
-        its range, as two's complement does.
+        ``(rows, columns)`` int64 unsigned values, and their number of bits. A signed value appears as the unsigned
+        number of the same bits (two's complement).
 
     Raises:
-        Exception: whatever a decoder raises on damaged data; ``NotImplementedError`` for what it cannot do at all.
+        NotImplementedError: for a variant that the decoder does not support.
+        Exception: whatever a decoder raises on damaged data.
     """
     decode: Callable[[bytes], tuple[np.ndarray, int]]
     if syntax == RUN_LENGTHS:

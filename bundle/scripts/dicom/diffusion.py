@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Diffusion weighting of one image, by the standard's attributes or by those of the vendors."""
+"""Diffusion weighting of one image, from the standard's attributes or from the vendors' own."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ VENDORS: dict[str, tuple[int, tuple[int, ...]]] = {
     "UIH": (0x00651009, (0x00651037,)),
 }
 DIFFUSION_TAGS = tuple(tag for b_value, gradient in VENDORS.values() for tag in (b_value, *gradient))
-GE_FLAG = 10**9  # GE adds it to the b-value of sequences with several
-LARGEST_B_VALUE = 10**5  # beyond it, what stands there is no b-value
+GE_FLAG = 10**9  # GE adds this to the b-value in sequences with several b-values
+LARGEST_B_VALUE = 10**5  # a larger number is not a b-value
 
 
 def diffusion_weighting(ds: Dataset) -> tuple[float | None, tuple[float, ...] | None]:
-    """The b-value in s/mm2, and the direction of the gradient; None where nothing is stated, or the direction is 0.
+    """The b-value in s/mm2, and the direction of the gradient; None if it is not stated, or if the direction is 0.
 
-    The direction tells images apart and is used for nothing else, so its coordinate system does not matter.
+    The direction only serves to tell images apart, so its coordinate system does not matter.
     """
     b_value, gradient = finite_of(ds, "DiffusionBValue"), _gradient(ds)
     manufacturer = text_of(ds, "Manufacturer").upper() + " "
@@ -42,7 +42,7 @@ def diffusion_weighting(ds: Dataset) -> tuple[float | None, tuple[float, ...] | 
 
 
 def _gradient(ds: Dataset) -> tuple[float, ...] | None:
-    """The standard's attribute, which multi-frame objects keep in a sequence of its own."""
+    """Direction from the standard's attribute, which multi-frame objects keep in a separate sequence."""
     for item in (ds, *(ds.get("DiffusionGradientDirectionSequence") or ())):
         if gradient := vector_of(item, "DiffusionGradientOrientation", 3):
             return gradient

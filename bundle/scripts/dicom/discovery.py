@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which DICOM series a folder tree holds, from headers alone; every file is accounted for."""
+"""Find the DICOM series of a folder tree from their headers alone; every file is accounted for."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ DAMAGED = (Reason.TRUNCATED, Reason.UNREADABLE, Reason.CHANGED)
 
 @dataclass(frozen=True)
 class SeriesCandidate:
-    """One volume's worth of slices, with everything that was read of their headers.
+    """The slices of one volume, with everything that was read from their headers.
 
     Attributes:
-        key: first 16 hex digits of the SHA-256 of the series UID, with a suffix where a series holds several volumes;
-            the case's name.
-        slices: in order of position along the slice normal; several may lie in one file.
-        copies: further files that are byte for byte equal to one of ``files``.
-        warnings: what is tolerated, but a person may want to know.
-        derived_number: SeriesNumber for the derived series, which no series of the study has that was not derived here.
+        key: name of the case: the first 16 hex digits of the SHA-256 of the series UID, with a suffix if the series
+            holds several volumes.
+        slices: in order of position along the slice normal; one file may hold several.
+        copies: further files that are byte-for-byte copies of one of ``files``.
+        warnings: faults that are tolerated but worth knowing.
+        derived_number: SeriesNumber of the derived series; no series of the study that was acquired has it.
     """
 
     key: str
@@ -66,7 +66,7 @@ class SeriesCandidate:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Files that hold the slices, in the order of the slices, each once."""
+        """Files that hold the slices, in the order of the slices; each file once."""
         return tuple(dict.fromkeys(header.path for header in self.slices))
 
     @property
@@ -82,7 +82,7 @@ class SeriesCandidate:
 
 @dataclass(frozen=True)
 class RefusedSeries:
-    """A series, or one volume of it, that must not be processed; ``files`` includes copies."""
+    """A series, or one volume of it, that is refused; ``files`` includes copies."""
 
     key: str
     files: tuple[Path, ...]
@@ -99,9 +99,9 @@ class LeftOutFile:
 
 @dataclass(frozen=True)
 class Discovered:
-    """What a folder tree holds: every file of it is in exactly one place of one of these lists.
+    """The contents of a folder tree: every file is in exactly one of these lists, once.
 
-    ``nifti`` are the volumes that lie in one file: NIfTI and the other formats of :mod:`scripts.formats`.
+    ``nifti`` are the volumes in a single file: NIfTI and the other formats of :mod:`scripts.formats`.
     """
 
     series: list[SeriesCandidate] = field(default_factory=list)
@@ -110,7 +110,7 @@ class Discovered:
     nifti: list[Path] = field(default_factory=list)
 
     def all_paths(self) -> list[Path]:
-        """Every path of the tree, as often as it is accounted for; the volumes of one series may share files."""
+        """Every path of the tree, once for each entry that holds it; volumes of one series may share files."""
         paths = {(series.key.partition("-")[0], path) for series in self.series for path in series.files}
         paths |= {(series.key.partition("-")[0], path) for series in self.refused for path in series.files}
         copies = {(series.key.partition("-")[0], path) for series in self.series for path in series.copies}
@@ -127,24 +127,24 @@ def discover(
     max_voxels: int = 2**30,
     unpack_into: Path | None = None,
 ) -> Discovered:
-    """Look through a folder tree.
+    """Find every DICOM series below a folder.
 
-    Inside one series only image type, stack, echo, diffusion weighting and time point tell volumes apart; a difference
-    in anything else that matters refuses the series.
+    The slices of one series are separated into volumes by image type, stack, echo, diffusion weighting and time point.
+    If they differ in anything else that matters, the series is refused.
 
     Args:
-        root: the folder; everything below it belongs together, whatever its folders and names.
+        root: the folder; slices of one series are put together whatever their folders and names.
         modality: ``MR`` or ``CT``.
-        stable_seconds: look at sizes and times twice, so far apart, and refuse what moves (a series that is still
-            being received).
-        strict: refuse a series whose own counts say that slices are missing at its ends, rather than warn.
-        min_slices: fewest slices of a volume.
-        max_voxels: most voxels of a volume.
-        unpack_into: an empty folder of the caller's, to which zip and tar archives of the tree are unpacked: what they
-            hold belongs to the tree. ``None`` leaves archives out. Archives inside archives are left out.
+        stable_seconds: look at sizes and times twice, so many seconds apart, and refuse files that changed (a series
+            that is still being received).
+        strict: refuse a series, rather than warn, if its own counts say that slices are missing at its ends.
+        min_slices: the fewest slices that a volume may have.
+        max_voxels: the most voxels that a volume may have.
+        unpack_into: an empty folder of the caller's, into which zip and tar archives of the tree are unpacked; their
+            contents belong to the tree. ``None`` leaves archives out. Archives inside archives are left out.
 
     Returns:
-        Volumes that can be read, series that must not be, and the files of no series.
+        Volumes that can be read, series that are refused, and the files that belong to no series.
 
     Raises:
         ValueError: if ``modality`` is unknown.
@@ -195,13 +195,12 @@ def look_at(path: Path, stamp: Stamp, changed: CaseError | None, modality: str) 
     Args:
         path: a regular file.
         stamp: its size and time of modification when the tree was listed.
-        changed: why it counts as changed already, if so.
+        changed: why the file already counts as changed, or ``None``.
         modality: ``MR`` or ``CT``.
 
     Returns:
-        The headers of its slices, with the reason why the file cannot be used, if so; or, where it cannot be told
-        which series the file belongs to, why. A reason among :data:`DAMAGED` means that it may belong to a series all
-        the same.
+        The headers of its slices; their ``error`` says why the file cannot be used, if so. If the series of the file is
+        not known, the reason for that: with one of :data:`DAMAGED`, the file may nevertheless belong to a series.
     """
     try:
         headers = read_headers(path)
@@ -219,17 +218,17 @@ def look_at(path: Path, stamp: Stamp, changed: CaseError | None, modality: str) 
 
 
 def _better_known(path: Path, error: CaseError) -> CaseError:
-    """What a file is that is no DICOM file, where its name tells."""
+    """A better reason for a file that is not DICOM, if its name tells what it is."""
     if error.reason is not Reason.NOT_AN_IMAGE:
         return error
     name = path.name.lower()
     if name.startswith("._"):
-        message = "an input must be an image, got what macOS keeps beside a file; nothing to do"
+        message = "an input must be an image, got a file in which macOS keeps attributes of another; nothing to do"
         return CaseError(Reason.NOT_AN_IMAGE, message)
     if name.endswith(".img") and is_volume_file(path.with_suffix(".hdr")):
-        return CaseError(Reason.NOT_AN_IMAGE, "the data of a pair are read with their .hdr file; nothing to do")
+        return CaseError(Reason.NOT_AN_IMAGE, "an .img file is read together with its .hdr file; nothing to do")
     if name.endswith(ARCHIVES):
-        return CaseError(Reason.ARCHIVE, "an archive of this kind or in this place is not looked into; unpack it first")
+        return CaseError(Reason.ARCHIVE, "an archive of this kind or in this place is not unpacked; unpack it first")
     return error
 
 
@@ -262,16 +261,16 @@ def series_volumes(
     min_slices: int,
     max_voxels: int,
 ) -> list[SeriesCandidate | RefusedSeries]:
-    """The volumes of one series, or why there are none.
+    """The volumes of one series, or the reasons why it has none.
 
     Args:
         members: its files.
         own: damaged files that can belong to no other series.
-        beside_damage: whether one of its slices may be among damaged files that nobody can place.
-        shared: instance UIDs that files of other series bear as well.
-        strict: see :func:`discover`, as the other two.
-        min_slices: see there.
-        max_voxels: see there.
+        beside_damage: whether one of its slices may be among the damaged files whose series is unknown.
+        shared: instance UIDs that files of other series also have.
+        strict: see :func:`discover`.
+        min_slices: see :func:`discover`.
+        max_voxels: see :func:`discover`.
     """
     headers, copies = members.headers, members.copies
     key = hashed(headers[0].series)
@@ -282,7 +281,7 @@ def series_volumes(
             raise CaseError(Reason.UID_CONFLICT, message)
         _check_series(headers)
         if own:
-            raise CaseError(own[0].error.reason, f"{own[0].error.message} (it lies among the series' slices)")
+            raise CaseError(own[0].error.reason, f"{own[0].error.message} (it lies among the slices of this series)")
         warnings = _count_warnings(headers, beside_damage)
         if strict and warnings:
             raise warnings[0]
@@ -299,7 +298,7 @@ def series_volumes(
 
 
 def _in_several_series(series: Mapping[str, Sequence[Sequence[Header]]]) -> set[str]:
-    """Instance UIDs that files of more than one series bear."""
+    """Instance UIDs that occur in more than one series."""
     seen: dict[str, str] = {}
     return {
         headers[0].sop_instance
@@ -310,12 +309,13 @@ def _in_several_series(series: Mapping[str, Sequence[Sequence[Header]]]) -> set[
 
 
 def _whose(damaged: Sequence[LeftOutFile], series: dict[str, list[Header]]) -> tuple[dict[Path, str], set[str]]:
-    """Series that a damaged file belongs to: the only one in its folder, else nobody knows.
+    """Assign damaged files to series.
 
-    A slice that cannot even tell its series must not vanish from it.
+    A damaged slice that does not even state its series must not silently disappear from it. If there is only one
+    series in its folder, the file is taken to belong to it. Otherwise its series is unknown.
 
     Returns:
-        Series UID of damaged files where it is known, and series of which a slice may be among the others.
+        The series UID of each damaged file for which it is known, and the series that the other files may belong to.
     """
     by_folder: dict[Path, set[str]] = {}
     for uid, headers in series.items():
@@ -337,15 +337,14 @@ def _paths(headers: Iterable[Header], copies: Iterable[Path] = ()) -> tuple[Path
 
 
 def number_derived(candidates: Iterable[SeriesCandidate], taken: Mapping[str, set[int]]) -> Iterator[SeriesCandidate]:
-    """Give each derived series a number: 100 times the source's and 1, or the next that is free in its study.
+    """Give each derived series a number: 100 times the source's plus 1, or the next number that is free in its study.
 
-    The number is one of the facts that its UIDs are hashed from. Series that were derived earlier are therefore no
-    part of ``taken``: with the earlier result beside it, the same source must get the same number again.
+    The UIDs of the derived series are hashed from this number, among other facts. So ``taken`` leaves out series that
+    were derived earlier: a source must get the same number again even if its earlier result lies in the same tree.
 
     Args:
         candidates: volumes of any studies, in the order of their keys.
-        taken: the numbers that the series of each study have, by the hash of the study's UID, without series that
-            were derived here.
+        taken: hash of a study's UID to the numbers of its series, without series that this bundle derived.
 
     Yields:
         The candidates in the same order.
@@ -361,7 +360,7 @@ def number_derived(candidates: Iterable[SeriesCandidate], taken: Mapping[str, se
 
 
 def sort_copies(files: Sequence[list[Header]]) -> Members:
-    """Tell the files of one series from their byte-for-byte copies; reads only files whose instance UIDs are equal."""
+    """Find byte-for-byte copies among the files of a series; only files with equal instance UIDs are read."""
     by_instance: dict[str, list[list[Header]]] = {}
     for headers in files:
         by_instance.setdefault(headers[0].sop_instance or f"none: {headers[0].path}", []).append(headers)
@@ -381,7 +380,7 @@ def sort_copies(files: Sequence[list[Header]]) -> Members:
 
 
 def _digest(header: Header) -> str:
-    """SHA-256 of the file; of its name where it cannot be read, so that it equals no other."""
+    """SHA-256 of the file. If it cannot be read, its path, which equals no other digest."""
     try:
         return sha256(header.path)
     except OSError:
@@ -389,24 +388,24 @@ def _digest(header: Header) -> str:
 
 
 def _check_series(headers: Sequence[Header]) -> None:
-    """What holds for a series as a whole.
+    """Demand what must hold for a series as a whole.
 
     Raises:
         CaseError: with the reason.
     """
     if changed := [h.error for h in headers if h.error is not None and h.error.reason is Reason.CHANGED]:
         raise changed[0]
-    check_one_patient([header for header in headers if header.pixels is not None])  # the rest may be cut before that
+    check_one_patient([header for header in headers if header.pixels is not None])  # a cut header may lack them
     if errors := [header.error for header in headers if header.error is not None]:
         what = f"{errors[0].message} ({len(errors)} of {len(headers)} images)"
         raise CaseError(errors[0].reason, what)
 
 
 def _count_warnings(headers: Sequence[Header], beside_damage: bool) -> tuple[CaseError, ...]:
-    """Hints that slices are missing where their positions cannot show it."""
+    """Warnings that slices may be missing at the ends, which their positions cannot show."""
     warnings = []
     if any(header.multi_frame for header in headers):
-        return ()  # its number of frames is checked, and its numbers count files
+        return ()  # its number of frames is checked elsewhere, and its instance numbers count files
     count = len(headers)
     stated = max((header.images_in_acquisition or 0 for header in headers), default=0)
     if stated > count:
@@ -425,7 +424,7 @@ def _count_warnings(headers: Sequence[Header], beside_damage: bool) -> tuple[Cas
 def _volumes(
     key: str, headers: Sequence[Header], min_slices: int, max_voxels: int
 ) -> list[SeriesCandidate | RefusedSeries]:
-    """The volumes of a series, or why there are none."""
+    """The volumes of a series, or the reasons why it has none."""
     outcomes: list[SeriesCandidate | RefusedSeries] = []
 
     def refuse(part: Part, error: CaseError) -> None:
@@ -451,7 +450,7 @@ def _volumes(
             refuse(part, error)
         return outcomes
     for i, scout in enumerate(scouts):
-        message = "a slice that lies across the others is a scout and is left out; nothing to do"
+        message = "a slice that crosses the others is a scout and is left out; nothing to do"
         refuse(Part(tuple(scout), f"-scout{i + 1}"), CaseError(Reason.LOCALIZER, message))
     for i, stack in enumerate(stacks):
         suffix = f"-stack{i + 1}" if len(stacks) > 1 else ""
@@ -464,12 +463,12 @@ def _volumes(
 def _volumes_of_stack(
     images: Sequence[Part], members: set[int], suffix: str, min_slices: int, max_voxels: int
 ) -> list[SeriesCandidate | RefusedSeries]:
-    """The volumes of one stack; keys are suffixes.
+    """The volumes of one stack; their keys are only the suffixes.
 
     Args:
         images: parts of the series by image type.
         members: ``id`` of the headers that belong to the stack.
-        suffix: of the stack.
+        suffix: that the key of this stack has.
         min_slices: see :func:`discover`.
         max_voxels: see :func:`discover`.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The error map of a derived series as a DICOM parametric map: one object of 32-bit floats beside the series.
 
-Patient, study, place and grid are taken from the derived slices, so that the two can never disagree; the frames refer
-to these slices, and the object to the acquired ones too. ``docs/dicom_conformance.md`` states every attribute.
+Patient, study, position and grid are taken from the derived slices, so the two cannot disagree. The frames refer to
+these slices, and the object also refers to the acquired ones. ``docs/dicom_conformance.md`` states every attribute.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from .writing import save_instance
 
 __all__ = ["write_error_map"]
 
-NUMBERS_APART = 10**9  # added to the derived series' number, which is below it, so that no two of ours are equal
+NUMBERS_APART = 10**9  # added to the number of the derived series, which is smaller, so that no two numbers are equal
 
 
 def write_error_map(path: Path, array: np.ndarray, derived: Sequence[Path], coverage: float | None) -> None:
     """Write one file.
 
     Args:
-        path: must not exist; the caller renames its folder when everything is there.
+        path: must not exist yet; the caller renames its folder when all files are written.
         array: ``(columns, rows, slices)`` in scanner units, on the grid of the derived series.
         derived: files of the derived series, in order of position.
-        coverage: share of the voxels whose true value lies within the map around the result; ``None`` for a map that
-            was not calibrated, which holds the expected absolute error.
+        coverage: share of the voxels whose true value differs from the result by at most the map; ``None`` for a map
+            that was not calibrated and holds the expected absolute error.
 
     Raises:
         ValueError: if the array is not finite, or not on the grid of the series.
@@ -73,14 +73,14 @@ def write_error_map(path: Path, array: np.ndarray, derived: Sequence[Path], cove
         )
     _take_over(image, first)
     image.SeriesDescription = f"{first.SeriesDescription[:54].rstrip()} error map"
-    organization = derived_uid(*uids, "error map dimensions")  # highdicom draws one at random
+    organization = derived_uid(*uids, "error map dimensions")  # highdicom makes a random one
     for item in (*image.DimensionOrganizationSequence, *image.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
     save_instance(image, path)
 
 
 def _nobody(ds: Dataset) -> Dataset:
-    """A slice without its patient: highdicom checks names and codes of persons, and its log quotes them."""
+    """A slice without its patient: highdicom checks names and codes of persons, and quotes them in its log."""
     plain = Dataset()
     plain.update(ds)
     plain.pop("SpecificCharacterSet", None)
@@ -97,7 +97,7 @@ def _nobody(ds: Dataset) -> Dataset:
 
 
 def _take_over(image: Dataset, first: Dataset) -> None:
-    """Whose it is, when it was made, by what, and from which acquired images: as the derived slices say."""
+    """Copy patient, dates, equipment and references to acquired images from a derived slice."""
     for keyword in (
         *PATIENT_AND_STUDY, "Laterality", "SeriesDate", "SeriesTime", "ContentDate", "ContentTime",
         "InstanceCreationDate", "InstanceCreationTime", "ContributingEquipmentSequence", "DerivationDescription",

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that hold several slices: each of them as a dataset of the classic kind, one slice per image.
+"""Convert files that hold several slices into one classic dataset per slice.
 
-Enhanced and Legacy Converted objects describe their frames in functional groups: here a frame gets the attributes that
-a classic image would have, so that nothing downstream needs to know where they came from. A Siemens mosaic tiles the
-slices of a volume into one image; where each of them lies follows from the vendor's own header (CSA).
+Enhanced and Legacy Converted objects describe their frames in functional groups. Here each frame gets the attributes
+that a classic image would have, so that no later step needs to know the difference. A Siemens mosaic tiles the slices
+of a volume into one image; the position of each slice follows from the vendor's own header (CSA).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .values import finite_of, integer_of, text_of, vector_of, vendor_text
 
 with (
     warnings.catch_warnings()
-):  # nibabel calls its DICOM readers experimental; the parser of CSA headers has been for years
+):  # nibabel warns that its DICOM readers are experimental; its parser of CSA headers has been stable for years
     warnings.simplefilter("ignore")
     from nibabel.nicom import csareader
 
@@ -31,7 +31,7 @@ __all__ = ["FRAME_KEYWORDS", "FRAME_TAGS", "Slice", "slice_datasets"]
 Slice = tuple[Dataset, int, tuple[int, int] | None]
 
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
-# functional groups whose one item says something about the frame that a classic image would say of itself
+# functional groups whose one item holds attributes that a classic image has at its top level
 MACROS = (
     "CTImageFrameTypeSequence", "CTReconstructionSequence", "CTXRayDetailsSequence", "CardiacSynchronizationSequence",
     "FrameAnatomySequence", "FrameContentSequence", "FrameVOILUTSequence", "MRAveragesSequence", "MRDiffusionSequence",
@@ -42,7 +42,7 @@ MACROS = (
     "UnassignedSharedConvertedAttributesSequence",
 )  # fmt: skip
 KEPT_SEQUENCES = ("RealWorldValueMappingSequence",)
-# the classic attribute, and what says the same of a frame
+# the attribute of a classic image, and the attribute of a frame with the same meaning
 CLASSIC_NAMES = (
     ("ImageType", "FrameType"),
     ("EchoTime", "EffectiveEchoTime"),
@@ -68,14 +68,14 @@ def slice_datasets(ds: Dataset) -> list[Slice]:
     """The slices of one file.
 
     Args:
-        ds: its elements; sequences of functional groups among them.
+        ds: its elements, including the sequences of functional groups.
 
     Returns:
-        ``(dataset, frame, tile)`` of each slice: classic attributes, index of the frame in PixelData, and in a mosaic
-        ``(side, index)``. A file of one slice gives itself.
+        ``(dataset, frame, tile)`` of each slice: classic attributes, index of the frame in PixelData, and ``(side,
+        index)`` in a mosaic, else ``None``. A file with one slice gives its own dataset.
 
     Raises:
-        CaseError: ``ENHANCED_UNSUPPORTED`` where a file holds several slices and does not say where they are.
+        CaseError: ``ENHANCED_UNSUPPORTED`` if a file holds several slices and does not state their positions.
     """
     frames = integer_of(ds, "NumberOfFrames", 1)
     if PER_FRAME in ds:
@@ -118,13 +118,13 @@ def _classic_frames(ds: Dataset, frames: int) -> list[Dataset]:
 
 
 def _set(ds: Dataset, keyword: str, value: object) -> None:
-    """Set an attribute of one dataset and not of those that it shares its elements with."""
+    """Set an attribute of one dataset, without changing other datasets that share its elements."""
     tag = cast(int, tag_for_keyword(keyword))
     ds.add_new(tag, dictionary_VR(tag), value)
 
 
 def _take_over(group: Dataset, target: Dataset) -> None:
-    """Copy the attributes of the functional groups of one item of either sequence."""
+    """Copy attributes from the functional groups of one item of either sequence."""
     for macro in MACROS:
         items = list(group.get(macro) or ())
         if len(items) == 1:
@@ -135,7 +135,7 @@ def _take_over(group: Dataset, target: Dataset) -> None:
 
 
 def _translate_pulse_sequence(ds: Dataset) -> None:
-    """ScanningSequence (type 1 in a classic image) from the attributes that multi-frame objects have for it."""
+    """Derive ScanningSequence, which classic images must have, from the attributes that multi-frame objects use."""
     if "ScanningSequence" in ds or "EchoPulseSequence" not in ds:
         return
     names = {"SPIN": ["SE"], "GRADIENT": ["GR"], "BOTH": ["SE", "GR"]}.get(text_of(ds, "EchoPulseSequence"), [])
@@ -146,7 +146,7 @@ def _translate_pulse_sequence(ds: Dataset) -> None:
 
 
 def _other_dimensions(ds: Dataset) -> list[int]:
-    """Which of the dimensions that the frames are indexed by are not about where they are."""
+    """Indices of the dimensions of a multi-frame object that are not spatial."""
     items: Sequence[Dataset] = ds.get("DimensionIndexSequence") or ()
     return [i for i, item in enumerate(items) if item.get("DimensionIndexPointer") not in SPATIAL_DIMENSIONS]
 
@@ -154,13 +154,13 @@ def _other_dimensions(ds: Dataset) -> list[int]:
 def _tiles(ds: Dataset) -> list[Slice]:
     """The slices of a mosaic.
 
-    ImagePositionPatient is that of a single image as large as the mosaic, about the centre of the first slice; the next
-    ones follow along the normal that the CSA header states.
+    ImagePositionPatient is that of an image as large as the mosaic, centred on the first slice. The other slices follow
+    along the normal that the CSA header states.
     """
     count = int(vendor_text(ds, SIEMENS_MOSAIC) or 0)
     normal, in_header = _csa_facts(ds)
     if count < 1 or normal is None or in_header not in (None, count):
-        raise _unsupported("a mosaic must state number and direction of its slices, but its vendor's header is gone")
+        raise _unsupported("a mosaic must state number and direction of its slices, but its vendor's header is missing")
     side = math.isqrt(count - 1) + 1
     rows, columns = integer_of(ds, "Rows"), integer_of(ds, "Columns")
     position, orientation = vector_of(ds, "ImagePositionPatient", 3), vector_of(ds, "ImageOrientationPatient", 6)
@@ -187,7 +187,7 @@ def _tiles(ds: Dataset) -> list[Slice]:
 
 
 def _csa_facts(ds: Dataset) -> tuple[np.ndarray | None, int | None]:
-    """Direction in which the slices of a mosaic follow each other, and their number, by its CSA header."""
+    """Unit vector from one slice of a mosaic to the next, and the number of slices, from its CSA header."""
     try:
         header = csareader.read(ds[SIEMENS_CSA].value)
         normal = np.asarray(csareader.get_slice_normal(header), dtype=np.float64)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The facts of each slice that a DICOM file holds, read without touching its pixels.
+"""The facts of each slice in a DICOM file, read without its pixels.
 
-Nothing of a patient leaves this module in clear: identities are hashed, and no message quotes a value that is free
-text.
+This module never passes on a patient's data in clear text: identities are hashed, and no message quotes free text.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ ACQUISITION = (
     ("KVP", 0.01),
     ("ConvolutionKernel", None),
 )
-# attributes that may tell time points apart where several images share a position
+# attributes that may distinguish time points if several images share a position
 TIMES = (
     "AcquisitionNumber",
     "TriggerTime",
@@ -105,33 +104,33 @@ WANTED_TAGS: list[Any] = [
 
 @dataclass(frozen=True)
 class Header:
-    """Facts of one slice: of a file, of a frame, or of a tile in a mosaic. A number that is absent, empty or not
-    finite is None.
+    """Facts of one slice, which is a file, a frame, or a tile of a mosaic. A number that is absent, empty or not finite
+    is None.
 
     Attributes:
         path: the file.
         stamp: its size and time of modification.
-        error: why the file cannot be used although it belongs to a series, if so.
+        error: why the file cannot be used although its series is known; else ``None``.
         study: hash of the study's UID.
         series_number: as the source states it.
-        identity: hash of whose and which study it is.
-        patient: hash of the patient's identifier, or of the study where there is none.
+        identity: hash of patient and study.
+        patient: hash of the patient's identifier, or of the study if there is none.
         orientation: direction cosines along a row, then along a column (LPS).
         position: centre of the first voxel in mm (LPS).
         spacing: in mm, between rows, then between columns.
-        padding: stored value that means "not measured", and the other end of a range of them, as PixelData holds them.
+        padding: stored values, as in PixelData, that mean "not measured": the two ends of their range.
         volume_facts: must be equal in all slices of a volume: name and value (text, or number or None).
-        times: candidates that may tell time points apart, by keyword; empty string where absent.
-        stack_id: which of several stacks of a multi-frame object it belongs to; empty where that is not stated.
-        b_value: diffusion weighting in s/mm2, where it is stated.
-        gradient: direction of the diffusion weighting, where it is stated and not 0.
-        volumetric: how values and places relate, by the statements of multi-frame objects, upper case.
-        body_part: word of :mod:`scripts.dicom.anatomy`; empty where nothing tells.
+        times: attributes that may distinguish time points, by keyword; empty string if absent.
+        stack_id: the stack of a multi-frame object that it belongs to; empty if not stated.
+        b_value: diffusion weighting in s/mm2, if stated.
+        gradient: direction of the diffusion weighting, if stated and not 0.
+        volumetric: what a multi-frame object states about its geometry and how its values were computed; upper case.
+        body_part: word of :mod:`scripts.dicom.anatomy`; empty if unknown.
         units: units of a real-world value mapping, upper case.
         derivation: code values of how it was derived.
-        has_sources: whether it says what it was made from, or how (other than by lossy compression).
-        component: vendor's statement that it holds phase, real or imaginary values.
-        frames: how many frames its PixelData holds, and ``frame`` the index of this one.
+        has_sources: whether it states what it was made from, or how (other than by lossy compression).
+        component: phase, real or imaginary, if it states that its values are one of these.
+        frames: number of frames in its PixelData; ``frame`` is the index of this one.
         tile: ``(side, index)`` in a mosaic of ``side`` x ``side`` slices, counted along its rows.
     """
 
@@ -188,30 +187,30 @@ class Header:
 
     @property
     def image_shape(self) -> tuple[int, int]:
-        """Rows and columns of the stored image, which is larger than the slice in a mosaic."""
+        """Rows and columns of the stored image; that of a mosaic is larger than the slice."""
         side = self.tile[0] if self.tile else 1
         return side * self.rows, side * self.columns
 
     @property
     def multi_frame(self) -> bool:
-        """Whether the file holds other slices too."""
+        """Whether the file holds other slices as well."""
         return self.frames > 1 or self.tile is not None
 
 
 def hashed(text: str) -> str:
-    """First 16 hex digits of the SHA-256: what stands for an identity everywhere outside the file."""
+    """First 16 hex digits of the SHA-256, which stand for an identity everywhere outside the file."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def first_acquired(headers: Iterable[Header]) -> tuple:
-    """What puts groups of slices into the order of their acquisition, as far as their numbers tell."""
+    """Sort key that puts groups of slices into the order of acquisition, as far as their numbers show it."""
     return min(
         (math.inf if h.instance_number is None else h.instance_number, h.frame, h.position or ()) for h in headers
     )
 
 
 def uid_name(uid: str) -> str:
-    """Name of a registered UID; any other is text that anybody may have put there."""
+    """Name of a registered UID. Any other UID is not quoted, since it may hold any text."""
     return UID_dictionary[uid][0] if uid in UID_dictionary else "an unknown UID"
 
 
@@ -223,12 +222,12 @@ def read_headers(path: Path, max_inflated_bytes: int = 2**27) -> list[Header]:
         max_inflated_bytes: see :func:`scripts.dicom.parsing.open_dicom`.
 
     Returns:
-        One header per slice, at least one; ``error`` says why the file cannot be used, and ``series`` is empty where
-        that cannot be told any more.
+        One header per slice, at least one. ``error`` says why the file cannot be used; ``series`` is empty if it cannot
+        be read.
 
     Raises:
-        CaseError: ``NOT_AN_IMAGE`` for what is no DICOM image, and ``TRUNCATED``, ``UNREADABLE``, ``TOO_LARGE``,
-            ``NOT_A_FILE`` or ``CHANGED`` for what cannot be read at all.
+        CaseError: ``NOT_AN_IMAGE`` if it is no DICOM image; ``TRUNCATED``, ``UNREADABLE``, ``TOO_LARGE``,
+            ``NOT_A_FILE`` or ``CHANGED`` if it cannot be read at all.
     """
     try:
         with quiet(), open_dicom(path, max_inflated_bytes) as (file, syntax, sop_class, stamp):
@@ -237,7 +236,7 @@ def read_headers(path: Path, max_inflated_bytes: int = 2**27) -> list[Header]:
     except CaseError:
         raise
     except FileNotFoundError as error:
-        message = "a file must stay where it is while it is read, but it was taken away; run again"
+        message = "a file must stay where it is while it is read, but it was removed; run again"
         raise CaseError(Reason.CHANGED, message) from error
     except Exception as error:  # pydicom raises anything on damaged files, and its messages quote values
         message = f"a DICOM header must be readable, got {type(error).__name__}; copy or export it again"
@@ -255,7 +254,7 @@ def _headers(
 ) -> list[Header]:
     ds.SOPClassUID = sop_class = text_of(ds, "SOPClassUID") or sop_class
     if not sop_class or sop_class == MediaStorageDirectoryStorage:
-        raise error or CaseError(Reason.NOT_AN_IMAGE, "an input must be an image, got a DICOMDIR or the like")
+        raise error or CaseError(Reason.NOT_AN_IMAGE, "an input must be an image, got a DICOMDIR or a similar file")
     slices: list[Slice] = [(ds, 0, None)]
     frame_error = None
     if error is None and pixels is not None:
@@ -337,7 +336,7 @@ def _facts(
 
 
 def _unusable(header: Header, ds: Dataset) -> CaseError | None:
-    """Why the pixels of one file cannot be had exactly, as far as its header shows."""
+    """Why the pixels of a file cannot be read exactly, as far as its header shows; ``None`` if they can."""
     if header.pixels is None:
         return truncated("ends before its pixels")
     if not header.sop_instance or not header.series:
@@ -356,8 +355,8 @@ def _unusable(header: Header, ds: Dataset) -> CaseError | None:
 def _padding(ds: Dataset) -> tuple[int, int] | None:
     """Stored values that are padding.
 
-    Writers confuse the types US and SS of these two attributes, so a value outside the pixels' range is taken for the
-    one of the same bits inside it.
+    Writers confuse the types US and SS of these two attributes. So a value outside the range of the pixels is replaced
+    by the value inside it that has the same bits.
     """
     ends = [finite_of(ds, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if ends[0] is None:
@@ -376,6 +375,6 @@ def _volume_facts(ds: Dataset) -> tuple[tuple[str, str | float | None], ...]:
 
 
 def _component(ds: Dataset) -> str:
-    """Phase, real or imaginary, by the statement of the standard or of GE; empty for magnitude."""
+    """Phase, real or imaginary, from the standard's attribute or GE's; empty for magnitude."""
     stated = text_of(ds, "ComplexImageComponent").upper()
     return stated if stated not in ("", "MAGNITUDE") else GE_COMPONENTS.get(vendor_text(ds, GE_IMAGE_KIND), "")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a folder tree of any size holds, kept in an SQLite file: read once, in parallel, and then only what has changed.
+"""An index of a folder tree of any size in an SQLite file: headers are read in parallel, and again only after changes.
 
-The rules are those of :mod:`.discovery`; memory does not grow with the tree. The file holds paths and the facts of
-:class:`~.headers.Header`, and is readable by its owner only.
+The rules are those of :mod:`.discovery`. The memory used does not grow with the tree. The file holds paths and the
+facts of :class:`~.headers.Header`, and only its owner can read it.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ __all__ = ["Index", "index_tree", "pack", "unpack"]
 FILES_PER_JOB, SERIES_PER_JOB = 200, 20
 COMMIT_SECONDS = 2.0
 UNPACKED = ".unpacked"
-NEVER = -1  # as time of modification: no file has it, so the next look reads the file again
-VOLUME = CaseError(Reason.NOT_AN_IMAGE, "a NIfTI file or the like is no DICOM series; run inference.json on it")
+NEVER = -1  # a time of modification that no file has, so that the next look reads the file again
+VOLUME = CaseError(Reason.NOT_AN_IMAGE, "an input must be DICOM, got a file such as NIfTI; run inference.json on it")
 # a folder is dirty inside one look only; a series stays dirty until its volumes are known
 SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT);
@@ -79,20 +79,20 @@ def index_tree(
     max_voxels: int = 2**30,
     processes: int | None = None,
 ) -> Index:
-    """Look through a folder tree, as :func:`~.discovery.discover` does, and keep what was found.
+    """Find the series of a folder tree, as :func:`~.discovery.discover` does, and keep the findings in a file.
 
     Zip and tar archives of the tree are unpacked beside the SQLite file, until the index is closed.
 
     Args:
-        root: see there, as ``modality`` and the four after it.
-        path: the SQLite file. What an earlier look left there is brought up to date; it is made anew if it is of
-            another tree, of other settings or of another version of this package.
-        modality: see there.
-        stable_seconds: see there.
-        strict: see there.
-        min_slices: see there.
-        max_voxels: see there.
-        processes: that read headers; ``None`` takes one per processor.
+        root: see :func:`~.discovery.discover`.
+        path: the SQLite file. An index that an earlier look left there is brought up to date. It is made anew if it
+            belongs to another tree, other settings or another version of this package.
+        modality: see :func:`~.discovery.discover`.
+        stable_seconds: see :func:`~.discovery.discover`.
+        strict: see :func:`~.discovery.discover`.
+        min_slices: see :func:`~.discovery.discover`.
+        max_voxels: see :func:`~.discovery.discover`.
+        processes: number of processes that read headers; ``None`` takes one per processor.
 
     Raises:
         ValueError: if ``modality`` is unknown.
@@ -106,17 +106,17 @@ def index_tree(
 
 
 class Index:
-    """What is known of a tree.
+    """The index of a tree.
 
     Args:
         path: the SQLite file.
-        fingerprint: what it must have been made with; otherwise it is made anew.
-        root: of the tree.
+        fingerprint: digest of settings and code. An index with another fingerprint is made anew.
+        root: the folder.
     """
 
     def __init__(self, path: Path, fingerprint: str, root: Path) -> None:
         self.root, self.unpacked = root, path.with_name(UNPACKED)
-        shutil.rmtree(self.unpacked, ignore_errors=True)  # of a run that was killed
+        shutil.rmtree(self.unpacked, ignore_errors=True)  # left by a run that was killed
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self.db = sqlite3.connect(path)
         if self._fact("fingerprint") != fingerprint:
@@ -137,7 +137,7 @@ class Index:
         return row[0] if row else None
 
     def close(self) -> None:
-        """Keep what is known, and let go of the file and of what was unpacked."""
+        """Commit the index, close its file and remove unpacked archives."""
         self.db.commit()
         self.db.close()
         shutil.rmtree(self.unpacked, ignore_errors=True)
@@ -153,7 +153,7 @@ class Index:
         yield from self.db.execute("SELECT key, bytes FROM volumes WHERE NOT refused")
 
     def series(self) -> Iterator[SeriesCandidate]:
-        """Volumes that can be read, by key."""
+        """Volumes that can be read, in the order of their keys."""
         taken: dict[str, set[int]] = {}
         for study, number in self.db.execute("SELECT DISTINCT study, number FROM files WHERE number NOT NULL"):
             taken.setdefault(study, set()).add(number)
@@ -161,12 +161,12 @@ class Index:
         yield from number_derived((unpack(SeriesCandidate, content) for (content,) in rows), taken)
 
     def refused(self) -> Iterator[RefusedSeries]:
-        """Series, or volumes of them, that must not be read, by key."""
+        """Series, or volumes of them, that are refused, by key."""
         for (content,) in self.db.execute("SELECT content FROM volumes WHERE refused ORDER BY key"):
             yield unpack(RefusedSeries, content)
 
     def left_out(self) -> Iterator[LeftOutFile]:
-        """Files of no series, by path."""
+        """Files that belong to no series, in the order of their paths."""
         for folder, name, reason, message in self.db.execute(
             "SELECT path, name, reason, message FROM files JOIN folders ON folders.id = folder "
             "WHERE series IS NULL AND owner IS NULL ORDER BY path, name"
@@ -174,10 +174,10 @@ class Index:
             yield LeftOutFile(_join(folder, name), CaseError(Reason(reason), message))
 
     def place_of(self, path: Path) -> Path:
-        """Where a path lies in the tree, relative to its root; an archive counts as a folder."""
+        """A path relative to the root of the tree; an archive counts as a folder."""
         return path.relative_to(self.unpacked if path.is_relative_to(self.unpacked) else self.root)
 
-    # --- bringing it up to date
+    # --- updating the index
 
     def update(self, modality: str, stable_seconds: float, rules: dict[str, Any], processes: int) -> None:
         """Look at every entry of the tree, and read what is new or has changed."""
@@ -226,7 +226,7 @@ class Index:
         return some
 
     def _look_into(self, archives: Sequence[Path], look: int) -> bool:
-        """Unpack archives, and note what they hold."""
+        """Unpack archives, and note the files that they hold."""
         if not archives:
             return False
         self.unpacked.mkdir(mode=0o700)
@@ -245,7 +245,7 @@ class Index:
     def _note_folder(
         self, folder: bytes, found: dict[bytes, tuple[Stamp, CaseError | None] | CaseError], look: int
     ) -> bool:
-        """Compare entries of a folder with what is known; those that come later in the same look are further ones."""
+        """Compare the entries of a folder with the index. Later calls of one look add further entries of the folder."""
         row = self.db.execute("SELECT id, look FROM folders WHERE path = ?", (folder,)).fetchone()
         more = row is not None and row[1] == look
         self.db.execute(
@@ -281,7 +281,7 @@ class Index:
         return bool(new or gone)
 
     def _forget(self, which: str, values: Sequence[Any]) -> None:
-        """Remove files; their series is no longer known."""
+        """Remove files; their series must be sorted again."""
         self.db.execute(
             f"INSERT OR IGNORE INTO dirty SELECT series FROM files WHERE series NOT NULL AND {which}", values
         )
@@ -289,7 +289,7 @@ class Index:
         self.db.execute(f"DELETE FROM files WHERE {which}", values)
 
     def _read(self, helpers: _Helpers, read: Callable[[list[_Unread]], list[_Read]]) -> None:
-        """Read the headers of all files that want it."""
+        """Read the headers of all files marked unread."""
 
         def jobs() -> Iterator[list[_Unread]]:
             last = 0
@@ -313,7 +313,7 @@ class Index:
             self._commit_now_and_then()
 
     def _read_missing(self, helpers: _Helpers, read: Callable[[list[_Unread]], list[_Read]]) -> None:
-        """Read the other files of a series again, of which some have changed."""
+        """Read the other files of each series in which some files have changed."""
         self.db.execute(
             "UPDATE files SET unread = 1 WHERE series IN (SELECT series FROM dirty) "
             "AND id NOT IN (SELECT file FROM headers)"
@@ -331,7 +331,7 @@ class Index:
         ]
 
     def _find_copies(self, helpers: _Helpers, read: Callable[[list[_Unread]], list[_Read]]) -> None:
-        """Mark byte-for-byte copies: a folder of copies alone owns no damaged file."""
+        """Mark byte-for-byte copies: damaged files are not assigned to a series by copies that lie beside them."""
         self._read_missing(helpers, read)
         self.db.execute("UPDATE files SET copy = 0 WHERE copy AND series IN (SELECT series FROM dirty)")
         for (series,) in self.db.execute(
@@ -346,7 +346,7 @@ class Index:
             )
 
     def _find_circumstances(self) -> None:
-        """What of other files matters to a series; one whose circumstances have changed is looked at again."""
+        """Note what other files mean for each series; a series for which this has changed is sorted again."""
         found: dict[str, dict[str, Any]] = {}
 
         def of(series: str) -> dict[str, Any]:
@@ -382,7 +382,7 @@ class Index:
         self.db.executemany("INSERT INTO circumstances VALUES (?, ?)", new.items())
 
     def _sort_volumes(self, helpers: _Helpers, sort: Callable[[list[_Unsorted]], list[_Sorted]]) -> None:
-        """Find the volumes of the series that have changed."""
+        """Find the volumes of each series that has changed."""
 
         def jobs() -> Iterator[list[_Unsorted]]:
             last = ""
@@ -404,7 +404,7 @@ class Index:
             self._commit_now_and_then()
 
 
-# --- in the helping processes
+# --- work of the helper processes
 
 _Unread = tuple[int, bytes, bytes, int, int, str | None, str | None]
 _Facts = tuple[str | None, str | None, str | None, int | None, str | None, str | None]
@@ -415,7 +415,7 @@ _Sorted = tuple[str, list[_Volume]]
 
 
 def _read(job: list[_Unread], modality: str) -> list[_Read]:
-    """Facts of files, by number: series, instance, study, number that it takes, reason, message; and the headers."""
+    """For each file: its number; series, instance, study, series number, reason, message; and its headers."""
     results: list[_Read] = []
     for file, folder, name, size, modified, reason, message in job:
         error = CaseError(Reason(reason), message or "") if reason == Reason.CHANGED else None
@@ -433,7 +433,7 @@ def _read(job: list[_Unread], modality: str) -> list[_Read]:
 
 
 def _sort(job: list[_Unsorted], rules: dict[str, Any]) -> list[_Sorted]:
-    """Volumes of series: key, whether refused, bytes, content."""
+    """For each series, its volumes: key, whether refused, bytes, content."""
     results: list[_Sorted] = []
     for series, contents, text in job:
         volumes: list[_Volume] = []
@@ -451,7 +451,7 @@ def _sort(job: list[_Unsorted], rules: dict[str, Any]) -> list[_Sorted]:
 
 
 class _Helpers:
-    """Processes that take jobs while there are several; the jobs of a small tree are done here."""
+    """Processes for many jobs; a small tree is worked on in this process."""
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
@@ -465,7 +465,7 @@ class _Helpers:
             self.pool.shutdown(cancel_futures=True)
 
     def map(self, work: Callable[[Any], T], jobs: Iterator[Any]) -> Iterator[T]:
-        """Results in any order; few jobs are under way at a time."""
+        """Yield the results in any order; only a few jobs are under way at a time."""
         first = list(islice(jobs, 2))
         if len(first) < 2 or self.processes == 1:
             yield from map(work, first)
@@ -482,7 +482,7 @@ class _Helpers:
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started them decides; a terminal sends it to all
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides when to stop
     end_with_starter()
 
 
@@ -492,7 +492,7 @@ def _begin() -> None:
 def _stable(
     path: Path, entry: tuple[Stamp, CaseError | None] | CaseError, before: dict[Path, Any], stable_seconds: float
 ) -> tuple[Stamp, CaseError | None] | CaseError:
-    """What is known of an entry after two looks; takes it out of the first."""
+    """The state of an entry after two looks; removes it from the first."""
     if stable_seconds > 0 and before.pop(path, None) != entry and isinstance(entry, tuple):
         return entry[0], changed("it is still being written")
     return entry
@@ -515,17 +515,17 @@ def _decode(kind: type, value: Any) -> object:
 
 
 def pack(value: object) -> bytes:
-    """Headers, or whatever holds them, as few bytes."""
+    """Serialise and compress headers, or objects that hold them."""
     return zlib.compress(msgspec.msgpack.encode(value, enc_hook=_encode), 1)
 
 
 def unpack(kind: type[T], content: bytes) -> T:
-    """What :func:`pack` has packed."""
+    """Undo :func:`pack`."""
     return msgspec.msgpack.decode(zlib.decompress(content), type=kind, dec_hook=_decode)
 
 
 def _fingerprint(*parts: object) -> str:
-    """Digest of what an index was made with: these parts, and the code that reads and sorts."""
+    """Digest of the settings given and of the code that reads and sorts."""
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lossless JPEG (ISO/IEC 10918-1, process 14), the commonest compression of older archives, decoded with numpy.
+"""Decode lossless JPEG (ISO/IEC 10918-1, process 14), the most common compression in older archives, with numpy.
 
-The free decoders for it either end the process on damaged data or carry a licence that does not suit us. The format
-is small: each value is predicted from its neighbours, and the difference is a Huffman-coded number of bits followed
-by these bits (annex H).
+The free decoders either end the process on damaged data or have a licence that this project cannot use. The format is
+simple: each value is predicted from its neighbours, and the difference is stored as a Huffman-coded number of bits,
+followed by these bits (annex H).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ def decode_jpeg_lossless(stream: bytes) -> tuple[np.ndarray, int]:
     """Decode one grey-scale image.
 
     Args:
-        stream: from the start of image to its end.
+        stream: the whole image, from its start marker to its end marker.
 
     Returns:
         ``(rows, columns)`` int64 unsigned values, and bits per value.
 
     Raises:
         ValueError: if the stream is damaged.
-        NotImplementedError: for what DICOM allows but nobody writes: restart intervals, a point transform.
+        NotImplementedError: for restart intervals or a point transform, which DICOM allows but no known writer uses.
     """
     tables: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     frame: tuple[int, int, int] | None = None
@@ -59,7 +59,7 @@ def decode_jpeg_lossless(stream: bytes) -> tuple[np.ndarray, int]:
 
 
 def _huffman_tables(segment: bytes) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """For each table, the length of the code that 16 bits begin with (0: none), and its symbol (F.2.2.3, C.2)."""
+    """For each table and each 16-bit word: length of the code that the word begins with (0: none), and its symbol."""
     tables = {}
     while len(segment) >= 17:
         name, counts, segment = segment[0], segment[1:17], segment[17:]
@@ -81,8 +81,8 @@ def _huffman_tables(segment: bytes) -> dict[int, tuple[np.ndarray, np.ndarray]]:
 def _differences(data: bytes, codes: tuple[np.ndarray, np.ndarray], count: int) -> np.ndarray:
     """``(count,)`` differences between values and their predictions.
 
-    Where a code starts is known only when the one before is read. So what every bit could be the start of is looked
-    up at once, and only the walk from one to the next is a loop.
+    A code starts where the one before it ends. So the table is looked up for every bit position at once, as if a code
+    started there, and only the walk from one code to the next is a loop.
     """
     end = data.find(b"\xff\xd9")
     data = data[: end if end >= 0 else None].replace(b"\xff\x00", b"\xff")
@@ -98,7 +98,7 @@ def _differences(data: bytes, codes: tuple[np.ndarray, np.ndarray], count: int) 
     starts = np.empty(count, dtype=np.int64)
     for i in range(count):
         if at >= limit or not steps[at]:
-            raise ValueError("the scan ends early, or holds what is no code")
+            raise ValueError("the scan ends early, or holds an invalid code")
         starts[i] = at
         at += steps[at]
     if at > limit:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a DICOM file holds: an image that can be super-resolved, or something else, by its own statements."""
+"""Decide from its header whether a DICOM file holds an image that can be super-resolved."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ ENHANCED_CLASSES = {
 SCOUT = {"LOCALIZER", "SCOUT", "SURVEY", "TOPOGRAM"}
 PROJECTION = {"PROJECTION IMAGE", "MIP", "MINIP", "MNIP", "MAX_IP", "MIN_IP", "MAXIMUM", "MINIMUM", "VOLUME_RENDER"}
 REFORMAT = {"MPR", "MULTI_PLANAR", "CURVED_MPR", "CPR", "RESAMPLED", "REFORMATTED"}
-# what multi-frame objects say of places and values that are no longer those of the acquisition
+# values of VolumetricProperties of frames whose geometry is no longer that of the acquisition
 NOT_A_VOLUME = {"SAMPLED", "DISTORTED"}
-# whole values of ImageType, vendors' and the standard's
+# values of ImageType that name a map, from the standard and from vendors
 MAPS = {
     *("ADC", "EADC", "EXP ADC", "FA", "COLFA", "DIFFUSION MAP", "TENSOR"),
     *("T1 MAP", "T2 MAP", "T2_STAR MAP", "R1 MAP", "R2 MAP", "R2_STAR MAP", "T1MAP", "T2MAP", "T2STAR MAP"),
@@ -38,7 +38,7 @@ MAPS = {
 }
 COMPONENT_LETTERS = {"P", "R", "I"}  # as third or fourth value: phase, real, imaginary
 NO_UNITS = {"", "1", "{}", "NO UNITS"}
-# context group 7203 and 7162: resampled in space, made by artificial intelligence
+# codes of DerivationCodeSequence that :mod:`.writing` writes: spatial resampling, artificial intelligence
 RESAMPLED = "113085"
 OUR_DERIVATIONS = {RESAMPLED, "123110"}
 DERIVED = ("DERIVED", "SECONDARY")
@@ -46,7 +46,7 @@ OUR_IMAGE_TYPE = ("DERIVED", "SECONDARY", "OTHER", "SR")
 
 
 def file_refusal(header: Header, modality: str) -> CaseError | None:
-    """Why a file is none of our business, whatever its series: no image, or of another kind."""
+    """Why a file is left out whatever its series: it is not an image, or not of this modality; ``None`` if it is."""
     known = (IMAGE_CLASS[modality], *ENHANCED_CLASSES[modality])
     if header.sop_class not in known:
         name = uid_name(header.sop_class)
@@ -61,7 +61,7 @@ def file_refusal(header: Header, modality: str) -> CaseError | None:
 
 
 def image_refusal(header: Header) -> CaseError | None:
-    """Why a volume of this kind is not processed although it is an image of the right modality."""
+    """Why a volume is not processed although it is an image of the right modality; ``None`` if it is processed."""
     values = set(header.image_type)
     if values & SCOUT:
         return CaseError(Reason.LOCALIZER, "a localizer is not processed; nothing to do")
@@ -85,10 +85,10 @@ def image_refusal(header: Header) -> CaseError | None:
 
 
 def image_warnings(header: Header) -> tuple[CaseError, ...]:
-    """What a person may want to know of a volume of this kind."""
+    """Warnings about a volume that is processed."""
     if header.image_type[:2] != DERIVED:
         return ()
-    message = "an input should be an acquired image; this one is called derived, but neither from what nor how"
+    message = "an input should be an acquired image; this one is called derived, but does not say how or from what"
     return (CaseError(Reason.ALREADY_DERIVED, message),)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One DICOM file, opened and walked through safely: nothing is read beyond its end, nothing inflates without bound."""
+"""Open and parse one DICOM file safely: nothing is read beyond its end, and decompression has a limit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .values import text_of
 __all__ = ["PixelElement", "open_dicom", "quiet", "scan_dataset", "truncated"]
 
 PYDICOM_LOG = logging.getLogger("pydicom")
-GZIP, GZIP_START = b"\x1f\x8b", 2**12  # how such a file begins, and how much of it holds the beginning of its content
+GZIP, GZIP_START = b"\x1f\x8b", 2**12  # its first bytes; so many bytes hold the start of its content
 PIXEL_DATA = 0x7FE00010
 UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM, SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
@@ -36,7 +36,7 @@ ITEM, SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
 
 @dataclass(frozen=True)
 class PixelElement:
-    """Where the encoded pixels lie in the (inflated) file: offset and length in bytes, and how they are stored."""
+    """Location of the encoded pixels in the (inflated) file: offset and length in bytes, and how they are stored."""
 
     offset: int
     length: int
@@ -45,10 +45,10 @@ class PixelElement:
 
 
 class BoundedFile:
-    """A file in which nothing lies beyond the end.
+    """A file that cannot be read beyond its end.
 
-    pydicom skips an element by seeking and reads a value by the length that the header claims; the first would pass
-    over a file that is cut short, the second would allocate gigabytes for a few bytes.
+    pydicom skips an element by seeking, and reads as many bytes as the header claims. Without a limit, the first would
+    not notice that a file is cut short, and the second would allocate gigabytes for a file of a few bytes.
     """
 
     def __init__(self, file: BinaryIO, size: int) -> None:
@@ -63,7 +63,7 @@ class BoundedFile:
         return self._file.read(left if count < 0 else min(count, left))
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place inside the file, or to its end where the place would lie beyond."""
+        """Go to a position inside the file, or to its end if the position would lie beyond."""
         target = {os.SEEK_SET: 0, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self.size}[whence] + offset
         self.overrun = self.overrun or target > self.size
         return self._file.seek(min(target, self.size))
@@ -78,15 +78,15 @@ def truncated(how: str) -> CaseError:
 def open_dicom(path: Path, max_inflated_bytes: int) -> Iterator[tuple[BoundedFile, UID, str, Stamp]]:
     """Open a file at the first element of its dataset.
 
-    A file that was compressed as a whole by gzip (``x.dcm.gz``) is read as what it holds.
+    A file that gzip has compressed as a whole (``x.dcm.gz``) is decompressed.
 
     Args:
         path: a regular file.
         max_inflated_bytes: the most that a compressed file or a deflated dataset may inflate to.
 
     Yields:
-        The (inflated) file, its transfer syntax, its SOP class by its file meta information, and size and time of the
-        file on disk.
+        The (inflated) file, its transfer syntax, the SOP class in its file meta information, and size and time of
+        modification of the file on disk.
 
     Raises:
         CaseError: ``NOT_A_FILE``, ``NOT_AN_IMAGE``, ``TRUNCATED``, ``TOO_LARGE`` or ``UNREADABLE``.
@@ -121,7 +121,7 @@ def open_dicom(path: Path, max_inflated_bytes: int) -> Iterator[tuple[BoundedFil
 
 
 def _begins_like_dicom(data: bytes) -> bool:
-    """Whether the beginning of a file that gzip has compressed holds the beginning of a DICOM file."""
+    """Whether the decompressed beginning of a gzip file is that of a DICOM file."""
     try:
         return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, 132)[128:] == b"DICM"
     except zlib.error:
@@ -129,7 +129,7 @@ def _begins_like_dicom(data: bytes) -> bool:
 
 
 def _inflate(data: bytes, most: int, window_bits: int) -> bytes:
-    """A compressed file or a deflated dataset, unless it is a decompression bomb or cut short."""
+    """Inflate a compressed file or a deflated dataset, unless it is a decompression bomb or cut short."""
     inflater = zlib.decompressobj(window_bits)
     try:
         inflated = inflater.decompress(data, most)
@@ -146,7 +146,7 @@ def _inflate(data: bytes, most: int, window_bits: int) -> bytes:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom from talking about values: its warnings and its log quote them."""
+    """Silence pydicom, whose warnings and log quote values."""
     level = PYDICOM_LOG.level
     PYDICOM_LOG.setLevel(logging.CRITICAL + 1)
     try:
@@ -160,7 +160,7 @@ def quiet() -> Iterator[None]:
 def scan_dataset(
     file: BoundedFile, syntax: UID, wanted: Sequence[Any] | None = None
 ) -> tuple[Dataset, PixelElement | None, CaseError | None]:
-    """Walk over the elements before the pixels.
+    """Read the elements before the pixels.
 
     Args:
         file: from :func:`open_dicom`.
@@ -168,7 +168,7 @@ def scan_dataset(
         wanted: tags to keep; ``None`` keeps all.
 
     Returns:
-        The elements, where the pixels are, and what is wrong with the file's length.
+        The elements, the location of the pixels, and the error of a file that is cut short; ``None`` where absent.
     """
     found: list[tuple[int, str, int]] = []
 
@@ -207,7 +207,7 @@ def _encapsulated_length(file: BoundedFile, offset: int) -> int:
     while len(head := file.read(8)) == 8:
         group, element, length = struct.unpack("<HHL", head)
         tag = group << 16 | element
-        if tag == SEQUENCE_END and fragments >= 2:  # the offset table is the first item
+        if tag == SEQUENCE_END and fragments >= 2:  # the first item is the offset table
             return file.tell() - offset
         if tag != ITEM or length == UNDEFINED_LENGTH or file.tell() + length > file.size:
             break

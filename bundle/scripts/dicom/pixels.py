@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stored values of one image, exactly, whatever its encoding."""
+"""Decode the stored values of one image exactly, whatever its encoding."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.
 
 
 def decode_pixels(header: Header, data: bytes) -> np.ndarray:
-    """Decode one image: of a file, or one frame of it.
+    """Decode the image of a file, or one frame of it.
 
     Args:
         header: its facts.
-        data: the value of its PixelData element, encoded, with all frames.
+        data: the encoded value of its PixelData element, with all frames.
 
     Returns:
         ``header.image_shape`` int64 stored values: high bits removed, sign extended, MONOCHROME1 inverted.
@@ -64,7 +64,7 @@ def decode_pixels(header: Header, data: bytes) -> np.ndarray:
 
 
 def crop_tile(header: Header, image: np.ndarray) -> np.ndarray:
-    """``(Rows, Columns)`` of one slice: its tile of a mosaic, else the image."""
+    """``(Rows, Columns)`` of one slice: its tile if the image is a mosaic, else the image itself."""
     if header.tile is None:
         return image
     side, index = header.tile
@@ -73,7 +73,7 @@ def crop_tile(header: Header, image: np.ndarray) -> np.ndarray:
 
 
 def _significant(header: Header, stored: Any, low_bits: int) -> Any:
-    """Bits that count, with their sign, and MONOCHROME1 inverted: of an array or of one number."""
+    """Keep the significant bits with their sign, and invert MONOCHROME1; of an array or of one number."""
     span = 1 << header.bits_stored
     stored = (stored >> low_bits) & (span - 1)
     if header.signed:
@@ -84,7 +84,7 @@ def _significant(header: Header, stored: Any, low_bits: int) -> Any:
 
 
 def padding_values(header: Header) -> tuple[int, int] | None:
-    """Value of :func:`decode_pixels` that means "not measured", and the other end of a range of them, if any does."""
+    """The two ends of the range of decoded values that mean "not measured"; ``None`` if there is none."""
     if header.padding is None:
         return None
     value, limit = (_significant(header, end, header.high_bit + 1 - header.bits_stored) for end in header.padding)
@@ -92,18 +92,18 @@ def padding_values(header: Header) -> tuple[int, int] | None:
 
 
 def is_padding(header: Header, stored: np.ndarray) -> np.ndarray:
-    """``(Rows, Columns)`` bool: where decoded values are padding."""
+    """``(Rows, Columns)`` bool: true where decoded values are padding."""
     ends = padding_values(header)
     return np.zeros(stored.shape, dtype=bool) if ends is None else (stored >= min(ends)) & (stored <= max(ends))
 
 
 def scanner_units(header: Header, stored: np.ndarray) -> np.ndarray:
-    """Apply the rescale of this very slice, in float64."""
+    """Apply the rescale of this slice, in float64."""
     return stored * header.slope + header.intercept
 
 
 def is_lossy(header: Header) -> bool:
-    """Whether values were ever changed by lossy compression, by statement or by encoding."""
+    """Whether lossy compression ever changed the values, according to the header or the transfer syntax."""
     return header.lossy or header.transfer_syntax in LOSSY
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Voxels and geometry of one DICOM series, exactly."""
+"""Read voxels and geometry of one DICOM series exactly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .stack import stack_slices
 __all__ = ["read_series"]
 
 LOGGER = logging.getLogger(__name__)
-MAX_EXACT = 2**24  # float32 holds every integer up to here
+MAX_EXACT = 2**24  # float32 represents every integer up to this
 
 
 def read_series(series: SeriesCandidate, max_inflated_bytes: int = 2**27) -> Volume:
@@ -32,13 +32,13 @@ def read_series(series: SeriesCandidate, max_inflated_bytes: int = 2**27) -> Vol
         max_inflated_bytes: the most that a deflated file may inflate to.
 
     Returns:
-        The volume: voxel axes along columns (left to right in the image), rows (top to bottom), slices; scanner units
-        with the rescale of each slice. ``meta`` holds ``slice_spacing_mm``, ``slice_gap_mm`` (spacing minus thickness,
-        negative where slices overlap, None where the thickness is not stated), ``lossy``, ``inverted`` (MONOCHROME1)
-        and ``body_part`` (a word of :mod:`scripts.dicom.anatomy`, or empty).
+        The volume. Its voxel axes run along columns (left to right in the image), rows (top to bottom) and slices. Its
+        values are scanner units, after the rescale of each slice. ``meta`` holds ``slice_spacing_mm``, ``slice_gap_mm``
+        (spacing minus thickness, negative if slices overlap, None if the thickness is not stated), ``lossy``,
+        ``inverted`` (MONOCHROME1) and ``body_part`` (a word of :mod:`scripts.dicom.anatomy`, or empty).
 
     Raises:
-        CaseError: ``CHANGED`` if a file is not what discovery saw, ``TRUNCATED``, ``NO_DECODER``, ``NONFINITE`` or
+        CaseError: ``CHANGED`` if a file has changed since discovery, ``TRUNCATED``, ``NO_DECODER``, ``NONFINITE`` or
             ``UNREADABLE``.
     """
     for warning in series.warnings:
@@ -83,7 +83,7 @@ def read_series(series: SeriesCandidate, max_inflated_bytes: int = 2**27) -> Vol
 
 
 def _take_out(padding: np.ndarray, array: np.ndarray, first: Header) -> float | None:
-    """Put the lowest measured value where there is padding, **in place**; returns what stood there."""
+    """Replace padding by the lowest measured value, **in place**; returns the replaced values."""
     values = padding_values(first)
     if values is None or not padding.any():
         return None
@@ -94,7 +94,7 @@ def _take_out(padding: np.ndarray, array: np.ndarray, first: Header) -> float | 
 
 
 def _stored(headers: Sequence[Header], max_inflated_bytes: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Index and stored values of each slice; every file is opened once, every image of it decoded once."""
+    """Yield index and stored values of each slice; each file is opened once, and each of its images decoded once."""
     by_file: dict[Path, dict[int, list[int]]] = {}
     for k, header in enumerate(headers):
         by_file.setdefault(header.path, {}).setdefault(header.frame, []).append(k)
@@ -108,7 +108,7 @@ def _stored(headers: Sequence[Header], max_inflated_bytes: int) -> Iterator[tupl
 
 
 def _pixel_data(header: Header, max_inflated_bytes: int) -> bytes:
-    """Value of the PixelData element of a file that must still be what discovery saw."""
+    """Value of the PixelData element of a file, which must not have changed since discovery."""
     assert header.pixels is not None  # read_headers sets an error otherwise
     try:
         with quiet(), open_dicom(header.path, max_inflated_bytes) as (file, _, _, stamp):

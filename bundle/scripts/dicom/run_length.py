@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run lengths (RLE Lossless, PS3.5 annex G), decoded byte plane by byte plane."""
+"""Decode run lengths (RLE Lossless, PS3.5 annex G), byte plane by byte plane."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def decode_run_lengths(stream: bytes, pixels: int, bytes_per_pixel: int) -> np.n
 
     Args:
         stream: header of 64 bytes, then one segment for each byte of a pixel, the most significant first.
-        pixels: of the image.
+        pixels: number of pixels in the image.
         bytes_per_pixel: 1, 2 or 4.
 
     Returns:
@@ -38,7 +38,7 @@ def decode_run_lengths(stream: bytes, pixels: int, bytes_per_pixel: int) -> np.n
 
 
 def _decode_segment(segment: bytes, length: int) -> bytes:
-    """One byte plane; what follows its last byte is padding."""
+    """Decode one byte plane; bytes after its end are padding."""
     result = bytearray()
     at = 0
     while len(result) < length and at < len(segment):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One series, several volumes: image types, echoes, diffusion weightings and time points are told apart.
+"""Separate the volumes of one series by image type, echo, diffusion weighting and time point.
 
-Stacks of different angle or place are told apart before, by :mod:`scripts.dicom.stacks`.
+:mod:`scripts.dicom.stacks` has separated stacks of different angle or position before.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-SAME_DIRECTION = 2e-3  # largest difference of the components of one gradient, as it is stated from slice to slice
+SAME_DIRECTION = 2e-3  # largest difference between the components that slices state for one gradient
 MOMENTS = ("TriggerTime", "AcquisitionDateTime", "AcquisitionTime")
 
 
@@ -38,7 +38,7 @@ class Part:
 
     Attributes:
         headers: the slices, in no order.
-        suffix: what tells it from the other parts of its series, such as ``-type1-echo2``.
+        suffix: what distinguishes it from the other parts of its series, such as ``-type1-echo2``.
     """
 
     headers: tuple[Header, ...]
@@ -46,12 +46,12 @@ class Part:
 
 
 def split_by_type(part: Part) -> list[Part]:
-    """One part per image type (and vendor's statement of phase, real, imaginary)."""
+    """One part per image type, and per phase, real or imaginary component."""
     return _split(part, "type", lambda header: (header.image_type, header.component))
 
 
 def split_by_echo(part: Part) -> list[Part]:
-    """One part per echo: number, and time in ms, where times nearer than 0.1 % are one."""
+    """One part per echo, by its number and its time in ms. Times that differ by less than 0.1 % are the same."""
     times = sorted({header.echo_time for header in part.headers if header.echo_time is not None})
     cluster: dict[float | None, int] = {None: -1}
     for i, time in enumerate(times):
@@ -61,10 +61,10 @@ def split_by_echo(part: Part) -> list[Part]:
 
 
 def split_by_diffusion(part: Part) -> list[Part]:
-    """One part per b-value, named by it in s/mm2, and per direction of the gradient, in the order of acquisition."""
+    """One part per b-value in s/mm2, which names it, and per gradient direction, numbered in order of acquisition."""
     weightings: list[tuple[int | None, tuple[float, ...] | None]] = []
     groups: list[list[Header]] = []
-    known: dict[tuple, int] = {}  # most slices say exactly what another one has said
+    known: dict[tuple, int] = {}  # most slices state exactly the same as another slice
     for header in part.headers:
         b_value = None if header.b_value is None else round(header.b_value)
         said = b_value, header.gradient
@@ -98,14 +98,15 @@ def _same_direction(one: tuple[float, ...] | None, other: tuple[float, ...] | No
 def split_by_time(part: Part) -> list[Part]:
     """One part per time point or phase.
 
-    TemporalPositionIdentifier always counts. Numbers and times of acquisition count only where several slices share a
-    position, and only if they part the slices into volumes that hold every position once: scanners also change them
-    from slice to slice of one volume. Where each position has its own times (a heart in phases, interleaved slices),
-    their order at each position counts. Last, numbers of images that run through all positions again and again.
+    The rules are tried in this order. TemporalPositionIdentifier always counts. Acquisition numbers and times count
+    only if several slices share a position and if they separate the slices into volumes that hold every position
+    once, because scanners also change them within one volume. If each position has its own times (cardiac phases,
+    interleaved slices), their order at each position counts. The last rule is for instance numbers that run through
+    all positions again and again.
 
     Raises:
-        CaseError: ``TIME_SERIES`` where the volumes of a series cannot be told apart, ``DUPLICATE_POSITION`` where
-            nothing says that there are several.
+        CaseError: ``TIME_SERIES`` if the volumes of a series cannot be separated, ``DUPLICATE_POSITION`` if nothing
+            indicates that there are several.
     """
     parts = _split(part, "time", lambda header: _sortable(header.temporal_position))
     if len(parts) > 1:
@@ -127,7 +128,7 @@ def split_by_time(part: Part) -> list[Part]:
     if even and len(told_apart) > len(per_place):
         raise CaseError(
             Reason.TIME_SERIES,
-            "several measurements in one series must be told apart by echo, diffusion weighting or time, but "
+            "several measurements in one series must differ in echo, diffusion weighting or time, but "
             f"{max(per_place.values())} share each position; split the series",
         )
     raise CaseError(
@@ -137,7 +138,7 @@ def split_by_time(part: Part) -> list[Part]:
 
 
 def _by_value(headers: Sequence[Header], places: Sequence[int], keyword: str) -> list[int] | None:
-    """Number of the time point of each slice, where each value occurs once at every place."""
+    """Number of the time point of each slice, if each value occurs once at every position; else ``None``."""
     values = [_sortable(header.times[keyword]) for header in headers]
     each_once = len(set(zip(values, places, strict=True))) == len(places)
     if not each_once or len(set(values)) * len(set(places)) != len(places):
@@ -147,7 +148,7 @@ def _by_value(headers: Sequence[Header], places: Sequence[int], keyword: str) ->
 
 
 def _by_rank(headers: Sequence[Header], places: Sequence[int], keyword: str) -> list[int] | None:
-    """The same for moments that differ from place to place: which it is among those of its own place."""
+    """The same for times that differ between positions: the rank of each slice among those of its position."""
     if keyword not in MOMENTS:
         return None
     values = [_sortable(header.times[keyword]) for header in headers]
@@ -161,7 +162,7 @@ def _by_rank(headers: Sequence[Header], places: Sequence[int], keyword: str) -> 
 
 
 def _by_run(headers: Sequence[Header], places: Sequence[int], keyword: str) -> list[int] | None:
-    """The same for numbers of images that run through all places in one order, again and again."""
+    """The same for instance numbers that run through all positions in one order, again and again."""
     values = [_sortable(header.times[keyword]) for header in headers]
     if keyword != "InstanceNumber" or len(set(values)) < len(values) or max(values)[0] == np.inf:
         return None
@@ -186,7 +187,7 @@ def _split(part: Part, name: str, key: Callable[[Header], tuple]) -> list[Part]:
 
 
 def _sortable(text: str) -> tuple[float, str]:
-    """Numbers in their order, other text after them."""
+    """Sort key: numbers in numeric order, then other text."""
     try:
         return float(text), text
     except ValueError:
@@ -194,7 +195,7 @@ def _sortable(text: str) -> tuple[float, str]:
 
 
 def _places(headers: Sequence[Header]) -> list[int]:
-    """Index of the position of each slice among the positions that occur."""
+    """Index of the position of each slice among all positions."""
     along = slice_positions_mm(headers)
     order = np.argsort(along, kind="stable")
     place = np.zeros(len(along), dtype=int)
@@ -203,7 +204,7 @@ def _places(headers: Sequence[Header]) -> list[int]:
 
 
 def _differing_facts(headers: Iterable[Header]) -> list[str]:
-    """Names of the facts that are not the same in all slices."""
+    """Names of the facts that differ between slices."""
     tolerance = dict(ACQUISITION)
     names = []
     for facts in zip(*(header.volume_facts for header in headers), strict=True):
@@ -227,7 +228,7 @@ def check_one_patient(headers: Sequence[Header]) -> None:
         CaseError: ``MIXED_PATIENT``.
     """
     if len({header.identity for header in headers}) > 1:
-        message = "slices of one series must share patient and study, got several; find out whose they are"
+        message = "slices of one series must share patient and study, got several; correct the archive"
         raise CaseError(Reason.MIXED_PATIENT, message)
     if len({header.frame_of_reference for header in headers}) > 1:
         message = "slices of one series must share a frame of reference, got several; export the series again"
@@ -235,7 +236,7 @@ def check_one_patient(headers: Sequence[Header]) -> None:
 
 
 def check_one_acquisition(part: Part) -> None:
-    """Demand that what a volume averages, weights and excites is the same in all its slices.
+    """Demand that the acquisition parameters of a volume are the same in all its slices.
 
     Raises:
         CaseError: ``MIXED_ACQUISITION``.
@@ -249,8 +250,8 @@ def check_covers_series(parts: Sequence[Part]) -> dict[str, CaseError]:
     """Demand that the volumes of one series have the same positions.
 
     Returns:
-        The reason for each suffix whose volume lacks some: ``GAP`` inside it, ``COUNT_MISMATCH`` at its ends. Where
-        no volume is complete, the series was not several volumes to begin with: ``MULTI_ECHO``, ``TIME_SERIES`` or
+        Suffix to reason for each volume that lacks positions: ``GAP`` inside it, ``COUNT_MISMATCH`` at its ends. If no
+        volume is complete, the slices do not form several volumes: ``MULTI_ECHO``, ``TIME_SERIES`` or
         ``MIXED_ACQUISITION``.
     """
     if len(parts) < 2:

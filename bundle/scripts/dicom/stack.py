@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether slices form one volume, and where it is: unique, uniform, unsheared positions along the normal.
+"""Check that slices form one volume, with unique, uniform and unsheared positions along the normal.
 
-Everything comes from ImagePositionPatient and ImageOrientationPatient. SliceLocation, SpacingBetweenSlices,
-InstanceNumber and file names play no part.
+Only ImagePositionPatient and ImageOrientationPatient count. SliceLocation, SpacingBetweenSlices, InstanceNumber and
+file names are ignored.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Stack:
     """Slices in order.
 
     Attributes:
-        order: index of each slice in what was given, by position along the normal (row x column direction).
-        affine_lps: ``(4, 4)`` from ``(column, row, slice)`` to mm; its third column is the mean step between slices.
-        warnings: what is tolerated but not perfect.
+        order: indices of the given slices in order of position along the normal (row x column direction).
+        affine_lps: ``(4, 4)`` from ``(column, row, slice)`` to mm (LPS); its third column is the mean step.
+        warnings: faults that are tolerated.
     """
 
     order: tuple[int, ...]
@@ -36,7 +36,7 @@ class Stack:
 
 
 def check_plane_facts(headers: Sequence[Header]) -> None:
-    """Demand that every slice of a stack states its geometry and that all planes are alike.
+    """Demand that every slice of a stack states its geometry and that all planes agree.
 
     Raises:
         CaseError: ``NO_GEOMETRY``, ``MIXED_ORIENTATION`` or ``MIXED_GEOMETRY``.
@@ -96,7 +96,7 @@ def check_plane(header: Header) -> None:
 
 
 def _directions(headers: Sequence[Header]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row direction, column direction and unit normal; the mean where slices jitter."""
+    """Row direction, column direction and unit normal; their means if slices differ slightly."""
     orientations = np.array([header.orientation for header in headers])
     mean = orientations[0] if (orientations == orientations[0]).all() else orientations.mean(axis=0)
     row, column = mean[:3], mean[3:]
@@ -112,12 +112,12 @@ def slice_positions_mm(headers: Sequence[Header]) -> np.ndarray:
 def stack_slices(headers: Sequence[Header], min_slices: int = 3) -> Stack:
     """Put slices into spatial order and demand that they form a regular grid.
 
-    A step may differ from the mean by 1 % (or 0.01 mm) without comment, by 2 % with a warning; the drift across the
-    slices' own plane may be 0.1 % of the length of the stack.
+    A step may differ from the mean by 1 % (or 0.01 mm) without a warning, and by 2 % with one. The drift within the
+    plane of the slices may be 0.1 % of the length of the stack.
 
     Args:
         headers: slices that passed :func:`check_plane_facts`.
-        min_slices: fewest slices; three are the fewest whose spacing can be verified.
+        min_slices: fewest slices; with fewer than three, the spacing cannot be verified.
 
     Raises:
         CaseError: ``TOO_SMALL``, ``DUPLICATE_POSITION``, ``GAP``, ``NONUNIFORM`` or ``SHEARED``.
@@ -142,7 +142,7 @@ def stack_slices(headers: Sequence[Header], min_slices: int = 3) -> Stack:
         )
     warnings: tuple[CaseError, ...] = ()
     if error > max(SAME_POSITION_MM, 0.01 * step):
-        message = f"slices are evenly spaced to {error:.3f} mm only, at a spacing of {step:.3f} mm"
+        message = f"slices are evenly spaced only to within {error:.3f} mm, at a spacing of {step:.3f} mm"
         warnings = (CaseError(Reason.NONUNIFORM, message),)
     sideways = points - points[0] - np.outer(along - along[0], normal)
     drift = np.linalg.norm(sideways, axis=1).max()
@@ -160,7 +160,7 @@ def stack_slices(headers: Sequence[Header], min_slices: int = 3) -> Stack:
 
 
 def _check_steps(along: np.ndarray, steps: np.ndarray) -> None:
-    """Slices at one place, and places without a slice."""
+    """Demand that no two slices share a position, and that no slice is missing."""
     if steps.min() < SAME_POSITION_MM:
         where = along[int(steps.argmin())] - along[0]
         raise CaseError(

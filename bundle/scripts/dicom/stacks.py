@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One series, several stacks: slices of different angle (through the discs of a spine) or place, and lone scouts."""
+"""Separate the stacks of one series by angle (discs of a spine) or position, and find single scout slices."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .stack import SAME_POSITION_MM
 __all__ = ["find_stacks"]
 
 SAME_DIRECTION = 1e-3  # largest difference of direction cosines within one stack
-ACROSS_DEGREES = 45  # stacks further apart than this are the planes of a localizer
-SCOUT_DEGREES = 10  # lone slices further turned than this are scouts, others belong to a stack that is not whole
-SIDEWAYS_MM = 1  # stacks further apart than this across their normal are several
-JUMP = 2.5  # stacks further apart than so many steps along their normal are several
+ACROSS_DEGREES = 45  # stacks at a larger angle to each other are the planes of a localizer
+SCOUT_DEGREES = 10  # a single slice at a larger angle is a scout; one at a smaller angle belongs to an incomplete stack
+SIDEWAYS_MM = 1  # slices further apart than this within their plane belong to different stacks
+JUMP = 2.5  # slices further apart than so many steps along their normal belong to different stacks
 
 
 def find_stacks(headers: Sequence[Header], min_slices: int) -> tuple[list[list[Header]], list[list[Header]]]:
@@ -29,12 +29,12 @@ def find_stacks(headers: Sequence[Header], min_slices: int) -> tuple[list[list[H
         min_slices: fewest slices of a stack.
 
     Returns:
-        The stacks, in the order of their acquisition as far as numbers tell, and the scouts: groups of too few slices
-        that lie across a stack, in files of their own.
+        The stacks, in order of acquisition as far as their numbers show it, and the scouts: groups of too few slices
+        that cross a stack and lie in separate files.
 
     Raises:
-        CaseError: ``MIXED_ORIENTATION`` where slices are turned against each other and form no stacks, or form stacks
-            that cross each other as those of a localizer do.
+        CaseError: ``MIXED_ORIENTATION`` if slices have several orientations and form no stacks, or form stacks that
+            cross each other, as in a localizer.
     """
     turned = [group for same_id in _by_stack_id(headers) for group in _by_direction(same_id)]
     large = [group for group in turned if _n_places(group) >= min_slices]
@@ -44,7 +44,7 @@ def find_stacks(headers: Sequence[Header], min_slices: int) -> tuple[list[list[H
     largest = max((_degrees(a[0], b[0]) for a in large for b in large), default=0.0)
     if largest > ACROSS_DEGREES:
         message = f"stacks of one series must not cross each other, got an angle of {largest:.0f} degrees, as in a"
-        raise CaseError(Reason.MIXED_ORIENTATION, f"{message} localizer; split the series if it is none")
+        raise CaseError(Reason.MIXED_ORIENTATION, f"{message} localizer; if it is not one, split the series")
     across = [group for group in small if all(_degrees(group[0], other[0]) > SCOUT_DEGREES for other in large)]
     in_one_object = any(header.multi_frame for group in small for header in group)
     if not large or (small and in_one_object) or (len(across) < len(small) and len(large) == 1):
@@ -86,7 +86,7 @@ def _by_stack_id(headers: Sequence[Header]) -> list[list[Header]]:
 
 def _by_direction(headers: Sequence[Header]) -> list[list[Header]]:
     groups: list[list[Header]] = []
-    known: dict[tuple[float, ...] | None, int] = {}  # most slices say exactly what another one has said
+    known: dict[tuple[float, ...] | None, int] = {}  # most slices state exactly the same as another slice
     for header in headers:
         if header.orientation not in known:
             near = (i for i, group in enumerate(groups) if _difference(group[0], header) <= SAME_DIRECTION)
@@ -98,9 +98,9 @@ def _by_direction(headers: Sequence[Header]) -> list[list[Header]]:
 
 
 def _by_place(headers: list[Header], min_slices: int) -> list[list[Header]]:
-    """Parallel stacks: beside each other, or behind each other with room between them.
+    """Separate parallel stacks that lie beside each other, or behind each other with a distance between them.
 
-    A jump along the normal is a missing slice, unless the images are numbered without a gap.
+    A jump along the normal means a missing slice, unless the images are numbered without a gap.
     """
     normal = _normal(headers[0])
     points = np.array([header.position for header in headers])
@@ -115,7 +115,7 @@ def _by_place(headers: list[Header], min_slices: int) -> list[list[Header]]:
         if len(groups) * min_slices > len(headers):
             break
     if len(groups) > 1 and min(map(_n_places, groups)) < min_slices:
-        return [headers]  # a slice out of line, or a sheared stack: refused by what is wrong with it
+        return [headers]  # one slice out of line, or a sheared stack: a later check refuses it with its own reason
     return [stack for group in groups for stack in _by_jump(group, normal, min_slices)]
 
 

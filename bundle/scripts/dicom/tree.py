@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a folder tree: every entry is listed, nothing but regular files is ever opened."""
+"""List the files of a folder tree: every entry is listed, and only regular files are ever opened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Stamp = tuple[int, int]
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """What changes when a file is written to: its size and time of modification in ns."""
+    """Size and time of modification in ns, at least one of which changes when a file is written to."""
     return status.st_size, status.st_mtime_ns
 
 
@@ -27,12 +27,12 @@ def list_tree(
     """List a folder tree in a fixed order.
 
     Args:
-        root: the folder; it may itself be a link. No link inside it is followed: a link that stays in the tree names
-            a file that is listed anyway, and one that leaves it points at what nobody handed over.
+        root: the folder, which may itself be a link. No link inside it is followed: a link that stays in the tree names
+            a file that is listed anyway, and one that leads out of it names a file that was not handed over.
         stable_seconds: how long to wait between two looks at every file's size and time; 0 looks once.
 
     Returns:
-        Regular files with size and time, and ``CHANGED`` where the two looks differ; and all other entries with the
+        Regular files with their size and time, and ``CHANGED`` if the two looks differ; and all other entries with the
         reason why they are not opened.
     """
     entries = dict(walk(Path(root)))
@@ -55,12 +55,12 @@ def list_tree(
 
 
 def changed(how: str) -> CaseError:
-    """A file moves while it is looked at."""
+    """The refusal of a file that changes while it is read."""
     return CaseError(Reason.CHANGED, f"a file must stay as it is while it is read, but {how}; run again later")
 
 
 def walk(root: Path) -> Iterator[tuple[Path, tuple[Stamp, CaseError | None] | CaseError]]:
-    """Every entry that is not a folder, and every folder that cannot be listed."""
+    """Yield every entry that is not a folder, and every folder that cannot be listed."""
     folders = [root]
     while folders:
         folder = folders.pop()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Identifiers that follow from what they name: the same input, model and settings give the same UID again."""
+"""Reproducible identifiers: the same input, model and settings always give the same UID."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import uuid
 
 __all__ = ["derived_uid", "is_derived_uid"]
 
-ROOT, VERSION = "2.25.", 5  # of UIDs that hold a UUID; of UUIDs that are hashed from names
+ROOT, VERSION = "2.25.", 5  # the root of UIDs made from a UUID; the version of UUIDs made by hashing a name
 DIGITS = len(str(2**128))
 
 
 def derived_uid(*facts: str) -> str:
-    """A UID under 2.25 (a UUID as a number), hashed from the facts in order.
+    """A UID under 2.25 (a UUID as a number), hashed from the facts in the given order.
 
-    The facts are separated by a character that no UID, digest or version holds, so that ``("ab", "c")`` and
+    The facts are separated by a character that occurs in no UID, digest or version, so that ``("ab", "c")`` and
     ``("a", "bc")`` differ.
     """
     digest = hashlib.sha256("\n".join(facts).encode()).digest()[:16]

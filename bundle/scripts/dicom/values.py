@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values of DICOM elements as plain Python: absent, empty or impossible ones become None, never an exception."""
+"""Values of DICOM elements as plain Python. Absent, empty or impossible values become None, never an exception."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["codes_of", "finite_of", "integer_of", "numbers_of", "text_of", "vect
 
 
 def text_of(ds: Dataset, keyword: str) -> str:
-    """All values of an element as one text; empty where there is none."""
+    """All values of an element as one text; empty if there is none."""
     value = ds.get(keyword)
     if value is None:
         return ""
@@ -24,12 +24,12 @@ def text_of(ds: Dataset, keyword: str) -> str:
 
 
 def numbers_of(ds: Dataset, keyword: str) -> tuple[float, ...] | None:
-    """All values as numbers, whatever type the file states; None where there is nothing, NaN where no number is."""
+    """All values as numbers, whatever type the file states. None if there are none; NaN for one that is no number."""
     try:
         value = ds.get(keyword)
         if isinstance(value, bytes):
             value = value.decode("ascii")
-        if isinstance(value, str):  # of a wrong type, such as UT for PixelSpacing
+        if isinstance(value, str):  # a wrong type, such as UT for PixelSpacing
             value = [one.strip(" \0") for one in value.split("\\")] if value.strip(" \0") else None
         if value is None or value == []:
             return None
@@ -57,7 +57,7 @@ def vector_of(ds: Dataset, keyword: str, count: int) -> tuple[float, ...] | None
 
 
 def codes_of(ds: Dataset, *path: str) -> tuple[str, ...]:
-    """Code values of all items of a code sequence, which may lie in other sequences."""
+    """Code values of all items of a code sequence, which may be nested in other sequences."""
     items = [ds]
     for keyword in path:
         items = [inner for item in items for inner in item.get(keyword) or []]
@@ -65,12 +65,12 @@ def codes_of(ds: Dataset, *path: str) -> tuple[str, ...]:
 
 
 def vendor_text(ds: Dataset, tag: int) -> str:
-    """First value of a private element as text, whether or not its type is known."""
+    """First value of a private element as text, even if its type is unknown."""
     if tag not in ds:
         return ""
     value = ds[tag].value
     if isinstance(value, bytes):
-        # little-endian short where it is not printable: implicit files do not state the type
+        # if it is not printable, it is a little-endian short: implicit files do not state the type
         text = value.strip(b" \0")
         value = (
             text.decode("ascii") if text and text.isascii() and text[0] > 32 else int.from_bytes(value[:2], "little")
@@ -81,7 +81,7 @@ def vendor_text(ds: Dataset, tag: int) -> str:
 
 
 def vendor_numbers(ds: Dataset, *tags: int) -> tuple[float, ...] | None:
-    """Finite numbers of private elements one after the other, whether or not their type is known; else None."""
+    """Finite numbers of private elements in turn, even if their type is unknown; None if there are none."""
     numbers: list[float] = []
     for tag in tags:
         value = ds[tag].value if tag in ds else None

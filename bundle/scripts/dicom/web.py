@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The series of a DICOMweb server as a folder tree, which is then taken like any other."""
+"""Fetch the series of a DICOMweb server into a folder tree, which is then processed like any other."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ PAGE = 500
 
 
 def fetch_series(url: str, folder: Path, modality: str = "MR", client: Any = None) -> int:
-    """Bring a folder up to date with a server, one series and one instance at a time.
+    """Fetch series from a server into a folder, one series and one instance at a time.
 
-    Each series becomes a folder named by the hash of its UID, by one rename when all of it is there. A series that is
-    there already is fetched again only where the server has another number of instances. Nothing is removed.
+    Each series becomes a folder named by the hash of its UID, which appears by one rename when it is complete. A series
+    that is already there is fetched again only if the server has another number of instances. Nothing is removed.
 
     Args:
-        url: of the DICOMweb service, such as ``http://127.0.0.1:8042/dicom-web``. Series are searched for by QIDO-RS
-            and fetched by WADO-RS, as they are encoded there.
-        folder: is created.
+        url: of the DICOMweb service, such as ``http://127.0.0.1:8042/dicom-web``. Series are found by QIDO-RS and
+            fetched by WADO-RS, in the encoding that the server stores.
+        folder: is created if it does not exist.
         modality: of the series.
         client: default: ``dicomweb_client.DICOMwebClient(url)``.
 
     Returns:
-        How many series were fetched.
+        Number of series that were fetched.
 
     Raises:
         OSError: if the server does not answer, or sends fewer instances than it says it has.
         ModuleNotFoundError: if ``dicomweb-client`` is not installed.
     """
     if client is None:
-        from dicomweb_client import DICOMwebClient  # an extra, which a folder does without
+        from dicomweb_client import DICOMwebClient  # an optional package, which folders do not need
 
         client = DICOMwebClient(url)
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def fetch_series(url: str, folder: Path, modality: str = "MR", client: Any = Non
         for number, dataset in enumerate(instances, 1):
             dataset.save_as(part / f"{number:06}.dcm", enforce_file_format=True)
         if len(os.listdir(part)) < count:
-            raise OSError(f"a server must send the {count} instances it has of a series, got fewer; run again")
+            raise OSError(f"a server must send all {count} instances of a series, got fewer; run again")
         shutil.rmtree(final, ignore_errors=True)
         os.rename(part, final)
         fetched += 1
@@ -62,7 +62,7 @@ def fetch_series(url: str, folder: Path, modality: str = "MR", client: Any = Non
 
 
 def _search(client: Any, modality: str) -> Iterator[tuple[str, str, int]]:
-    """Study and series UID of every series of a modality, and how many instances it has."""
+    """Study UID, series UID and number of instances of every series of a modality."""
     offset = 0
     fields = ["StudyInstanceUID", "NumberOfSeriesRelatedInstances"]
     while page := client.search_for_series(

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A super-resolved volume as a derived MR series: classic MR Image Storage, one file per thin slice.
 
-Geometry comes from the affine, facts about patient, study and acquisition from an explicit list of the source's
-attributes (:mod:`scripts.dicom.attributes`), everything else is made here. ``docs/dicom_conformance.md`` states it.
+The geometry comes from the affine. Facts about patient, study and acquisition come from an explicit list of the
+source's attributes (:mod:`scripts.dicom.attributes`). Everything else is made here. ``docs/dicom_conformance.md`` lists
+every attribute.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from .uids import derived_uid
 __all__ = ["Provenance", "Written", "save_instance", "stored_values", "write_series"]
 
 MAX_INFLATED_BYTES = 2**27
-# what is read of the source: what may be taken over, and what the rest is made from
+# attributes that are read from the source: those that may be taken over, and those that others are derived from
 MADE_FROM = (
     "ImageOrientationPatient", "ImagePositionPatient", "ImageType", "Laterality", "PhotometricInterpretation",
     "PixelRepresentation", "PixelSpacing", "RescaleIntercept", "RescaleSlope", "RescaleType", "Rows", "Columns",
@@ -45,20 +46,20 @@ WANTED_TAGS: list[Any] = [
     *(tag_for_keyword(word) for word in (*PATIENT_AND_STUDY, *ACQUISITION, *LOSSY, *MADE_FROM, *FRAME_KEYWORDS)),
     *FRAME_TAGS,
 ]
-PIXEL_TOLERANCE_MM = 1e-5  # below it the in-plane grid is the source's own, and its strings are kept
+PIXEL_TOLERANCE_MM = 1e-5  # if the in-plane grid differs by less, the source's strings are kept
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made the series; it decides the UIDs.
+    """What made the series; its UIDs are hashed from this.
 
     Attributes:
         software: name of the bundle.
-        version: of the bundle.
+        version: version of the bundle.
         model_sha256: hexadecimal digest of the weights.
-        config_sha256: of the settings.
-        derived_at: when; kept by the caller so that a run that goes on writes the same bytes.
-        interpolated: the voxels are those of cubic interpolation, since the self-check found them nearer the truth.
+        config_sha256: hexadecimal digest of the settings.
+        derived_at: time of derivation; the caller keeps it, so that a run that is resumed writes the same bytes.
+        interpolated: whether the voxels are those of cubic interpolation, because the self-check preferred it.
     """
 
     software: str
@@ -76,7 +77,7 @@ class Written:
     Attributes:
         files: in order of position.
         series_uid: of the derived series.
-        clipped_voxels: that did not fit 16 bits.
+        clipped_voxels: number of voxels that did not fit into 16 bits.
     """
 
     files: tuple[Path, ...]
@@ -95,11 +96,11 @@ def write_series(
     """Write one file per slice along the third axis.
 
     Args:
-        folder: is created, must be empty; the caller renames it when everything is there.
+        folder: is created, or is empty; the caller renames it when all files are written.
         array: ``(columns, rows, slices)`` in scanner units, on the fine grid; padded voxels hold the source's padding.
         affine_ras: ``(4, 4)`` of the array.
-        source: what the volume was made from; headers of its files are read again for what is taken over.
-        provenance: see there.
+        source: what the volume was made from; the headers of its files are read again to take over attributes.
+        provenance: see :class:`Provenance`.
         scale_factor: K, slice spacing over thin spacing.
 
     Returns:
@@ -107,7 +108,7 @@ def write_series(
 
     Raises:
         ValueError: if the array is not 3D and finite.
-        CaseError: ``CHANGED`` if a source file is not what discovery saw.
+        CaseError: ``CHANGED`` if a source file has changed since discovery.
     """
     if array.ndim != 3 or not np.isfinite(array).all():
         raise ValueError(f"array must be a finite (columns, rows, slices) volume, got shape {array.shape}")
@@ -143,13 +144,13 @@ def write_series(
 
 
 def stored_values(array: np.ndarray, sources: Sequence[Dataset]) -> tuple[np.ndarray, int, Dataset]:
-    """Whole numbers to store, and how they become scanner units again.
+    """Integers to store, and the rescale that turns them into scanner units.
 
-    A constant rescale of the source is kept; one that differs from slice to slice becomes none. Values are rounded;
-    16 bits are signed where the source's are or a value is negative; what does not fit is clipped and counted.
+    A rescale of the source is kept if all slices share it; otherwise there is none. Values are rounded to 16 bits,
+    which are signed if those of the source are or a value is negative. Values that do not fit are clipped and counted.
 
     Args:
-        array: scanner units.
+        array: any shape, in scanner units.
         sources: headers of the source.
 
     Returns:
@@ -170,7 +171,7 @@ def stored_values(array: np.ndarray, sources: Sequence[Dataset]) -> tuple[np.nda
 
 
 def _sources(slices: Sequence[Header]) -> list[Dataset]:
-    """What the derived series may take over of each slice, in the words of a classic image."""
+    """For each slice, the attributes that the derived series may take over, named as in a classic image."""
     found: dict[tuple[Path, int], Dataset] = {}
     for path in dict.fromkeys(header.path for header in slices):
         try:
@@ -187,14 +188,14 @@ def _sources(slices: Sequence[Header]) -> list[Dataset]:
 
 
 def _instance(header: Header) -> str:
-    """What names a slice: its SOP instance, and the number of its frame where there are several."""
+    """Identifier of a slice: its SOP instance UID, and the number of its frame if there are several."""
     return header.sop_instance if header.frames == 1 else f"{header.sop_instance} frame {header.frame + 1}"
 
 
 def _common(
     source: SeriesCandidate, sources: Sequence[Dataset], provenance: Provenance, series_uid: str, scale_factor: float
 ) -> Dataset:
-    """What is equal on every slice, but the grid."""
+    """All attributes that are the same on every slice, except those of the grid."""
     first = sources[0]
     moment = provenance.derived_at
     date, time = moment.strftime("%Y%m%d"), moment.strftime("%H%M%S")
@@ -204,12 +205,12 @@ def _common(
         if keyword not in ds:
             setattr(ds, keyword, None)
     for keyword, value in (("ScanningSequence", "RM"), ("SequenceVariant", "NONE")):
-        if keyword not in ds:  # type 1; "research mode" and "no variant" are the standard's ways not to say
+        if keyword not in ds:  # type 1; "research mode" and "no variant" stand for unknown
             setattr(ds, keyword, value)
     if str(ds.get("LossyImageCompression", "")) == "00":
         for keyword in LOSSY[1:]:
             ds.pop(keyword, None)
-    if "FrameOfReferenceUID" not in ds:  # type 1, and old scanners leave it out: one that follows from the source
+    if "FrameOfReferenceUID" not in ds:  # type 1, but old scanners omit it; derived from the source's series
         ds.FrameOfReferenceUID = derived_uid(str(first.SeriesInstanceUID), "frame of reference")
     copy_constant(sources, ds, ("Laterality",))
     if "Laterality" not in ds and "BodyPartExamined" not in ds:  # type 2C: it might be one of a pair
@@ -251,7 +252,7 @@ def _common(
 
 
 def _look(ds: Dataset, source: SeriesCandidate, sources: Sequence[Dataset]) -> None:
-    """The source's windows, where they are the same for all slices; centres follow values that are inverted."""
+    """Take over the source's windows if all slices share them; centres are mirrored if the values are inverted."""
     window = Dataset()
     copy_constant(sources, window, ("WindowCenter", "WindowWidth"))
     centres, widths = (np.atleast_1d(window.get(keyword, ())) for keyword in ("WindowCenter", "WindowWidth"))
@@ -268,7 +269,7 @@ def _look(ds: Dataset, source: SeriesCandidate, sources: Sequence[Dataset]) -> N
 
 
 def _grid(ds: Dataset, sources: Sequence[Dataset], affine_ras: np.ndarray, values: np.ndarray) -> None:
-    """Everything about where and how many, but the position of each slice."""
+    """Attributes of grid and pixels, except the position of each slice."""
     lps = swap_lps_ras(affine_ras)
     spacing = voxel_spacing_mm(affine_ras)
     cosines = (lps[:3, :3] / spacing).T[:2].ravel()
@@ -288,7 +289,7 @@ def _grid(ds: Dataset, sources: Sequence[Dataset], affine_ras: np.ndarray, value
 
 
 def _padding(ds: Dataset, slices: Sequence[Header], values: np.ndarray) -> None:
-    """State which value is padding, where the source has padded voxels."""
+    """State which value is padding, if the source has padded voxels."""
     padding = padding_values(slices[0])
     if padding is None:
         return
@@ -310,7 +311,7 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 
 
 def _references(slices: Sequence[Header], purpose: bool) -> list[Dataset]:
-    """One item per file; with a purpose, also which frames of it."""
+    """One item per file; with ``purpose``, also the numbers of its frames."""
     items = []
     for path in dict.fromkeys(header.path for header in slices):
         members = [header for header in slices if header.path == path]
@@ -338,7 +339,7 @@ def _equipment(provenance: Provenance) -> Dataset:
 
 
 def save_instance(ds: Dataset, path: Path) -> None:
-    """Explicit little endian with a preamble of zeros, on the disk before the caller renames the folder."""
+    """Write a file in explicit little endian with a preamble of zeros, and flush it to the disk."""
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
