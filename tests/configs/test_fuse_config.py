@@ -57,12 +57,20 @@ def test_three_stacks_become_one_volume_on_the_grid_of_the_first(tmp_path, truth
         assert np.sqrt(np.mean(difference**2)) < 0.02 * np.ptp(volume)
 
 
-def test_what_cannot_be_fused_gets_a_line_and_no_file(tmp_path, truth, capfd):
+def test_what_cannot_be_fused_gets_a_line_before_the_network_is_asked(tmp_path, truth, capfd, monkeypatch):
+    def asked(*_):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(SRNet, "forward", asked)
     (tmp_path / "again.nii.gz").write_bytes((tmp_path / "tra.nii.gz").read_bytes())
-    result = fuse(tmp_path, "tra", "again")
-    assert result.exit_code == 3
-    assert "STACKS_DIFFER: the slices of 0_tra and 1_again must be at least 30 degrees" in capfd.readouterr().err
+    assert fuse(tmp_path, "tra", "again").exit_code == 3
+    assert "fuse: STACKS_DIFFER: the slices of 0_tra and 1_again must be at least 30 degrees" in capfd.readouterr().err
+    other, affine = smooth_volume((8, 36, 40), seed=9), nib.load(tmp_path / "sag.nii.gz").affine
+    save_nifti(tmp_path / "other.nii.gz", 1000 - other, affine)
+    assert fuse(tmp_path, "tra", "other").exit_code == 3
+    assert "fuse: STACKS_DIFFER: 1_other must be of the same contrast and place as 0_tra" in capfd.readouterr().err
     (tmp_path / "broken.nii.gz").write_bytes(b"no")
-    assert fuse(tmp_path, "tra", "broken").exit_code == 3
+    assert fuse(tmp_path, "tra", "broken", "again").exit_code == 3
+    assert "broken" in capfd.readouterr().err
     assert not (tmp_path / "out" / "fused.nii.gz").exists()
     assert "fuse must have two stacks" in str(fuse(tmp_path, "tra").exception)

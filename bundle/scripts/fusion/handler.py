@@ -5,21 +5,27 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 
 from ..data.cases import Cases, read_case
 from ..files import whole, write_json
 from ..geometry import Orientation, voxel_spacing_mm
+from ..inference.evaluator import CaseEvaluator, case_error
 from ..intensity import IntensityRange
+from ..networks.interpolation import interpolate_cubic
 from ..reasons import CaseError, Reason
 from ..transforms.consistency import noise_to_signal, scan_operator
-from ..transforms.orient import padding_of
-from .stacks import Fused, Stack, fuse_stacks
+from ..transforms.orient import padding_of, slice_grid
+from .stacks import Fused, Stack, fuse_stacks, register_stacks
 
 __all__ = ["Fusion", "stack_cases"]
 
@@ -39,6 +45,16 @@ def stack_cases(stacks: list[str]) -> Cases:
         else:
             cases.items.append({"image": path, "case": f"{index}_{name}"})
     return cases
+
+
+@contextmanager
+def _exit_if_refused() -> Iterator[None]:
+    """End the process with one line and code 3 where stacks do not fit together."""
+    try:
+        yield
+    except CaseError as error:
+        print(f"fuse: {error}", file=sys.stderr)
+        raise SystemExit(3) from error
 
 
 class Fusion:
@@ -78,28 +94,49 @@ class Fusion:
         """Register with an evaluator whose batches are single cases."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
+    def check(self, evaluator: CaseEvaluator) -> None:
+        """Refuse stacks that do not fit together, as cubic interpolation shows them, before the network takes minutes.
+
+        Args:
+            evaluator: its cases are the stacks; they are read, the network is not asked.
+
+        Raises:
+            SystemExit: with a line for each reason and code 3, if a stack cannot be read or they do not fit together.
+        """
+        stacks: list[Stack] = []
+        evaluator.failures = list(evaluator.cases.refused)
+        for index, item in enumerate(evaluator.cases.items):
+            try:
+                image = evaluator.dataset[index]["image"].cpu()
+                affine = np.asarray(image.meta["original_affine"], dtype=np.float64).reshape(4, 4)
+                cubic = interpolate_cubic(image.as_tensor(), slice_grid(image).positions_tensor())
+                thin = Orientation.of(affine, int(image.meta["thick_axis"])).undo(cubic)
+                stacks.append(self._stack(str(item["case"]), image, affine, thin, eps=0))
+            except Exception as error:  # whatever is wrong with one, the others are looked at too
+                evaluator.failures.append((str(item["case"]), case_error(error)))
+        evaluator.raise_for_failures()
+        with _exit_if_refused():
+            register_stacks(stacks, self.how["min_angle_degrees"], self.how["min_correlation"], self.how["register"])
+
     def __call__(self, engine: Any) -> None:
         """Keep the stack that has just been super-resolved."""
         (item,) = engine.state.output
-        pred, image = item["pred"], item["image"].cpu()
-        meta = image.meta
+        image = item["image"].cpu()
+        name = str(image.meta["filename_or_obj"]).removesuffix(".nii.gz")
+        affine = np.asarray(image.meta["acquired_affine"], dtype=np.float64).reshape(4, 4)
+        unit = IntensityRange(float(image.meta["intensity_low"]), float(image.meta["intensity_high"]))
+        eps = noise_to_signal(unit.to_unit(image.as_tensor()))
+        self.stacks.append(self._stack(name, image, affine, item["pred"].as_tensor().cpu().float(), eps))
+
+    def _stack(self, name: str, image: MetaTensor, affine: np.ndarray, thin: torch.Tensor, eps: float) -> Stack:
+        """The oriented ``image`` and ``thin``, ``(1, I, J, K)`` on stored axes, as one stack."""
         if padding_of(image) is not None:
             raise CaseError(Reason.STACKS_DIFFER, "a stack must be measured everywhere, got padding; crop it first")
-        affine = np.asarray(meta["acquired_affine"], dtype=np.float64).reshape(4, 4)
-        thick_axis = int(meta["thick_axis"])
-        unit = IntensityRange(float(meta["intensity_low"]), float(meta["intensity_high"])).to_unit(image.as_tensor())
-        self.stacks.append(
-            Stack(
-                str(meta["filename_or_obj"]).removesuffix(".nii.gz"),
-                Orientation.of(affine, thick_axis).undo(image.as_tensor())[0].numpy(),
-                affine,
-                pred.as_tensor()[0].cpu().float().numpy(),
-                np.asarray(pred.affine, dtype=np.float64).reshape(4, 4),
-                thick_axis,
-                scan_operator(image, self.profile, self.slice_thickness_mm),
-                noise_to_signal(unit),
-            )
-        )
+        thick_axis = int(image.meta["thick_axis"])
+        operator = scan_operator(image, self.profile, self.slice_thickness_mm)
+        slices = Orientation.of(affine, thick_axis).undo(image.as_tensor())
+        thin_affine = operator.grid.thin_affine(affine, thick_axis)
+        return Stack(name, slices[0].numpy(), affine, thin[0].numpy(), thin_affine, thick_axis, operator, eps)
 
     def write(self) -> None:
         """Fuse, write both files whole or not at all, and say what was done.
@@ -107,11 +144,8 @@ class Fusion:
         Raises:
             SystemExit: with one line and code 3, if the stacks do not fit together.
         """
-        try:
+        with _exit_if_refused():
             fused = fuse_stacks(self.stacks, **self.how)
-        except CaseError as error:
-            print(f"fuse: {error}", file=sys.stderr)
-            raise SystemExit(3) from error
         self.output_dir.mkdir(parents=True, exist_ok=True)
         header = nib.Nifti1Header()
         header.set_xyzt_units("mm")

@@ -14,7 +14,7 @@ from ..reasons import CaseError, Reason
 from .registration import Registration, register_rigid
 from .resampling import Interpolated, grid_voxels
 
-__all__ = ["Fused", "Stack", "fuse_stacks"]
+__all__ = ["Fused", "Stack", "fuse_stacks", "register_stacks"]
 
 
 @dataclass(frozen=True)
@@ -101,26 +101,18 @@ def fuse_stacks(
     Raises:
         CaseError: ``STACKS_DIFFER`` if the stacks do not fit together.
     """
-    _check_angles(stacks, min_angle_degrees)
+    registrations = register_stacks(stacks, min_angle_degrees, min_correlation, register)
     first = stacks[0]
     voxels = grid_voxels(first.thin.shape)
     total, weight = first.thin.astype(np.float64), np.ones(first.thin.shape)
-    registrations, gains, placed = [], [(1.0, 0.0)], [_Placed(first, np.eye(4))]
-    for stack in stacks[1:]:
-        found = _register(stack, first, register)
-        if found.correlation < min_correlation:
-            raise CaseError(
-                Reason.STACKS_DIFFER,
-                f"{stack.name} must be of the same contrast and place as {first.name}: a correlation of at least "
-                f"{min_correlation:g}, got {found.correlation:.2f}; leave it out",
-            )
+    gains, placed = [(1.0, 0.0)], [_Placed(first, np.eye(4))]
+    for stack, found in zip(stacks[1:], registrations, strict=True):
         matched, gain = _match(stack, first, found.matrix)
         moved, known = Interpolated(matched.thin, matched.thin_affine).at(
             voxels, np.linalg.inv(found.matrix) @ first.thin_affine
         )
         total += moved
         weight += known
-        registrations.append(found)
         gains.append(gain)
         placed.append(_Placed(matched, found.matrix))
     volume = (total / weight).astype(np.float32)
@@ -132,6 +124,38 @@ def fuse_stacks(
     if (lowest := float(first.thick.min())) >= 0:  # a magnitude image
         volume = volume.clip(lowest)
     return Fused(volume, first.thin_affine, registrations, gains, residuals)
+
+
+def register_stacks(
+    stacks: Sequence[Stack], min_angle_degrees: float, min_correlation: float, register: bool = True
+) -> list[Registration]:
+    """Where every stack but the first lies, and whether all fit together.
+
+    Args:
+        stacks: at least two; before the network has been asked, ``thin`` may be what cubic interpolation makes.
+        min_angle_degrees: between the slices of any two stacks.
+        min_correlation: of every stack with the first one's result, after registration.
+        register: as for :func:`fuse_stacks`.
+
+    Returns:
+        One for each stack but the first, in order.
+
+    Raises:
+        CaseError: ``STACKS_DIFFER`` if the stacks do not fit together.
+    """
+    _check_angles(stacks, min_angle_degrees)
+    first, *others = stacks
+    registrations = []
+    for stack in others:
+        found = _register(stack, first, register)
+        if found.correlation < min_correlation:
+            raise CaseError(
+                Reason.STACKS_DIFFER,
+                f"{stack.name} must be of the same contrast and place as {first.name}: a correlation of at least "
+                f"{min_correlation:g}, got {found.correlation:.2f}; leave it out",
+            )
+        registrations.append(found)
+    return registrations
 
 
 def _check_angles(stacks: Sequence[Stack], min_angle_degrees: float) -> None:
