@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that end with the one that started them, whatever they are doing and however it ends."""
+"""End a process when the process that started it ends, whatever either is doing."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ EXIT_ALONE = 72
 
 
 def end_with_starter(check: Callable[[float], None] = lambda seconds: None, every_seconds: float | None = None) -> None:
-    """Watch, in a thread of a process of ``multiprocessing``, over who started it.
+    """End this process of ``multiprocessing`` when its parent ends. A thread watches the parent.
 
     Args:
-        check: called in the same thread with the seconds since now, for whatever else must be watched.
-        every_seconds: how often; ``None`` never.
+        check: further check, called in the same thread with the seconds since the start of the watch.
+        every_seconds: interval of these checks; ``None`` makes none.
     """
     starter = parent_process()
     assert starter is not None

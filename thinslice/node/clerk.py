@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides when a series is complete and which rule takes it, and clears away what is no longer needed."""
+"""Decide when a series is complete and which rule takes it, and remove images that are no longer needed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 
 class Clerk:
-    """Looks at every row now and then.
+    """Check every row from time to time.
 
     Args:
-        settings: of the node.
+        settings: settings of the node.
         spool: images and rows.
-        sending: what those who have sent images of a series are doing.
+        sending: function from the hash of a series to what its senders are doing.
     """
 
     def __init__(self, settings: Settings, spool: Spool, sending: Callable[[str], Sending]) -> None:
@@ -35,7 +35,7 @@ class Clerk:
         self.sending = sending
 
     def look(self) -> None:
-        """One round."""
+        """Check all rows once."""
         complete = self.settings.complete
         now = self.ledger.clock()
         received = self.ledger.select("state = 'received'")
@@ -52,17 +52,17 @@ class Clerk:
                 log.info("%s: its images are removed, since nobody has asked for them", row.series)
 
     def _is_stable(self, row: Row, now: float) -> bool:
-        """Whether nothing has come for long enough, in a transfer that ended well or has gone on to other series."""
+        """Whether no image has come for long enough, and the transfer ended well or went on to other series."""
         if row.unended and self.sending(row.series) is not Sending.ELSEWHERE:
             return False
         return row.changed_at <= now - self.settings.complete.stable_seconds
 
     def _is_left(self, row: Row) -> bool:
-        """Whether nobody is there any more who might go on."""
+        """Whether no sender is left that might continue the transfer."""
         return self.sending(row.series) is Sending.GONE
 
     def _give_up(self, row: Row) -> None:
-        message = "a transfer must end well, but this one was cut off and nobody has gone on; send the series again"
+        message = "a transfer must end well, but this one was cut off and not continued; send the series again"
         if self.ledger.move(row, State.DEAD, reason="INTERRUPTED", message=message):
             log.warning("%s: dead: INTERRUPTED: %s", row.series, message)
 
@@ -80,7 +80,7 @@ class Clerk:
                     log.info("%s: ignored: no rule takes it", row.series)
             elif missing:
                 message = (
-                    f"a series must come as a whole, but {len(missing)} of its images came before and are no longer "
+                    f"a series must come as a whole, but {len(missing)} of its images came earlier and are no longer "
                     "kept; send the whole series again"
                 )
                 if self.ledger.move(row, State.DEAD, reason="INCOMPLETE", message=message):

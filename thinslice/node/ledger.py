@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of every series, in SQLite: one row a series, on the disk before anybody is told of it.
+"""The state of every series in SQLite, one row per series. A change is on the disk before anything acts on it.
 
-A row is known by the hash of its SeriesInstanceUID, and holds no patient data. Every change is one transaction that
-names the state (and the generation of images) it starts from, so that of two who want to move a row one succeeds.
+The key of a row is the hash of its SeriesInstanceUID; a row holds no patient data. Every change is one transaction that
+names the state and the generation of images from which it starts. So if two threads try to move a row, one succeeds.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ __all__ = ["SETTLED", "Ledger", "Row", "State"]
 
 
 class State(StrEnum):
-    """Where a series is on its way."""
+    """How far a series has come."""
 
-    RECEIVED = "received"  # images arrive, or have arrived
-    COMPLETE = "complete"  # to be worked on
+    RECEIVED = "received"  # images are arriving, or have arrived
+    COMPLETE = "complete"  # ready to be processed
     RUNNING = "running"
-    PRODUCED = "produced"  # to be sent
-    SENT = "sent"  # every image answered with success; storage commitment is awaited
-    ACKNOWLEDGED = "acknowledged"  # the receiver has it; nothing is left to do
+    PRODUCED = "produced"  # ready to be sent
+    SENT = "sent"  # every image was answered with success; storage commitment is pending
+    ACKNOWLEDGED = "acknowledged"  # the destination has it; nothing is left to do
     IGNORED = "ignored"  # no rule takes it
-    DEAD = "dead"  # nothing more happens until a person, or the sender, tries again
+    DEAD = "dead"  # nothing more happens until a person or the sender tries again
 
 
 SETTLED = (State.ACKNOWLEDGED, State.IGNORED)
@@ -45,19 +45,19 @@ class Row:
         series: hash of its UID.
         study: hash of the UID of its study.
         state: see :class:`State`.
-        generation: grows whenever images arrive, so that work on fewer images is not taken for work on all.
+        generation: grows whenever images arrive, so that a result of fewer images is not taken for one of all.
         unended: 1 until a transfer of its images has ended well.
-        bytes: size of what is in the spool.
-        files: JSON list of names of the images that were there when it was last complete.
+        bytes: size of its images in the spool.
+        files: JSON list of the names of the images when it was last complete.
         changed_at: when the state was last changed (Unix time), or an image arrived.
-        rule: number of the rule that takes it, from 0.
+        rule: index of the rule that takes it, from 0.
         destination: AE title that results go to.
         outputs: JSON list of keys of its volumes that have a result.
-        sent: how many derived images the destination has answered with success.
-        attempts: failures in a row.
-        next_at: not before this time.
+        sent: number of derived images that the destination has answered with success.
+        attempts: number of failures in a row.
+        next_at: time before which it is not tried again.
         transfer: UID of the open request for storage commitment.
-        reason: code of why it is dead or ignored, or was last put off.
+        reason: code of the reason why it is dead or ignored, or was last put off.
         message: one line for a person, without patient data.
         remark: why one of several volumes of the series has no result.
     """
@@ -83,7 +83,7 @@ class Row:
 
     @property
     def names(self) -> set[str]:
-        """Names of the images that were there when it was last complete."""
+        """Names of the images when it was last complete."""
         return set(json.loads(self.files))
 
 
@@ -104,11 +104,11 @@ class Ledger:
     """All rows.
 
     Args:
-        file: SQLite database; made if it is not there.
-        clock: Unix time; tests have their own.
+        file: SQLite database; made if it does not exist.
+        clock: function that returns Unix time; tests pass their own.
 
     Attributes:
-        lock: whoever holds it has the rows, and what the rows say of the spool, to itself.
+        lock: a thread that holds it is the only one to use the rows and the folders of the spool that they describe.
     """
 
     def __init__(self, file: Path, clock: Callable[[], float] = time.time) -> None:
@@ -116,12 +116,12 @@ class Ledger:
         self.clock = clock
         self.database = sqlite3.connect(file, check_same_thread=False, isolation_level=None, timeout=30)
         self.database.execute("PRAGMA journal_mode=WAL")
-        self.database.execute("PRAGMA synchronous=FULL")  # on the disk before the network says "success"
+        self.database.execute("PRAGMA synchronous=FULL")  # on the disk before the sender is told "success"
         self.database.executescript(TABLE)
         os.chmod(file, 0o600)
 
     def close(self) -> None:
-        """Write everything into the one file, and let go of it."""
+        """Write everything into the database file, and close it."""
         with self.lock:
             self.database.close()
 
@@ -129,7 +129,7 @@ class Ledger:
         with self.lock:
             return self.database.execute(sql, values).fetchall()
 
-    # --- looking
+    # --- reading
 
     def get(self, series: str) -> Row | None:
         """One series."""
@@ -137,7 +137,7 @@ class Ledger:
         return found[0] if found else None
 
     def select(self, condition: str = "1", *values: Any) -> list[Row]:
-        """Rows that meet an SQL condition, longest unchanged first."""
+        """Rows that meet an SQL condition; the row that has been unchanged for longest comes first."""
         sql = f"SELECT {', '.join(COLUMNS)} FROM series WHERE {condition} ORDER BY changed_at, series"
         return [
             Row(**{**dict(zip(COLUMNS, row, strict=True)), "state": State(row[2])}) for row in self._query(sql, *values)
@@ -152,10 +152,10 @@ class Ledger:
         """Size of all images in the spool."""
         return int(self._query("SELECT COALESCE(SUM(bytes), 0) FROM series")[0][0])
 
-    # --- changing
+    # --- writing
 
     def arrived(self, series: str, study: str, size: int) -> None:
-        """An image has arrived: its series is being received, whatever it was before."""
+        """Note that an image has arrived: its series is being received, whatever its state was before."""
         with self.lock:
             self._query(
                 "INSERT INTO series (series, study, state, bytes, changed_at) VALUES (?, ?, 'received', ?, ?) "
@@ -166,17 +166,17 @@ class Ledger:
             )  # fmt: skip
 
     def ended(self, series: Iterable[str]) -> None:
-        """A transfer of images of these series has ended well."""
+        """Note that a transfer of images of these series has ended well."""
         with self.lock:
             for key in series:
                 self._query("UPDATE series SET unended = 0 WHERE series = ? AND state = 'received'", key)
 
     def move(self, row: Row, state: State, **changes: Any) -> bool:
-        """Change a row if it still is what it was.
+        """Change a row if it has not changed since it was read.
 
         Args:
-            row: as it was read.
-            state: the new one; may be the same.
+            row: the row as it was read.
+            state: the new state; may be the old one.
             changes: new values of other columns.
 
         Returns:
@@ -193,27 +193,27 @@ class Ledger:
             return cursor.rowcount == 1
 
     def progress(self, row: Row, sent: int) -> bool:
-        """Note how many derived images the destination has."""
+        """Note the number of derived images that the destination has."""
         return self.move(row, State.PRODUCED, sent=sent)
 
     def put_off(self, row: Row, pause_seconds: float, reason: str, message: str) -> bool:
-        """Note a failure, and when to try again."""
+        """Note a failure, and the time of the next attempt."""
         return self.move(
             row, row.state, attempts=row.attempts + 1, next_at=self.clock() + pause_seconds, reason=reason,
             message=message, changed_at=row.changed_at,
         )  # fmt: skip
 
     def recover(self) -> int:
-        """What was under way when the node was last stopped is looked at again; returns how many series."""
+        """Check again the series that were under way when the node last stopped; returns their number."""
         with self.lock:
             return self.database.execute(
                 "UPDATE series SET state = 'received', unended = 0 WHERE state IN ('complete', 'running')"
             ).rowcount
 
     def retry(self, series: str) -> State | None:
-        """Have a dead letter tried again; returns its new state, or ``None`` if it cannot be.
+        """Try a dead letter again; returns its new state, or ``None`` if that is impossible.
 
-        One that has results is sent again; any other is looked at again, and counts as complete.
+        A series that has results is sent again. Any other is checked again and counts as complete.
         """
         with self.lock:
             row = self.get(series)

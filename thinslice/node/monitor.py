@@ -13,7 +13,7 @@ __all__ = ["Counts", "Monitor", "metrics_text"]
 
 COUNTERS = {
     "images_received_total": "Images answered with success.",
-    "images_copies_total": "Of those, images that the node had already.",
+    "images_copies_total": "Of those, images that the node already had.",
     "images_refused_total": "Images answered with a failure.",
     "associations_rejected_total": "Unknown callers and failed TLS handshakes.",
     "images_sent_total": "Derived images that a destination answered with success.",
@@ -39,7 +39,7 @@ class Counts:
         self.values: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
 
     def add(self, name: str, number: int = 1) -> None:
-        """Count."""
+        """Increase a counter."""
         assert name in COUNTERS
         with self.lock:
             self.values[name] += number
@@ -50,7 +50,7 @@ def metrics_text(counts: Counts, gauges: Mapping[str, float | dict[str, float]])
 
     Args:
         counts: the counters.
-        gauges: by name; a dictionary is one gauge with the label ``state``.
+        gauges: name to value; a dictionary is one gauge with the label ``state``.
     """
     lines = []
     for name, value in counts.values.items():
@@ -72,13 +72,13 @@ class Monitor:
     """The HTTP server.
 
     Args:
-        address: to listen at.
-        port: 0 takes a free one.
-        problems: what is wrong now, one line each; none is healthy.
-        metrics: the text of ``/metrics``.
+        address: address to listen at.
+        port: port to listen at; 0 takes a free one.
+        problems: returns one line for each present problem; none means healthy.
+        metrics: returns the text of ``/metrics``.
 
     Raises:
-        OSError: if the port cannot be had.
+        OSError: if the port is not available.
     """
 
     def __init__(self, address: str, port: int, problems: Callable[[], list[str]], metrics: Callable[[], str]) -> None:
@@ -104,7 +104,7 @@ class Monitor:
                 self.wfile.write(data)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Say nothing: a scrape every few seconds is no news."""
+                """Log nothing: a scrape comes every few seconds."""
 
         self.server = ThreadingHTTPServer((address, port), Handler)
         self.server.daemon_threads = True
@@ -112,6 +112,6 @@ class Monitor:
         threading.Thread(target=self.server.serve_forever, name="monitor", daemon=True).start()
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self.server.shutdown()
         self.server.server_close()

@@ -24,8 +24,8 @@ from .workshop import Worker, Workshop
 
 __all__ = ["Listening", "Node"]
 
-PAUSE_SECONDS = 0.25  # between looks for something to do
-FULL = 0.98  # of the spool: what is close to full is said
+PAUSE_SECONDS = 0.25  # between two checks for work
+FULL = 0.98  # share of the spool above which it is reported as nearly full
 log = logging.getLogger(__name__)
 
 
@@ -35,10 +35,10 @@ class Listening:
 
     Attributes:
         title: its AE title.
-        address: for DICOM.
-        port: for DICOM; 0 takes a free one, as below.
-        http_address: for health and metrics.
-        http_port: for these.
+        address: address for DICOM.
+        port: port for DICOM; 0 takes a free one.
+        http_address: address for health and metrics.
+        http_port: port for health and metrics; 0 takes a free one.
     """
 
     title: str
@@ -52,14 +52,14 @@ class Node:
     """The node.
 
     Args:
-        listening: where.
-        settings: of the node.
-        root: spool; locked by the caller.
-        make: what makes the workers; see :class:`~.workshop.Workshop`.
+        listening: where it listens.
+        settings: settings of the node.
+        root: folder of the spool, which the caller has locked.
+        make: function that makes the workers; see :class:`~.workshop.Workshop`.
 
     Raises:
         SettingsError: if the settings cannot be carried out.
-        OSError: if a port cannot be had.
+        OSError: if a port is not available.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Node:
                  listening.http_address, self.monitor.port)  # fmt: skip
 
     def stop(self) -> None:
-        """End everything; what is under way goes on when the node is started again."""
+        """Stop everything; work that is under way continues when the node is started again."""
         log.info("stopping")
         self.stopped.set()
         self.receiver.stop()
@@ -115,14 +115,14 @@ class Node:
         return thread
 
     def _loop(self, name: str, work: Callable[[], bool]) -> None:
-        """Do what there is to do, again and again; an error is told and does not end it."""
+        """Work in a loop; an error is logged and does not end the loop."""
         while not self.stopped.is_set():
             pause = PAUSE_SECONDS
             try:
                 if work():
                     pause = 0.0
                 self.ailing.pop(name, None)
-            except Exception as error:  # whatever it is: the node must go on, and say so
+            except Exception as error:  # whatever it is, the node must continue, and log it
                 if self.stopped.is_set():
                     return
                 self.counts.add("errors_total")
@@ -143,10 +143,10 @@ class Node:
         for row in self.ledger.select("state = 'sent' AND transfer = ?", transfer):
             self.senders[row.destination or ""].committed(row, safe)
 
-    # --- how things are
+    # --- health and metrics
 
     def problems(self) -> list[str]:
-        """What is wrong now and needs a person, one line each."""
+        """One line for each present problem that needs a person."""
         found = [f"{name}: unexpected {error}" for name, error in sorted(self.ailing.items())]
         if not self.spool.room_for(0):
             found.append(f"free space is below {self.settings.disk.free_gib:g} GiB; images are refused")
@@ -162,7 +162,7 @@ class Node:
         return found
 
     def metrics(self) -> str:
-        """What Prometheus is told."""
+        """The text of ``/metrics``."""
         now = self.ledger.clock()
         waiting = {str(state): 0.0 for state in State if state not in SETTLED}
         for row in self.ledger.select("state NOT IN ('acknowledged', 'ignored')"):

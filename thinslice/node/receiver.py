@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The receiving side: known callers only, and no "success" before an image and its series' state are on the disk."""
+"""Receive images from known callers only; "success" is sent after the image and its row are on the disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .spool import NoRoomError, Spool
 __all__ = ["Receiver", "Sending"]
 
 SUCCESS, NO_ROOM, NOT_UNDERSTOOD, FAILED = 0x0000, 0xA700, 0xC000, 0x0110
-NOT_RECOGNISED = (0x01, 0x01, 0x03)  # rejected for good, by the service user: calling AE title
+NOT_RECOGNISED = (0x01, 0x01, 0x03)  # permanent rejection by the service user: calling AE title not recognised
 IDENTIFIERS = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
 HANDSHAKE_SECONDS = 10.0
 
@@ -34,16 +34,16 @@ log = logging.getLogger(__name__)
 
 
 class Sending(StrEnum):
-    """What those who have sent images of a series are doing."""
+    """What the senders of a series are doing."""
 
-    NOW = "now"  # an association is there, and its last image was of this series
-    ELSEWHERE = "elsewhere"  # an association is there, but has gone on to another series
+    NOW = "now"  # an association is open, and its last image was of this series
+    ELSEWHERE = "elsewhere"  # an association is open, but has gone on to another series
     GONE = "gone"
 
 
 @dataclass
 class _Transfer:
-    """What one association has brought: series, those of them of which an image was not kept, and the last one."""
+    """The series that one association has sent, those of them of which an image was not kept, and the last one."""
 
     series: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
@@ -51,7 +51,7 @@ class _Transfer:
 
 
 class _Server(ThreadedAssociationServer):
-    """A TLS handshake in the thread of its connection: whoever stalls it holds up nobody else."""
+    """Server that does a TLS handshake in the thread of its connection, so that a stalled one blocks no other."""
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         connection, address = self.socket.accept()  # type: ignore[union-attr]
@@ -78,12 +78,12 @@ class Receiver:
     """C-ECHO, C-STORE and answers about storage commitment.
 
     Args:
-        title: the node's AE title; callers must use it.
-        callers: AE titles that may associate, with the address they must come from or ``None``.
-        spool: where images go.
-        counts: what is counted.
-        committed: told the UID of a request for storage commitment, and whether all of it is safe.
-        idle_seconds: an association that is silent for so long is ended, and counts as cut off.
+        title: AE title of the node, by which callers must address it.
+        callers: AE titles that may associate, with the address they must come from, or ``None`` for any.
+        spool: where images are stored.
+        counts: counters.
+        committed: called with the UID of a request for storage commitment, and whether all of it is safe.
+        idle_seconds: an association that is silent for longer is ended, and counts as cut off.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class Receiver:
         self.ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
 
     def start(self, address: str, port: int, context: ssl.SSLContext | None = None) -> int:
-        """Listen; returns the port, which is another one for 0.
+        """Start listening; returns the port, which the system chooses for 0.
 
         Raises:
-            OSError: if the port cannot be had.
+            OSError: if the port is not available.
         """
         handlers: list[Any] = [
             (evt.EVT_REQUESTED, self._requested),
@@ -134,18 +134,18 @@ class Receiver:
         return int(self.server.server_address[1])
 
     def stop(self) -> None:
-        """Listen no more, and end what is open."""
+        """Stop listening, and end open associations."""
         self.ae.shutdown()
 
     def sending(self, series: str) -> Sending:
-        """Whether somebody is still about to send images of a series."""
+        """Whether a sender of a series is still connected, and whether its last image was of this series."""
         with self.lock:
             there = [one for association, one in self.transfers.items() if association.is_alive()]
         if any(one.last == series for one in there):
             return Sending.NOW
         return Sending.ELSEWHERE if any(series in one.series for one in there) else Sending.GONE
 
-    # --- called by pynetdicom, in a thread of the association
+    # --- called by pynetdicom in the thread of the association
 
     def _requested(self, event: evt.Event) -> None:
         """Refuse a known title from an unknown address."""
@@ -165,11 +165,11 @@ class Receiver:
             data = event.encoded_dataset()
             facts = dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=list(IDENTIFIERS))
             study, series, instance = (str(facts[name].value or "") for name in IDENTIFIERS)
-        except Exception:  # whatever a damaged object makes pydicom raise
+        except Exception:  # pydicom may raise anything for a damaged object
             study = series = instance = ""
         if not series or not instance:
             self.counts.add("images_refused_total")
-            log.warning("an image is refused: it does not name its study, its series and itself")
+            log.warning("an image is refused: it lacks the UID of its study, of its series or of itself")
             return NOT_UNDERSTOOD
         key = hashed(series)
         transfer = self._transfer(event.assoc)
@@ -187,7 +187,7 @@ class Receiver:
         return SUCCESS
 
     def _report(self, event: evt.Event) -> int:
-        """An answer about storage commitment: event type 1 all are safe, 2 some are not."""
+        """Handle an answer about storage commitment: event type 1 means that all are safe, 2 that some are not."""
         try:
             transaction = str(event.event_information.TransactionUID)
         except Exception:
@@ -205,13 +205,13 @@ class Receiver:
 
 
 def _title(event: evt.Event) -> str:
-    """The caller's AE title."""
+    """AE title of the caller."""
     request = event.assoc.requestor.primitive
     return str(request.calling_ae_title) if request else ""
 
 
 def _same_place(name: str, address: str) -> bool:
-    """Whether a name or address of the settings is the address of a connection."""
+    """Whether a host name or address of the settings is the address of a connection."""
     try:
         found = {str(info[4][0]) for info in socket.getaddrinfo(name, None)}
     except OSError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rule takes a series, by a few facts of its header."""
+"""Find the rule that takes a series, by a few facts of its header."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FROM_RULE = ("target_spacing_mm", "when_worse")  # keys of a rule that are ids o
 
 @dataclass(frozen=True)
 class Facts:
-    """What rules ask of a series.
+    """Facts of a series that rules refer to.
 
     Attributes:
-        modality: as the header states it.
+        modality: Modality.
         body_part: word of ``scripts.dicom.anatomy``, or empty.
         description: SeriesDescription.
-        thickness_mm: SliceThickness, or ``None`` where it is not stated.
+        thickness_mm: SliceThickness, or ``None`` if it is not stated.
     """
 
     modality: str
@@ -34,7 +34,7 @@ class Facts:
 
 
 def read_facts(files: Sequence[Path]) -> Facts | None:
-    """Facts of the first file that can be read; ``None`` if none can."""
+    """Facts from the first file that can be read; ``None`` if none can."""
     from pydicom import dcmread
     from scripts.dicom.anatomy import body_part
     from scripts.dicom.values import text_of
@@ -51,7 +51,7 @@ def read_facts(files: Sequence[Path]) -> Facts | None:
                 text_of(header, "SeriesDescription"),
                 None if thickness in (None, "") else float(thickness),
             )
-        except Exception:  # whatever a damaged file makes pydicom raise, the next may be whole
+        except Exception:  # pydicom may raise anything for a damaged file; the next file may be intact
             continue
     return None
 
@@ -84,10 +84,10 @@ def check_ids(rules: Sequence[Rule], known: Mapping[str, Any]) -> None:
 
     Args:
         rules: the rules.
-        known: the bundle's ``inference.json``.
+        known: content of the bundle's ``inference.json``.
 
     Raises:
-        SettingsError: if it does not know one.
+        SettingsError: if an id is not in it.
     """
     for number, rule in enumerate(rules, 1):
         if unknown := [name for name in inference_ids(rule) if name not in known]:

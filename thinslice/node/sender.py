@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sending side: derived series to a destination, each image once, and storage commitment where it is offered."""
+"""Send derived series to a destination, each image once, and ask for storage commitment if it is offered."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ from .spool import Spool
 __all__ = ["Sender"]
 
 SUCCESS = 0x0000
-WARNINGS = range(0xB000, 0xC000)  # stored, with something to say
+WARNINGS = range(0xB000, 0xC000)  # stored, with a warning
 REQUEST_COMMITMENT = 1  # action type
 CONNECT_SECONDS, ANSWER_SECONDS = 10, 60
 log = logging.getLogger(__name__)
 
 
 class _AwayError(Exception):
-    """The destination cannot be reached, or does not do what it should; the message says how."""
+    """The destination cannot be reached, or does not behave as it must; the message says how."""
 
 
 class _NotOfferedError(_AwayError):
-    """The destination is there, but does not do what it is asked for."""
+    """The destination can be reached, but does not offer the service."""
 
 
 class Sender:
-    """Sends what is produced for one destination.
+    """Send all results for one destination.
 
     Args:
-        title: the node's AE title.
-        name: the destination's.
-        settings: of the node.
+        title: AE title of the node.
+        name: AE title of the destination.
+        settings: settings of the node.
         spool: results and rows.
-        counts: what is counted.
-        context: for TLS, if the destination wants it.
+        counts: counters.
+        context: for TLS; ``None`` if the destination does not use it.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class Sender:
         self.context = context
 
     def work(self) -> bool:
-        """Send the series that has waited longest, or ask for its commitment; whether there was one."""
+        """Send the series that has waited longest, or ask for its commitment; returns whether there was one."""
         due = "destination = ? AND next_at <= ?"
         now = self.ledger.clock()
         for state, do in (("sent", self._commit), ("produced", self._send)):
             for row in self.ledger.select(f"state = ? AND {due}", state, self.name, now)[:1]:
                 try:
                     do(row)
-                except Exception as error:  # one series must not hold up the others
+                except Exception as error:  # one series must not block the others
                     row = self.ledger.get(row.series) or row
                     self._put_off(row, "NOT_SENT", f"an image must be sent, but: unexpected {type(error).__name__}")
                     raise
@@ -91,7 +91,7 @@ class Sender:
 
     def _send(self, row: Row) -> None:
         files = self.spool.results(json.loads(row.outputs))
-        if not files:  # somebody has removed them: they are made again
+        if not files:  # the results were removed, so they are made again
             self.ledger.move(row, State.RECEIVED, unended=0)
             return
         try:
@@ -102,7 +102,7 @@ class Sender:
             self._put_off(row, "NOT_SENT", str(error))
             return
         row = self.ledger.get(row.series) or row
-        if row.state is not State.PRODUCED or row.sent < len(files):  # further images have arrived meanwhile
+        if row.state is not State.PRODUCED or row.sent < len(files):  # more images have arrived meanwhile
             return
         log.info("%s: sent: %d images to %s", row.series, len(files), self.name)
         if self.destination.commitment == "off":
@@ -118,7 +118,7 @@ class Sender:
             for number, file in enumerate(files[row.sent :], row.sent + 1):
                 try:
                     status = association.send_c_store(dcmread(file), msg_id=number % 65535 + 1).get("Status")
-                except (ValueError, RuntimeError) as error:  # no fitting context; or the association has gone
+                except (ValueError, RuntimeError) as error:  # no presentation context, or association lost
                     raise _AwayError(f"a destination must take every image, but: {type(error).__name__}") from error
                 if status is None:
                     raise _AwayError("a destination must answer, but the association was lost; waiting for it")
@@ -136,14 +136,14 @@ class Sender:
     # --- storage commitment
 
     def _commit(self, row: Row) -> None:
-        """Ask for commitment; again if the last request was not answered in time."""
+        """Ask for storage commitment, and again if the last request was not answered in time."""
         if row.attempts >= self.retry.commitment_attempts:
             self._uncommitted(row, "a receiver must answer a request for storage commitment, but did not")
             return
         files = self.spool.results(json.loads(row.outputs))
         asked = replace(row, transfer=generate_uid(prefix=None))
         later = self.ledger.clock() + self.retry.commitment_seconds
-        # before the request leaves, since the answer may be quicker than we are
+        # before the request is sent, because the answer may arrive at once
         self.ledger.move(row, State.SENT, transfer=asked.transfer, attempts=row.attempts + 1, next_at=later)
         try:
             association = self._associate([StorageCommitmentPushModel])
@@ -169,7 +169,7 @@ class Sender:
             self._uncommitted(asked, f"a receiver must grant storage commitment, but answered {code:#06x}")
 
     def committed(self, row: Row, safe: bool) -> None:
-        """The answer: all images are safe, or some must be sent again."""
+        """Handle the answer: all images are safe, or some must be sent again."""
         if safe:
             self._acknowledge(row, "storage commitment")
         else:
@@ -189,7 +189,7 @@ class Sender:
             log.info("%s: %s", row.series, message)
             self._acknowledge(row, "C-STORE")
 
-    # --- common to both
+    # --- shared by both
 
     def _acknowledge(self, row: Row, how: str) -> None:
         changes = {"reason": None, "message": how, "attempts": 0, "next_at": 0.0, "transfer": None}
@@ -220,7 +220,7 @@ class Sender:
             raise _NotOfferedError(
                 f"{self.name} must accept what it is offered, but takes none of it; see its settings"
             )
-        raise _AwayError(f"{self.name} must be there, but does not answer; waiting for it")
+        raise _AwayError(f"{self.name} must be reachable, but does not answer; waiting for it")
 
 
 def _sop_class(file: Path) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``thinslice serve`` does: run the node until it is told to stop, show its rows, try again, or only pretend."""
+"""The work of ``thinslice serve``: run the node until it is stopped, show its rows, retry a series, or do a dry run."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def serve(listening: object, settings: Settings, root: Path, make: Callable[...,
 
     Args:
         listening: a :class:`~.node.Listening`.
-        settings: of the node.
-        root: the spool.
-        make: worker of tests; see :class:`~.workshop.Workshop`.
+        settings: settings of the node.
+        root: folder of the spool.
+        make: function that makes the workers, for tests; see :class:`~.workshop.Workshop`.
 
     Returns:
         Exit code: 0 stopped, 2 wrong settings.
@@ -62,7 +62,7 @@ def serve(listening: object, settings: Settings, root: Path, make: Callable[...,
 
 
 def _log() -> None:
-    """Our own lines to standard error; none of libraries that quote headers."""
+    """Log the node's own lines to standard error, and none of libraries, which may quote headers."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("thinslice").setLevel(logging.INFO)
     for name in ("pydicom", "pynetdicom"):
@@ -71,7 +71,7 @@ def _log() -> None:
 
 
 def status(root: Path) -> list[str]:
-    """One line per series that is under way or dead, and one of all counts."""
+    """One line for each series that is under way or dead, and one with all counts."""
     ledger = Ledger(_database(root))
     lines = []
     for row in ledger.select("state NOT IN ('acknowledged', 'ignored')"):
@@ -85,14 +85,14 @@ def status(root: Path) -> list[str]:
 
 
 def retry(root: Path, name: str) -> State | None:
-    """Have a dead letter tried again.
+    """Try a dead letter again.
 
     Args:
-        root: the spool, also of a node that runs.
+        root: folder of the spool; its node may be running.
         name: SeriesInstanceUID, or its hash as ``--status`` shows it.
 
     Returns:
-        Its new state, or ``None`` if there is no such dead letter whose images are still there.
+        Its new state, or ``None`` if there is no such dead letter or its images have been removed.
     """
     from scripts.dicom.headers import hashed
 
@@ -113,12 +113,12 @@ def _database(root: Path) -> Path:
 
 
 def dry_run(settings: Settings, root: Path, folder: Path) -> list[str]:
-    """What would happen to the series of a folder tree; nothing is computed, written or sent.
+    """Tell what would happen to the series of a folder tree; nothing is computed, written or sent.
 
     Args:
-        settings: of the node.
-        root: the spool, which need not be there.
-        folder: DICOM files, however they lie.
+        settings: settings of the node.
+        root: folder of the spool, which need not exist.
+        folder: folder tree with DICOM files.
 
     Returns:
         One line per series.

@@ -38,13 +38,14 @@ class SettingsError(Exception):
 
 
 class Destination(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where results go; its AE title is its name.
+    """A receiver of results, named by its AE title.
 
     Attributes:
         host: name or address.
-        port: of its C-STORE SCP.
-        tls: encrypt, with the node's own certificate.
-        commitment: ask for storage commitment ``if_offered``, ``off`` or ``required`` (without it, a dead letter).
+        port: port of its C-STORE SCP.
+        tls: whether to encrypt, with the node's own certificate.
+        commitment: whether to ask for storage commitment: ``if_offered``, ``off`` or ``required`` (a series without it
+            becomes a dead letter).
     """
 
     host: Annotated[str, Meta(min_length=1)]
@@ -54,16 +55,17 @@ class Destination(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which series are taken, and what becomes of them. What is not given matches every series.
+    """Which series are taken, and what is done with them. A condition that is not given matches every series.
 
     Attributes:
         modality: values of Modality.
         body_part: words of ``scripts.dicom.anatomy``, such as ``head``.
-        description: regular expression, searched for in SeriesDescription in any case.
-        thickness_mm: lowest and highest SliceThickness; a series that does not state it does not match.
+        description: regular expression that is searched for in SeriesDescription, ignoring case.
+        thickness_mm: lowest and highest SliceThickness; a series without one does not match.
         target_spacing_mm: slice spacing of the result in mm, or ``isotropic``; by default the bundle's own.
-        when_worse: what happens when the self-check says no; an id of the bundle's inference, by default its own.
-        send_to: AE title of a destination; may be left out where there is only one.
+        when_worse: what happens if the self-check prefers cubic interpolation; an id of ``inference.json``, by
+            default its value there.
+        send_to: AE title of a destination; may be omitted if there is only one.
     """
 
     modality: list[str] = field(default_factory=lambda: ["MR"])
@@ -79,9 +81,10 @@ class Complete(Struct, frozen=True, forbid_unknown_fields=True):
     """When a series is complete.
 
     Attributes:
-        stable_seconds: nothing new for so long, and the transfer ended well.
-        interrupted_seconds: how long a transfer that was cut off is waited for before it becomes a dead letter.
-        whole_study: wait until no series of the study is being received.
+        stable_seconds: time without a new image, after a transfer that ended well.
+        interrupted_seconds: time to wait for the continuation of a transfer that was cut off, before the series becomes
+            a dead letter.
+        whole_study: whether to wait until no series of the study is being received.
     """
 
     stable_seconds: Positive = 60
@@ -90,13 +93,13 @@ class Complete(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Disk(Struct, frozen=True, forbid_unknown_fields=True):
-    """How much of the disk the node may take.
+    """How much of the disk the node may use.
 
     Attributes:
-        spool_gib: of received images; beyond it the node answers "out of resources" and the sender keeps its images.
+        spool_gib: most received images; beyond it the node answers "out of resources" and the sender keeps its images.
         free_gib: free space that is always left.
-        work_factor: bytes of free space wanted before a series is begun, per byte of it.
-        keep_dead_days: images of dead letters are removed after so long; their line stays.
+        work_factor: bytes of free space required per byte of a series before its processing begins.
+        keep_dead_days: days after which the images of dead letters are removed; their line stays.
     """
 
     spool_gib: Positive = 50
@@ -106,15 +109,15 @@ class Disk(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Retry(Struct, frozen=True, forbid_unknown_fields=True):
-    """How often and how soon something is tried again: after ``first_seconds``, then twice as long each time.
+    """How often and how soon a failure is tried again: after ``first_seconds``, then after twice as long each time.
 
     Attributes:
         first_seconds: pause after the first failure.
         longest_seconds: longest pause.
-        attempts: after so many failures to send it a series becomes a dead letter.
-        work_attempts: the same for failures of the machine while it is worked on.
-        commitment_attempts: how often storage commitment is asked for.
-        commitment_seconds: how long the answer to a request for it is waited for.
+        attempts: number of failures to send after which a series becomes a dead letter.
+        work_attempts: the same for failures of the machine during processing.
+        commitment_attempts: number of requests for storage commitment.
+        commitment_seconds: time to wait for the answer to such a request.
     """
 
     first_seconds: Positive = 5
@@ -133,9 +136,9 @@ class Tls(Struct, frozen=True, forbid_unknown_fields=True):
     """Mutual TLS: files in PEM form.
 
     Attributes:
-        certificate: of the node.
-        key: of the certificate; readable by the node only.
-        authorities: certificates that sign those of callers and destinations; others are refused.
+        certificate: certificate of the node.
+        key: key of the certificate; only the node may read it.
+        authorities: certificates that must have signed those of callers and destinations.
     """
 
     certificate: str
@@ -144,18 +147,18 @@ class Tls(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
-    """All of it.
+    """All settings of the node.
 
     Attributes:
         callers: AE titles that may send, each with the address it must come from, or null for any. Destinations may
             send as well.
-        destinations: by AE title.
-        rules: the first one that matches a series counts; a series that none matches is ignored.
-        complete: see there, as the others.
-        disk: see there.
-        retry: see there.
-        tls: encrypts what the node receives; null listens without.
-        batch: ids of ``batch_dicom.json``, those of the inference as ``inference::ID``.
+        destinations: AE title to destination.
+        rules: the first rule that matches a series takes it; a series that no rule matches is ignored.
+        complete: see :class:`Complete`.
+        disk: see :class:`Disk`.
+        retry: see :class:`Retry`.
+        tls: encrypts what the node receives; null listens without encryption.
+        batch: ids of ``batch_dicom.json``; those of the inference as ``inference::ID``.
     """
 
     callers: dict[Title, str | None] = {}
@@ -168,7 +171,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     batch: dict[str, Any] = {}
 
     def destination_of(self, rule: Rule) -> str:
-        """AE title that results of a rule go to."""
+        """AE title of the destination for results of a rule."""
         return rule.send_to or next(iter(self.destinations))
 
 
@@ -181,13 +184,13 @@ def read_settings(
     """Read and check the settings.
 
     Args:
-        file: JSON; ``None`` takes the defaults.
+        file: JSON file; ``None`` takes the defaults.
         callers: further callers, from the command line.
         destinations: further destinations, from the command line.
         batch: further ids of the batch, from the command line.
 
     Raises:
-        SettingsError: with one line that names the place.
+        SettingsError: with one line that names the setting.
     """
     try:
         settings = msgspec.json.decode(file.read_bytes(), type=Settings) if file else Settings()
@@ -197,7 +200,7 @@ def read_settings(
             destinations={**settings.destinations, **(destinations or {})},
             batch={**settings.batch, **(batch or {})},
         )
-        settings = msgspec.convert(msgspec.to_builtins(settings), Settings)  # what the command line gave, too
+        settings = msgspec.convert(msgspec.to_builtins(settings), Settings)  # also checks what the command line gave
     except OSError as error:
         raise SettingsError(f"rules must be a file that can be read, got {error.strerror}; correct the path") from error
     except msgspec.DecodeError as error:
@@ -207,7 +210,7 @@ def read_settings(
 
 
 def _check(settings: Settings) -> None:
-    """What types alone do not say."""
+    """Check what the types alone cannot."""
     from scripts.dicom.anatomy import BODY_PARTS
 
     if not settings.destinations:
@@ -239,7 +242,7 @@ def parse_destination(text: str) -> tuple[str, Destination]:
     """``AET@HOST:PORT`` as a title and a destination.
 
     Raises:
-        SettingsError: if it is anything else.
+        SettingsError: if it has another form.
     """
     title, _, place = text.rpartition("@")
     host, _, port = place.rpartition(":")
@@ -249,10 +252,10 @@ def parse_destination(text: str) -> tuple[str, Destination]:
 
 
 def check_title(title: str) -> str:
-    """The node's AE title, if it can be one.
+    """Return the AE title of the node if it is valid.
 
     Raises:
-        SettingsError: if it cannot.
+        SettingsError: if it is not.
     """
     try:
         return msgspec.convert(title, Title)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where received images lie: a folder a series, files named by what they are, so that a copy is no second file.
+"""Store received images: one folder per series, with files named by their content, so that copies are not stored.
 
 ::
 
@@ -7,7 +7,7 @@
       state.sqlite           the ledger
       in/<series>/*.dcm      received images: hash of the instance UID, hash of what the image says
       out/<series>/          what the batch makes of it (docs/batch.md)
-      out/.jobs/             when each series was derived first, so that doing it again gives the same bytes
+      out/.jobs/             when each series was first derived, so that doing it again gives the same bytes
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ AT_REST = (State.COMPLETE, State.RUNNING, State.PRODUCED, State.SENT, *SETTLED)
 
 
 class NoRoomError(Exception):
-    """An image cannot be kept: the disk, or the node's share of it, is full."""
+    """An image cannot be kept, because the disk or the node's share of it is full."""
 
 
 class Spool:
     """Received images and results.
 
     Args:
-        root: folder of the node's own; made if it is not there.
-        disk: how much of the disk it may take.
+        root: folder that only the node uses; made if it does not exist.
+        disk: how much of the disk it may use.
 
     Attributes:
-        fault: why the last image could not be written, if so.
+        fault: why the last image could not be written, or ``None``.
     """
 
     def __init__(self, root: Path, disk: Disk) -> None:
@@ -60,15 +60,15 @@ class Spool:
         self.ledger = Ledger(root / "state.sqlite")
 
     def folder(self, series: str) -> Path:
-        """Where the images of a series lie."""
+        """Folder of the images of a series."""
         return self.inbox / series
 
     def images(self, series: str) -> list[Path]:
-        """The images of a series, whole ones only."""
+        """The images of a series, without partly written ones."""
         return sorted(self.folder(series).glob("*.dcm"))
 
     def results(self, keys: list[str]) -> list[Path]:
-        """Derived images of volumes, in the order in which they are sent."""
+        """Derived images of the volumes, in the order in which they are sent."""
         return [path for key in keys for path in sorted((self.out / key / "dicom").glob("*.dcm"))]
 
     def free_bytes(self) -> int:
@@ -80,19 +80,19 @@ class Spool:
         return self.free_bytes() - size >= self.disk.free_gib * GIB
 
     def store(self, series: str, study: str, instance: str, data: bytes) -> bool:
-        """Keep an image: when this returns, it and the state of its series are on the disk.
+        """Store an image. When this returns, the image and the state of its series are on the disk.
 
         Args:
             series: hash of its series UID.
             study: hash of its study UID.
             instance: its SOPInstanceUID.
-            data: the file.
+            data: content of the file.
 
         Returns:
-            Whether it was new; a copy of one that the node has, or has dealt with, is not kept twice.
+            Whether it was new. A copy of an image that the node has, or has dealt with, is not stored again.
 
         Raises:
-            NoRoomError: if it cannot be kept.
+            NoRoomError: if it cannot be stored.
         """
         name = f"{_digest(instance.encode())}-{_digest(_words(data))}.dcm"
         final = self.folder(series) / name
@@ -122,7 +122,7 @@ class Spool:
         return True
 
     def _is_copy(self, series: str, study: str, final: Path) -> bool:
-        """Whether the node has an image; a copy begins a transfer of its series anew unless that is at rest."""
+        """Whether the node has an image already. Unless its series is at rest, a copy begins a new transfer of it."""
         with self.ledger.lock:
             row = self.ledger.get(series)
             if row is None:
@@ -136,7 +136,7 @@ class Spool:
             return True
 
     def settle(self, row: Row, state: State, **changes: object) -> bool:
-        """Change a row, and keep nothing of its images and results; whether the row was as expected."""
+        """Change a row and remove its images and results; returns whether the row was as expected."""
         with self.ledger.lock:
             if not self.ledger.move(row, state, bytes=0, outputs="[]", **changes):
                 return False
@@ -149,12 +149,12 @@ class Spool:
         shutil.rmtree(self.folder(series), ignore_errors=True)
 
     def remove_results(self, keys: list[str]) -> None:
-        """Remove what was made of a series."""
+        """Remove the results of a series."""
         for key in keys:
             shutil.rmtree(self.out / key, ignore_errors=True)
 
     def tidy(self) -> None:
-        """At the start: rubbish of a node that was killed goes, and an image without a row gets one."""
+        """At the start, remove what a killed node left behind, and make a row for every image without one."""
         for part in self.inbox.glob(".part-*"):
             part.unlink()
         for folder in self.inbox.iterdir():

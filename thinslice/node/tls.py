@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mutual TLS, for what the node receives and for what it sends."""
+"""Mutual TLS for receiving and for sending."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["client_context", "server_context"]
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:
-    """For callers, who must show a certificate that one of the authorities has signed.
+    """Context for callers, who must present a certificate that one of the authorities has signed.
 
     Raises:
         SettingsError: if the files cannot be used.
@@ -20,7 +20,7 @@ def server_context(tls: Tls) -> ssl.SSLContext:
 
 
 def client_context(tls: Tls) -> ssl.SSLContext:
-    """For destinations, whose certificate must be signed by one of the authorities and name their host.
+    """Context for destinations, whose certificate must name their host and be signed by one of the authorities.
 
     Raises:
         SettingsError: if the files cannot be used.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Has complete series done by the bundle's batch: its discovery, its worker, its folder per result (docs/batch.md)."""
+"""Process complete series with the discovery, the workers and the result folders of the batch (docs/batch.md)."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from .spool import Spool
 __all__ = ["Batch", "Worker", "Workshop", "batch_of", "check_rules"]
 
 INFERENCE = "inference::"
-DISCOVERY = ("strict", "min_slices", "max_voxels")  # ids of the batch that discovery is told
-# what is no fault: such a series is not meant for us
+DISCOVERY = ("strict", "min_slices", "max_voxels")  # ids of the batch that discovery takes
+# not a fault: such a series is not meant to be processed
 NOT_MEANT = (
     Reason.NOT_AN_IMAGE, Reason.NOT_MR, Reason.LOCALIZER, Reason.QUANTITATIVE, Reason.ALREADY_DERIVED, Reason.ISOTROPIC,
     Reason.THIN_SLICES,
 )  # fmt: skip
-# faults of the machine: the same series may go well another time
+# faults of the machine: the same series may succeed later
 AGAIN = (Status.FAILED, Status.TIMEOUT, Status.OOM)
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the batch's config makes for the ids of a rule.
+    """Parts of the batch, as its config makes them for the ids of a rule.
 
     Attributes:
-        spec: what its workers are made from.
-        workers: how many at a time.
-        discover: folder of images to volumes.
+        spec: settings of its workers.
+        workers: number of workers at a time.
+        discover: function from a folder of images to its volumes.
     """
 
     spec: WorkerSpec
@@ -59,22 +59,22 @@ class Batch:
 
 
 class Worker(Protocol):
-    """Who does one volume: the batch's :class:`~scripts.batch.isolation.Team`."""
+    """Interface of what processes one volume: the batch's :class:`~scripts.batch.isolation.Team`."""
 
     def do(self, task: Task) -> SeriesRecord:
-        """Do it, here and now."""
+        """Process a volume and wait for its record."""
 
     def stop(self) -> None:
-        """Do no more."""
+        """Stop, and start nothing more."""
 
 
 def batch_of(settings: Settings, rule: Rule, root: Path) -> Batch:
-    """The batch as its config makes it, for the ids of a rule.
+    """Make the parts of the batch from its config, for the ids of a rule.
 
     Args:
-        settings: of the node.
-        rule: whose ids of the inference are set.
-        root: of the spool.
+        settings: settings of the node.
+        rule: rule whose ids of the inference are set.
+        root: folder of the spool.
 
     Raises:
         SettingsError: if an id is unknown.
@@ -109,13 +109,13 @@ def check_rules(settings: Settings) -> None:
 
 
 class Workshop:
-    """Works on complete series.
+    """Process complete series.
 
     Args:
-        settings: of the node.
+        settings: settings of the node.
         spool: images and rows.
-        counts: what is counted.
-        make: ``spec, size, stage -> Worker``.
+        counts: counters.
+        make: function ``spec, size, stage -> Worker``.
 
     Raises:
         SettingsError: if a rule or the batch's ids cannot be carried out by this bundle.
@@ -144,14 +144,14 @@ class Workshop:
         self.stage.mkdir(mode=0o700)
 
     def stop(self) -> None:
-        """End all processes; what was under way is done again next time."""
+        """Kill all processes; the work that was under way is done again at the next start."""
         with self.lock:
             for worker in self.workers.values():
                 worker.stop()
         sweep(self.spool.out)
 
     def work(self) -> bool:
-        """Do the series that has waited longest; whether there was one."""
+        """Process the series that has waited longest; returns whether there was one."""
         now = self.ledger.clock()
         for row in self.ledger.select("state = 'complete' AND next_at <= ?", now):
             if not self._has_room(row):
@@ -162,14 +162,14 @@ class Workshop:
                     self._do(row)
                 except CancelledError:  # the node is being stopped
                     self.ledger.move(row, State.COMPLETE, changed_at=row.changed_at)
-                except Exception as error:  # whatever it is, the series must not be left behind
+                except Exception as error:  # whatever it is, the series must reach another state
                     self._put_off(row, str(Reason.INTERNAL), f"the node must go on, but met {type(error).__name__}")
                     raise
                 return True
         return False
 
     def waiting_for_room(self) -> int:
-        """How many complete series are not begun until there is more free space."""
+        """Number of complete series that wait for more free space."""
         return sum(not self._has_room(row) for row in self.ledger.select("state = 'complete'"))
 
     def _has_room(self, row: Row) -> bool:
@@ -196,7 +196,7 @@ class Workshop:
             return task.died(str(error))
 
     def _worker(self, rule: int) -> Worker:
-        """The processes for a rule; rules with the same ids share them."""
+        """The workers for a rule; rules with the same ids share them."""
         spec = self.batches[rule].spec
         key = json.dumps(dict(spec.ids), sort_keys=True, default=str)
         with self.lock:
@@ -205,7 +205,7 @@ class Workshop:
             return self.workers[key]
 
     def _conclude(self, row: Row, records: list[SeriesRecord], found: Discovered) -> None:
-        """One state for the series, from what became of its volumes."""
+        """Set the state of the series from the outcomes of its volumes."""
         if again := [record for record in records if record.status in AGAIN]:
             self._put_off(row, str(again[0].reason), str(again[0].message))
             return

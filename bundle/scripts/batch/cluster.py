@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same work on the machines of a `Dask <https://distributed.dask.org>`_ cluster that already runs.
+"""Run the batch on the machines of a `Dask <https://distributed.dask.org>`_ cluster that is already running.
 
-Dask hands tasks out, hands them to another worker when one dies, and shows what goes on in its dashboard. Each worker
-keeps a :class:`~.isolation.Team`, so that a series cannot harm it.
+Dask distributes the tasks, gives them to another worker when one dies, and shows the progress in its dashboard. Each
+worker has its own :class:`~.isolation.Team`, so that a series cannot harm it.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ ASK_SECONDS = 2.0
 
 
 class Cluster:
-    """What :class:`~.isolation.Team` is on one machine.
+    """The executor for many machines; :class:`~.isolation.Team` is the one for a single machine.
 
     Args:
-        address: of the scheduler.
-        spec: what the processes are made from.
-        stage: folder in which each has its own; on a file system that all machines share.
-        team: what does the work on each worker.
-        timeout_seconds: for the scheduler to answer.
+        address: address of the scheduler.
+        spec: settings of the worker processes.
+        stage: folder in which each process makes its own; on a file system that all machines share.
+        team: class that does the work on each worker.
+        timeout_seconds: how long to wait for the scheduler to answer.
 
     Raises:
         OSError: if the scheduler does not answer.
-        RuntimeError: if a worker cannot serve.
+        RuntimeError: if a worker cannot start processes.
     """
 
     shared_deaths: tuple[type[Exception], ...] = (KilledWorker,)
@@ -61,16 +61,16 @@ class Cluster:
 
     @property
     def size(self) -> int:
-        """How many series can be under way; changes as workers come and go."""
+        """Number of series that can be under way; it changes as workers join and leave."""
         if time.monotonic() - self.asked > ASK_SECONDS:
             self.asked = time.monotonic()
             self.threads = int(self.client.scheduler_info(n_workers=0).get("total_threads", 0))
         return max(1, self.threads)
 
     def submit(self, task: Task) -> Future[SeriesRecord]:
-        """Have a series done by any worker; cancelled if the scheduler is lost."""
+        """Give a series to any worker; its future is cancelled if the scheduler is lost."""
         if self.client.status == "running":
-            # packed, since Dask keeps the last thousand messages to each worker
+            # packed, because Dask keeps the last thousand messages to each worker
             return self.executor.submit(_do, pack(task))
         lost: Future[SeriesRecord] = Future()
         lost.cancel()
@@ -78,15 +78,15 @@ class Cluster:
         return lost
 
     def stop(self) -> None:
-        """End all processes and leave."""
-        with suppress(OSError):  # the scheduler may go while it is told
+        """End all processes and disconnect."""
+        with suppress(OSError):  # the scheduler may stop at the same time
             if self.client.status == "running":
                 self.client.unregister_worker_plugin(NAME)
             self.client.close(timeout=10)
 
 
 class _Series(WorkerPlugin):
-    """A team on every worker, also on those that join later, as long as the run goes on."""
+    """Plugin that keeps a team on every worker, including those that join later, until the run ends."""
 
     def __init__(self, spec: WorkerSpec, stage: Path, team: Callable[[WorkerSpec, int, Path], Team]) -> None:
         self.make = lambda size: team(spec, size, stage)

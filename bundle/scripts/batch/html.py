@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``report.html``: the report for a person, in pages that need no network and name no patient."""
+"""Write ``report.html``, the report for people: pages that need no network and name no patient."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PICTURES = "pictures.json"
 PAGES = "report"
 TEMPLATE = "report.html.j2"
 PLAIN_WORDS = {
-    Reason.NONFINITE: "It contains values that are not numbers.",
+    Reason.NONFINITE: "Some of its values are not numbers.",
     Reason.CONSTANT: "All its pixels have the same value; there is nothing to see.",
     Reason.TRUNCATED: "A file is cut off or damaged.",
     Reason.NO_DECODER: "Its images are compressed in a way that this installation cannot read.",
@@ -34,28 +34,28 @@ PLAIN_WORDS = {
     Reason.LOCALIZER: "It is a localizer, which only serves to plan other scans.",
     Reason.QUANTITATIVE: "Its values are measurements, which must not be estimated.",
     Reason.ALREADY_DERIVED: "It was computed from another series; only original scans are processed.",
-    Reason.MULTI_ECHO: "It holds several echoes that cannot be told apart.",
-    Reason.TIME_SERIES: "It holds several time points that cannot be told apart.",
+    Reason.MULTI_ECHO: "It holds several echoes that cannot be separated.",
+    Reason.TIME_SERIES: "It holds several time points that cannot be separated.",
     Reason.ENHANCED_UNSUPPORTED: "Its files hold many slices each; it must be converted to one file per slice.",
     Reason.NO_GEOMETRY: "It does not say where its slices lie in the patient.",
     Reason.GAP: "A slice is missing.",
     Reason.STACKS_DIFFER: "The stacks do not show the same place in the same contrast.",
     Reason.LABEL_MAP: "It is a map of labels, not an image.",
     Reason.ARCHIVE: "It is an archive, which must be unpacked first.",
-    Reason.THIN_SLICES: "Its slices are so thin and so far apart that most of what lies between was never seen.",
-    Reason.DUPLICATE_POSITION: "Two slices claim the same place.",
+    Reason.THIN_SLICES: "Its slices are so thin and so far apart that most of what lies between was not acquired.",
+    Reason.DUPLICATE_POSITION: "Two slices have the same position.",
     Reason.NONUNIFORM: "Its slices are unevenly spaced.",
-    Reason.SHEARED: "Its slices are stacked at a slant.",
+    Reason.SHEARED: "Its slices are not stacked along their normal.",
     Reason.MIXED_ORIENTATION: "Its slices point in different directions.",
     Reason.MIXED_GEOMETRY: "Its slices differ in size or thickness.",
     Reason.MIXED_ACQUISITION: "Its slices were not acquired in the same way.",
-    Reason.ISOTROPIC: "Its slices are thin already.",
+    Reason.ISOTROPIC: "Its slices are already thin.",
     Reason.TOO_SMALL: "It has too few slices or pixels.",
     Reason.TOO_LARGE: "It is larger than this installation allows.",
     Reason.OUTSIDE_ENVELOPE: "It differs from the scans that the model was tested on.",
-    Reason.WORSE_THAN_CUBIC: "The method would make it worse than plain interpolation does.",
+    Reason.WORSE_THAN_CUBIC: "Plain interpolation would be better for it than this method.",
     Reason.MIXED_PATIENT: "Images of several patients or examinations are mixed in it.",
-    Reason.UID_CONFLICT: "Different images carry the same identifier.",
+    Reason.UID_CONFLICT: "Different images have the same identifier.",
     Reason.DUPLICATE_NAME: "Another scan has the same name.",
     Reason.COUNT_MISMATCH: "It seems incomplete.",
     Reason.CHANGED: "It changed while it was read; it may still be arriving.",
@@ -82,12 +82,12 @@ def write_html(
     ``source`` and the paths of left-out files are not shown: folders are often named after patients.
 
     Args:
-        output_dir: the batch's.
-        summary: the run in numbers.
+        output_dir: output folder of the batch.
+        summary: from :func:`~.report.summary_of`.
         records: one per discovered series.
-        left_out: number of files of no series, by reason.
-        results_per_page: series with a result, each with its pictures.
-        lines_per_page: series without one.
+        left_out: number of files that belong to no series, by reason.
+        results_per_page: number of series with a result on one page, each with its pictures.
+        lines_per_page: number of series without a result on one page.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -127,5 +127,5 @@ def _name(page: int) -> str:
 
 
 def _link(page: int, other: int) -> str:
-    """From one page to another."""
+    """Relative link from one page to another."""
     return _name(other) if page == 1 else f"../{_name(other)}"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Series after series in processes of their own: whatever a series does, it does to one process.
+"""Worker processes that isolate series from each other: a fatal series ends one process and nothing else.
 
-`pebble <https://pebble.readthedocs.io>`_ starts and replaces the processes, ends what takes too long and tells how a
-process died. Added here: a process that ends with whoever started it, a limit on memory, silence.
+`pebble <https://pebble.readthedocs.io>`_ starts and replaces the processes, ends those that take too long and reports
+how a process died. This module adds three things: a process ends with its parent, its memory is limited, and it writes
+no log.
 """
 
 from __future__ import annotations
@@ -47,30 +48,30 @@ EXIT_MEMORY, EXIT_START = 70, 71
 
 
 def fork_server() -> BaseContext:
-    """Where processes are forked from, with all libraries loaded; to be asked for before anybody starts it without."""
+    """Context of the fork server, which preloads all libraries; must be called before anything else starts it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     return context
 
 
 class CannotStartError(Exception):
-    """A process could not load what every series needs; the message says why."""
+    """A process could not load the model or the config; the message says why."""
 
 
 class WorkerDiedError(Exception):
-    """A process died over a series; the message says how."""
+    """A process died while it worked on a series; the message says how."""
 
 
 class Team:
-    """Processes that each do one series at a time, kept for the next.
+    """Processes that do one series at a time each and are kept for the next.
 
     Args:
-        spec: what they are made from.
-        size: how many.
-        stage: folder in which each has its own; it must exist.
+        spec: settings of the processes.
+        size: number of processes.
+        stage: folder in which each process makes its own; it must exist.
     """
 
-    shared_deaths: tuple[type[Exception], ...] = ()  # each dies alone
+    shared_deaths: tuple[type[Exception], ...] = ()  # a death here is always the series' own doing
 
     def __init__(self, spec: WorkerSpec, size: int, stage: Path) -> None:
         self.size = size
@@ -81,7 +82,7 @@ class Team:
         self.threads = ThreadPoolExecutor(size)
 
     def submit(self, task: Task) -> Future[SeriesRecord]:
-        """Have :meth:`do` done as soon as a process is free, again if the process dies, but not for ever."""
+        """Run :meth:`do` as soon as a process is free; if the process dies, try again up to ``RETRIES`` times."""
         return self.threads.submit(self._insist, task)
 
     def _insist(self, task: Task) -> SeriesRecord:
@@ -91,10 +92,10 @@ class Team:
         return self.do(task)
 
     def do(self, task: Task) -> SeriesRecord:
-        """Do one series, here and now.
+        """Do one series and wait for its record.
 
         Raises:
-            CannotStartError: if no process could be made ready for it.
+            CannotStartError: if no process could be started for it.
             WorkerDiedError: if its process died.
             CancelledError: if :meth:`stop` was called.
         """
@@ -105,7 +106,7 @@ class Team:
             self.free.put(member)
 
     def stop(self) -> None:
-        """End all processes, at once and for certain."""
+        """Kill all processes at once."""
         self.threads.shutdown(wait=False, cancel_futures=True)
         for member in self.members:
             member.end()
@@ -113,7 +114,7 @@ class Team:
 
 
 class _Isolated:
-    """One process, and the next one when it has ended."""
+    """One process, which is replaced when it has ended."""
 
     def __init__(self, spec: WorkerSpec, stage: Path) -> None:
         self.spec = spec
@@ -123,11 +124,11 @@ class _Isolated:
         self.ended = False
 
     def do(self, task: Task) -> SeriesRecord:
-        if self.pool is not None and not self.pool.active:  # its process was killed between two series
+        if self.pool is not None and not self.pool.active:  # the process was killed between two series
             self._drop()
         if self.pool is None:
             context = fork_server()
-            # a pool of one: processes of a larger pool share locks, which one that is killed may hold
+            # a pool of one, because the processes of a larger pool share locks, and a killed process may hold one
             self.pool = ProcessPool(1, self.spec.series_per_worker, _start, (self.spec, self.stage), context)
         try:
             self.future = self.pool.schedule(_do, (task,), timeout=self.spec.timeout_seconds)
@@ -148,7 +149,7 @@ class _Isolated:
             raise
         except (BrokenProcessPool, RuntimeError) as error:
             self._drop()
-            raise CannotStartError("it died or hung while it loaded the model") from error
+            raise CannotStartError("the process died or hung while it loaded the model") from error
         finally:
             shutil.rmtree(self.stage, ignore_errors=True)
             if self.ended:
@@ -158,7 +159,7 @@ class _Isolated:
         return record
 
     def end(self) -> None:
-        """Have what is under way raise ``CancelledError``, and the process gone."""
+        """Kill the process; the series that is under way raises ``CancelledError``."""
         self.ended = True
         if self.future is not None:
             self.future.cancel()
@@ -175,14 +176,14 @@ def _ending(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-# --- in the process
+# --- inside the process
 
 _pipeline: Pipeline | CannotStartError
 _busy = threading.Event()
 
 
 def _start(spec: WorkerSpec, stage: Path) -> None:
-    """Make a process ready. What goes wrong is told to the first task, since only tasks have answers."""
+    """Prepare a process. An error is raised by its first task, because only tasks return anything."""
     global _pipeline
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _be_quiet()
@@ -196,9 +197,9 @@ def _start(spec: WorkerSpec, stage: Path) -> None:
             os._exit(EXIT_MEMORY)
 
     end_with_starter(check, WATCH_SECONDS)
-    tqdm.set_lock(threading.RLock())  # the default is a semaphore, which a process that is killed would leave behind
+    tqdm.set_lock(threading.RLock())  # the default is a semaphore, which a killed process would leave behind
     try:
-        from .series import Pipeline  # here, not above: who starts this process hands out work and needs no MONAI
+        from .series import Pipeline  # not at the top: the process that distributes the work does not need MONAI
 
         if spec.threads:
             torch.set_num_threads(spec.threads)
@@ -207,7 +208,7 @@ def _start(spec: WorkerSpec, stage: Path) -> None:
         _pipeline = CannotStartError(_cause(error))
     else:
         if spec.memory_limit_bytes is not None and not torch.cuda.is_initialized():
-            # CUDA reserves address space by the hundred GiB: there, the watch on resident memory must do
+            # CUDA reserves hundreds of GiB of address space, so there only resident memory is limited
             limit = me.memory_info().vms + spec.memory_limit_bytes
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     ready.set()
@@ -226,7 +227,7 @@ def _do(task: Task) -> SeriesRecord:
 
 
 def _be_quiet() -> None:
-    """Libraries quote what they read; nothing of a patient may reach a log, so a worker has none."""
+    """Silence all logs: libraries quote what they read, and no patient data may reach a log."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
@@ -235,7 +236,7 @@ def _be_quiet() -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """What an exception that came before any patient data was read is about, without MONAI's wrapping."""
+    """Message of an exception from before any patient data was read, without MONAI's wrapping."""
     while error.__cause__ is not None and str(error).startswith("Failed to instantiate"):
         error = error.__cause__
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small pictures of a scan before and after, at the same places in three planes, for the report."""
+"""Small pictures of a scan before and after, at the same positions in three planes, for the report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..geometry import Orientation, SliceGrid, voxel_spacing_mm
 
 __all__ = ["make_pictures"]
 
-# name, axis of (Right, Anterior, Superior) that the plane is cut across, axes along rows and columns
+# name, axis of (Right, Anterior, Superior) normal to the plane, axes along rows and columns
 PLANES = (("axial", 2, 1, 0), ("coronal", 1, 2, 0), ("sagittal", 0, 2, 1))
 
 
@@ -33,23 +33,23 @@ def make_pictures(
 ) -> dict[str, Any]:
     """Cut planes along the voxel axes closest to axial, coronal and sagittal.
 
-    The thick slices are shown as what they are: every thin slice shows the thick one that it lies in.
+    Thick slices are not interpolated: the picture before shows the thick slice in which the thin one lies.
 
     Args:
-        image: ``(1, H1, H2, n_slices)``, the scan in working axes, scanner units.
+        image: ``(1, H1, H2, n_slices)``, the scan in working axes, in scanner units.
         pred: ``(1, I, J, K)``, the result in stored axes and the same units.
         shown_map: on the grid of ``pred``: expected error or disagreement.
         affine_before: ``(4, 4)`` of the scan in stored axes, RAS mm.
         thick_axis: stored axis across the slices.
-        count: pictures per plane.
-        edge: most pixels along a side; larger pictures are averaged down, small ones stay small.
-        quality: of WebP.
+        count: number of pictures per plane.
+        edge: the most pixels along a side; larger pictures are averaged down, smaller ones are not enlarged.
+        quality: quality of WebP, from 0 to 100.
 
     Returns:
         ``planes``: for each ``name``, ``width_mm``, ``height_mm`` and ``slices``, each with ``number`` (from 1, of
-        ``of``) and ``before``, ``after``, ``map`` as data URIs; ``window``: the grey values that are black and white,
-        the same before and after; ``map_max``: what is white in the map, ``None`` without one. Right of the patient
-        is left in the picture, anterior left in the sagittal one.
+        ``of``) and ``before``, ``after``, ``map`` as data URIs; ``window``: the grey values shown as black and as
+        white, the same before and after; ``map_max``: the value shown as white in the map, ``None`` without one. The
+        right of the patient is on the left of the picture; in sagittal pictures, anterior is on the left.
     """
     after = pred.as_tensor()[0].cpu().numpy()
     grid = SliceGrid.over_slab(image.shape[-1], float(pred.meta["scale_factor"]))
@@ -91,11 +91,11 @@ def _axis(turn: np.ndarray, world_axis: int) -> int:
 
 
 class _Cut:
-    """One plane of a volume in stored axes, turned the way a radiologist looks at it."""
+    """One plane of a volume in stored axes, in radiological orientation."""
 
     def __init__(self, turn: np.ndarray, axis: int, rows: int, columns: int, edge: int, quality: int) -> None:
         self.axis, self.rows, self.columns = axis, rows, columns
-        # superior and anterior are up; right and anterior are left: all run against their axis
+        # superior or anterior is at the top, right or anterior at the left: rows and columns run against their axes
         self.flips = tuple(a for a in (rows, columns) if turn[a, 1] > 0)
         self.edge = edge
         self.quality = quality
@@ -107,7 +107,7 @@ class _Cut:
         window: Sequence[float],
         repeat: tuple[int, np.ndarray] | None = None,
     ) -> str:
-        """Data URI of slice ``index``; ``repeat`` is a stored axis, and which of its values to show in turn."""
+        """Data URI of slice ``index``; ``repeat`` is a stored axis and the indices along it that are shown in turn."""
         plane = np.expand_dims(np.take(volume, index, axis=self.axis), self.axis)
         if repeat is not None:
             plane = np.take(plane, repeat[1], axis=repeat[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a batch says about itself: ``report.json`` and tables; fields in ``docs/batch.md``."""
+"""Write ``report.json`` and the tables of a batch; ``docs/batch.md`` explains the fields."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ SCHEMA_VERSION = "2.1"
 
 
 class Status(StrEnum):
-    """What became of a series."""
+    """Outcome of a series."""
 
     OK = "ok"
-    SKIPPED = "skipped"  # done by an earlier run, and nothing has changed since
+    SKIPPED = "skipped"  # done by an earlier run, and unchanged since
     REFUSED = "refused"
     FAILED = "failed"
     TIMEOUT = "timeout"
@@ -36,7 +36,7 @@ class Status(StrEnum):
 
 @dataclass
 class SeriesRecord:
-    """One discovered series; plain JSON types, no patient data but ``source``, which is a path of the caller's own."""
+    """One discovered series, in plain JSON types. Only ``source``, a path of the input, may hold patient data."""
 
     series: str
     source: str
@@ -71,43 +71,43 @@ class SeriesRecord:
 
 
 class Records:
-    """The records of a run, each once, in the order of their series; on disk, so that memory does not grow with them.
+    """The records of a run in the order of their series, on disk so that memory does not grow with their number.
 
-    Digests of outputs are left to the ``record.json`` of each series.
+    Digests of outputs are not kept here, but in the ``record.json`` of each series.
     """
 
     def __init__(self) -> None:
-        self.db = sqlite3.connect("")  # a temporary file that goes with the process
+        self.db = sqlite3.connect("")  # a temporary file that ends with the process
         self.db.execute(
             "CREATE TABLE records "
             "(series TEXT PRIMARY KEY, done INT, status TEXT, reason TEXT, files INT, content TEXT)"
         )
 
     def add(self, record: SeriesRecord) -> None:
-        """Keep one."""
+        """Add one record, or replace that of the same series."""
         content = msgspec.json.encode(record)
         done = record.status in (Status.OK, Status.SKIPPED)
         row = (record.series, done, str(record.status), record.reason, record.n_files, content)
         self.db.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def of(self, *done: bool) -> Iterator[dict[str, Any]]:
-        """Records with a result (``True``), without one (``False``), or both."""
+        """Yield records with a result (``True``), without one (``False``), or both."""
         marks = ", ".join(str(int(one)) for one in done)
         for (content,) in self.db.execute(f"SELECT content FROM records WHERE done IN ({marks}) ORDER BY series"):
             yield json.loads(content)
 
     def counts(self, column: str) -> dict[Any, int]:
-        """How many there are by ``status``, ``reason`` or ``done``."""
+        """Number of records by ``status``, ``reason`` or ``done``."""
         rows = self.db.execute(f"SELECT {column}, count(*) FROM records WHERE {column} NOT NULL GROUP BY {column}")
         return dict(sorted(rows))
 
     def files(self) -> int:
-        """How many files they are about."""
+        """Number of files of all records."""
         return int(self.db.execute("SELECT coalesce(sum(files), 0) FROM records").fetchone()[0])
 
 
 def exit_code(records: Records, signal_number: int | None = None) -> int:
-    """0 all done, 3 some series without result, 4 nothing to process, 128 + the signal that ended the run."""
+    """Exit code: 0 all done, 3 some series without result, 4 nothing to process, 128 + signal that ended the run."""
     if signal_number is not None:
         return 128 + signal_number
     done = records.counts("done")
@@ -115,12 +115,12 @@ def exit_code(records: Records, signal_number: int | None = None) -> int:
 
 
 def summary_of(records: Records, left_out: Mapping[str, int], facts: Mapping[str, Any], code: int) -> dict[str, Any]:
-    """The run in numbers.
+    """Summary of a run, as ``report.json`` holds it.
 
     Args:
         records: one per discovered series.
-        left_out: number of files of no series, by reason.
-        facts: of the run as a whole.
+        left_out: number of files that belong to no series, by reason.
+        facts: further entries, about the run as a whole.
         code: exit code.
     """
     statuses = records.counts("status")
@@ -144,11 +144,11 @@ def write_report(
     """Write ``report.json``, ``report.csv`` (one line per series) and ``files.csv`` (one per file of no series).
 
     Args:
-        output_dir: where; each is written whole or not at all.
+        output_dir: folder; each file is written completely or not at all.
         summary: from :func:`summary_of`.
         records: one per discovered series.
-        files: ``path``, ``reason`` and ``message`` of each file of no series, at every call from the first on.
-        most: series, and files of no series, that ``report.json`` lists; where there are more it holds null.
+        files: called for each pass; yields ``path``, ``reason`` and ``message`` of each file of no series.
+        most: the most series, or files of no series, that ``report.json`` lists; if there are more, it holds null.
     """
     names = [name for name in SeriesRecord.__dataclass_fields__ if name != "outputs"]
     _write_table(output_dir / "report.csv", names, records.of(True, False))
@@ -165,9 +165,9 @@ def write_report(
 
 
 def _whole_record(output_dir: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """With the digests that were left to the series' folder."""
+    """The record with its digests, which lie in the folder of the series."""
     if record["reason"] is None:
-        with suppress(FileNotFoundError):  # somebody has taken the result away meanwhile
+        with suppress(FileNotFoundError):  # the result has been removed meanwhile
             record["outputs"] = json.loads((output_dir / record["series"] / RECORD).read_text())["outputs"]
     return record
 
@@ -181,5 +181,5 @@ def _write_table(path: Path, names: list[str], rows: Iterable[Mapping[str, Any]]
 
 def _cell(value: object) -> object:
     text = json.dumps(value) if isinstance(value, (dict, list)) else value
-    # a spreadsheet must not take a folder's name for a formula
+    # a spreadsheet must not read the name of a folder as a formula
     return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@")) else text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The batch: every series of a folder tree through the bundle's inference, each in isolation, none lost."""
+"""The batch: run the inference on every series of a folder tree, each in isolation, and account for every one."""
 
 from __future__ import annotations
 
@@ -40,50 +40,50 @@ POLL_SECONDS = 0.5
 
 
 class Executor(Protocol):
-    """Who does the series: :class:`~.isolation.Team` here, :class:`~.cluster.Cluster` on many machines.
+    """Interface of what does the series: :class:`~.isolation.Team` on one machine, :class:`~.cluster.Cluster` on many.
 
     Attributes:
-        shared_deaths: exceptions of a series that need not be its own doing, but of one that was done beside it.
+        shared_deaths: exceptions of a series that another series, done at the same time, may have caused.
     """
 
     shared_deaths: tuple[type[Exception], ...]
 
     @property
     def size(self) -> int:
-        """How many at a time."""
+        """Number of series at a time."""
 
     def submit(self, task: Task) -> Future[SeriesRecord]:
-        """Have one done."""
+        """Start one series."""
 
     def stop(self) -> None:
-        """Do no more."""
+        """Stop, and start no further series."""
 
 
 class BatchRunner:
-    """Discover, hand out, watch, put in place, report.
+    """Find all series, distribute them, watch over them, and write the report.
 
     Args:
         bundle_root: the bundle.
-        dataset_dir: folder tree of DICOM files; never written to.
-        output_dir: apart from it; gets one folder per series and the reports.
+        dataset_dir: folder tree of DICOM files; nothing is ever written to it.
+        output_dir: folder apart from it, for one folder per series and the reports.
         inference_configs: config files of the bundle's inference, merged in order.
         inference: overrides of their ids; nested dictionaries reach nested ids.
-        discover: ``folder, SQLite file -> Index``.
+        discover: function from folder and SQLite file to :class:`~scripts.dicom.index.Index`.
         dicomweb_url: fill ``dataset_dir`` from this server first.
         executor: ``local``, or ``dask`` for a cluster that already runs.
         scheduler: address of the cluster's scheduler.
-        workers: processes at a time of the local executor.
-        threads_per_worker: torch threads of each; ``None`` shares the processor out evenly.
-        series_per_worker: a worker is replaced after so many series.
-        timeout_seconds: for one series, and for a worker to become ready.
-        memory_limit_gib: resident memory of a worker, and of what it may allocate on top of the loaded model;
-            ``None`` sets no limit.
-        free_space_factor: bytes of free space wanted per byte of input.
-        pictures: slices per plane in the report; 0 makes none.
-        results_per_page: series with a result on one page of ``report.html``.
-        lines_per_page: series without one.
-        report_json_most: series, or files of no series, that ``report.json`` lists; where there are more, only the
-            tables do.
+        workers: number of processes of the local executor.
+        threads_per_worker: torch threads of each process; ``None`` divides the processor evenly.
+        series_per_worker: number of series after which a worker is replaced.
+        timeout_seconds: limit for one series, and for a worker to become ready.
+        memory_limit_gib: limit on the resident memory of a worker, and on what it may allocate in addition to the
+            loaded model; ``None`` sets no limit.
+        free_space_factor: bytes of free space required per byte of input.
+        pictures: number of slices per plane in the report; 0 makes none.
+        results_per_page: number of series with a result on one page of ``report.html``.
+        lines_per_page: number of series without a result on one page.
+        report_json_most: the most series, or files of no series, that ``report.json`` lists; if there are more, only
+            the tables list them.
         progress: show a progress bar.
     """
 
@@ -135,13 +135,13 @@ class BatchRunner:
             memory_limit_bytes=None if memory_limit_gib is None else int(memory_limit_gib * 2**30),
         )
         self.signal: int | None = None
-        self.working = False  # from here on a signal is noted, and the report written
+        self.working = False  # once true, a signal is noted and the report is still written
         self.able = False  # whether a process has become ready
         self.records = Records()
         self.log = logging.getLogger(type(self).__name__)
 
     def run(self) -> int:
-        """Process everything; never raises for a series.
+        """Process everything; an error of a series never raises.
 
         Returns:
             0 all done; 3 some series refused, failed, timed out or out of memory; 2 usage, config or model error
@@ -154,7 +154,7 @@ class BatchRunner:
                 check_apart(self.dataset_dir, self.output_dir)
                 with locked(self.output_dir):
                     sweep(self.output_dir)
-                    (self.output_dir / "report.json").unlink(missing_ok=True)  # a killed run must not seem to report
+                    (self.output_dir / "report.json").unlink(missing_ok=True)  # a killed run must not leave an old one
                     return self._run()
             except BatchUsageError as error:
                 print(error, file=sys.stderr)
@@ -163,7 +163,7 @@ class BatchRunner:
     def _run(self) -> int:
         started = datetime.now(UTC)
         clock = time.perf_counter()
-        fork_server()  # discovery may be the first to need it
+        fork_server()  # before discovery, which may start it too
         self.index = self.discover(self.dataset_dir, self.output_dir / INDEX)
         self.working = True
         if count := self.index.count():
@@ -213,7 +213,7 @@ class BatchRunner:
         needed = sum(size for key, size in self.index.sizes() if not (self.output_dir / key).exists())
         check_space(self.output_dir, int(needed * self.free_space_factor))
 
-    # --- what is known before a pixel is read
+    # --- before any pixel is read
 
     def _source(self, files: Sequence[Path]) -> str:
         """Folder of a series relative to ``dataset_dir``."""
@@ -234,10 +234,10 @@ class BatchRunner:
             path = self.index.place_of(file.path)
             yield {"path": str(path), "reason": str(file.error.reason), "message": file.error.message}
 
-    # --- the work
+    # --- processing
 
     def _process(self, count: int) -> None:
-        """Have every series done, or say why it is not."""
+        """Yield the record of every series: its result, or the reason why it has none."""
         stage = self.output_dir / f"{STAGING}-{uuid.uuid4().hex}"
         try:
             stage.mkdir(mode=0o700)
@@ -258,7 +258,7 @@ class BatchRunner:
         if self.scheduler is None:
             return self.team(self.spec, self.workers, stage)
         try:
-            from .cluster import Cluster  # an extra, which a run on one machine does without
+            from .cluster import Cluster  # an optional package, which a run on one machine does not need
 
             return Cluster(self.scheduler, self.spec, stage, self.team)
         except ModuleNotFoundError as error:
@@ -271,9 +271,9 @@ class BatchRunner:
         return Task.of(series, self._source(series.files), self.output_dir)
 
     def _records(self, tasks: Iterator[Task], stage: Path) -> Iterator[SeriesRecord]:
-        """One record for each task; as many tasks are under way as the executor takes, and as many wait there.
+        """Yield one record for each task. At most twice as many tasks as the executor takes are handed to it at a time.
 
-        Those that a worker died over together with others are done again at the end, each alone.
+        If a worker dies while it does several series, each of them is done again at the end, alone.
         """
         executor = self._start(stage)
         under_way: dict[Future[SeriesRecord], Task] = {}
@@ -309,7 +309,7 @@ class BatchRunner:
         finally:
             executor.stop()
         for task in chain(under_way.values(), suspects, tasks):
-            message = f"a run must go on to its end, but {why} before this series was done; run again to go on"
+            message = f"a run must reach its end, but {why} before this series was done; run again to go on"
             yield task.failed(Reason.INTERRUPTED, message)
 
     def _record(self, task: Task, future: Future[SeriesRecord]) -> SeriesRecord:
@@ -321,7 +321,7 @@ class BatchRunner:
                 raise BatchUsageError(message) from error
             message = f"a worker must be able to start, got {error}; look at the machine"
             return task.failed(Reason.WORKER_DIED, message)
-        except Exception as error:  # also Dask's own, when a worker's machine is gone with every attempt
+        except Exception as error:  # including Dask's own, if the machine of the worker failed at every attempt
             record = task.died(str(error) if isinstance(error, WorkerDiedError) else type(error).__name__)
         self.able = True
         return record
@@ -339,7 +339,7 @@ class BatchRunner:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Note SIGINT and SIGTERM; before the first series they end the run at once."""
+        """Note SIGINT and SIGTERM. Before the first series, they end the run at once."""
 
         def note(number: int, frame: FrameType | None) -> None:
             self.signal = number
@@ -355,7 +355,7 @@ class BatchRunner:
 
 
 def _flat(ids: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested dictionaries as MONAI's nested ids, so that an override replaces one value and not its neighbours."""
+    """Flatten nested dictionaries into MONAI's nested ids, so that an override replaces one value only."""
     for key, value in ids.items():
         if key == "_desc_":
             continue

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One series through the bundle's inference: a task in, a published folder and a record out.
+"""Run the inference on one series: from a task to a folder with the result and a record.
 
-Doing a task twice, anywhere, gives the same folder: what is done and unchanged is left alone, and what is done again
-has the same bytes. Pixels are decoded here and nowhere else, in processes of their own (:mod:`.isolation`).
+Doing a task twice, on any machine, gives the same folder: a finished and unchanged result is kept, and a new result has
+the same bytes. Pixels are decoded only here, in isolated processes (:mod:`.isolation`).
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ VOLATILE = ("bundle_root", "dataset_dir", "output_dir", "ckpt_path", "progress",
 
 
 class Pipeline:
-    """The bundle's own inference workflow, one case at a time.
+    """The inference workflow of the bundle, one case at a time.
 
     Args:
-        spec: see there.
+        spec: see :class:`~.tasks.WorkerSpec`.
         stage: folder that the workflow writes to.
     """
 
@@ -91,13 +91,13 @@ class Pipeline:
         self.evaluator: CaseEvaluator = parser.get_parsed_content("evaluator")
 
     def run(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """Process one case; its files are then in ``stage``.
+        """Process one case and write its files into ``stage``.
 
         Returns:
-            What is left of the case: ``image`` (working axes), ``pred`` and its maps (stored axes), ``quality``.
+            The case: ``image`` (working axes), ``pred`` and its maps (stored axes), ``quality``.
 
         Raises:
-            Exception: whatever went wrong.
+            Exception: any error of the workflow.
         """
         self.cases.items[:] = [dict(item)]
         self.evaluator.run_one(0)
@@ -107,10 +107,10 @@ class Pipeline:
         return result
 
     def write_dicom(self, result: Mapping[str, Any], series: SeriesCandidate, record: SeriesRecord) -> int:
-        """Write the derived series into ``stage/dicom`` and its error map, if there is one, beside it.
+        """Write the derived series into ``stage/dicom``, and its error map, if there is one, beside it.
 
         Returns:
-            How many voxels were clipped to 16 bits.
+            Number of voxels that were clipped to 16 bits.
         """
         pred: MetaTensor = result["pred"]
         affine = np.asarray(pred.meta["affine"], dtype=np.float64).reshape(4, 4)
@@ -134,9 +134,9 @@ class Pipeline:
 
 
 def process(pipeline: Pipeline, task: Task) -> SeriesRecord:
-    """Do one series and put its folder in place, or find it done; never raises for what a series does.
+    """Do one series and put its folder in place, or find that it is done; an error of the series never raises.
 
-    The digests of its outputs are left to its folder: there is one for each slice.
+    The returned record has no digests of outputs, which are many; ``record.json`` in the folder has them.
     """
     started = time.perf_counter()
     _reset_peak()
@@ -170,14 +170,14 @@ def process(pipeline: Pipeline, task: Task) -> SeriesRecord:
 
 
 def _status_of(error: CaseError) -> Status:
-    """A fault of the scan is a refusal, one of the machine a failure."""
+    """A fault of the scan is a refusal; a fault of the machine is a failure."""
     if error.reason is Reason.OOM:
         return Status.OOM
     return Status.FAILED if error.reason in (Reason.INTERNAL, Reason.UNWRITABLE, Reason.INTERRUPTED) else Status.REFUSED
 
 
 def _identify(pipeline: Pipeline, task: Task) -> SeriesRecord:
-    """The record with digests of all that decides the result."""
+    """Add the digests of everything that decides the result to the record."""
     try:
         digests = [sha256(path) for path in task.series.files]
     except FileNotFoundError as error:
@@ -199,7 +199,7 @@ IDENTITY = ("input_sha256", "model_sha256", "config_sha256", "versions")
 
 
 def _unchanged(final: Path, record: SeriesRecord) -> SeriesRecord | None:
-    """What an earlier run said, if input, model, config, versions and outputs are all still the same."""
+    """Record of an earlier run, if input, model, config, versions and outputs are all unchanged; else ``None``."""
     try:
         old = json.loads((final / RECORD).read_text())
         if any(old.get(key) != getattr(record, key) for key in IDENTITY):
@@ -214,10 +214,10 @@ def _unchanged(final: Path, record: SeriesRecord) -> SeriesRecord | None:
 
 
 def _derivation_time(task: Task, record: SeriesRecord) -> str:
-    """Moment of derivation, UTC: taken once for one job, kept before anything of it is written, and never changed.
+    """Time of derivation (UTC) of one job: taken once, stored before any result is written, and never changed.
 
-    Identifiers of a derived series are hashes of what it is made from; so that one identifier never names different
-    bytes, whoever does the same job, again or at the same time, must write the same dates.
+    The identifiers of a derived series are hashes of its inputs. One identifier must never name different bytes, so
+    every run of the same job, later or at the same time, must write the same dates.
     """
     job = json.dumps([getattr(record, key) for key in IDENTITY], sort_keys=True)
     path = task.jobs / f"{task.final.name}-{hashlib.sha256(job.encode()).hexdigest()[:16]}"
@@ -240,7 +240,7 @@ def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, fold
         made["map_name"] = "error" if "error" in result else "disagreement"
         (stage / PICTURES).write_text(json.dumps(made))
     _write_acquired(stage / f"{record.series}{ACQUIRED}", image, before, thick_axis)
-    thickness_mm = float(meta["slice_thickness_mm"])  # NaN where the headers do not state it
+    thickness_mm = float(meta["slice_thickness_mm"])  # NaN if the headers do not state it
     files = sorted(path for path in stage.rglob("*") if path.is_file())
     outputs = {f"{folder}/{path.relative_to(stage)}": sha256(path) for path in files}
 
@@ -279,7 +279,7 @@ def _describe(record: SeriesRecord, result: Mapping[str, Any], stage: Path, fold
 
 
 def _source_facts(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What the reader knows of the scan, as :mod:`scripts.transforms.load` lists it."""
+    """Facts of the scan from its reader, as :mod:`scripts.transforms.load` lists them."""
     gap = float(meta.get("slice_gap_mm", float("nan")))
     return {
         "lossy": bool(meta.get("lossy", False)),
@@ -291,7 +291,7 @@ def _source_facts(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_acquired(path: Path, image: MetaTensor, affine_ras: np.ndarray, thick_axis: int) -> None:
-    """The scan beside its result, so that the two can be looked at together wherever the folder goes."""
+    """Write the scan beside its result, so that both can be viewed together wherever the folder is copied."""
     array = Orientation.of(affine_ras, thick_axis).undo(image.as_tensor().cpu())[0].numpy()
     dtype = np.dtype(str(image.meta["stored_dtype"]))
     array = np.rint(array).astype(dtype) if dtype.kind in "iu" else array.astype(np.float32)
@@ -308,7 +308,7 @@ def _geometry(affine_ras: np.ndarray, shape: Sequence[int], thick_axis: int) -> 
 
 
 def _reset_peak() -> None:
-    """Start a new high-water mark of resident memory, where the system can."""
+    """Start a new high-water mark of resident memory, if the system allows it."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where results come to be: written aside, then put in place by one rename.
+"""Put results in place: they are written to a staging folder first, and then renamed once.
 
 ``output_dir`` holds one folder per finished series, named by its key, and nothing of a series that is not finished.
-Whatever begins with :data:`STAGING` is rubbish of a run that was killed and is swept by the next.
+Names that begin with :data:`STAGING` are left over from a run that was killed; the next run removes them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOCK = ".lock"
 
 
 class BatchUsageError(Exception):
-    """The run cannot begin: something that the caller gave is wrong. Exit code 2."""
+    """The run cannot begin because of a wrong argument. Exit code 2."""
 
 
 def check_apart(dataset_dir: Path, output_dir: Path) -> None:
@@ -57,7 +57,7 @@ def check_space(output_dir: Path, needed_bytes: int) -> None:
 
 @contextmanager
 def locked(output_dir: Path) -> Iterator[None]:
-    """Keep other runs out of a folder; the lock ends with the process, however that ends.
+    """Keep other runs out of a folder. The lock ends with the process, however the process ends.
 
     Raises:
         BatchUsageError: if another run holds it, or the folder cannot be written to.
@@ -78,9 +78,9 @@ def locked(output_dir: Path) -> Iterator[None]:
 
 
 def sweep(output_dir: Path) -> None:
-    """Remove what a run that was killed has left behind.
+    """Remove what a killed run has left behind.
 
-    Its workers may still be at it on another machine: once the folder has another name they can put nothing in place.
+    Its workers may still run on another machine. Once their folder has another name, they can put nothing in place.
     """
     for rubbish in output_dir.glob(f"{STAGING}*"):
         swept = output_dir / f"{STAGING}-swept-{uuid.uuid4().hex}"
@@ -90,7 +90,7 @@ def sweep(output_dir: Path) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Have a folder and all in it on the disk, not only in memory."""
+    """Flush a folder and all its files to the disk."""
     for path in [*folder.rglob("*"), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -102,7 +102,7 @@ def sync(folder: Path) -> None:
 def publish(stage: Path, final: Path) -> None:
     """Put a finished, synced folder in place, instead of an older one if there is one.
 
-    Both must lie in one file system. Of several at the same time one wins, and its folder is whole.
+    Both must lie in one file system. If several processes do this at the same time, one wins, with a complete folder.
     """
     old = stage.with_name(f"{stage.name}-old")
     while stage.exists():
@@ -111,7 +111,7 @@ def publish(stage: Path, final: Path) -> None:
         try:
             os.rename(stage, final)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another was faster: take its folder aside, too
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another was faster: move its folder aside, too
                 raise
         shutil.rmtree(old, ignore_errors=True)
     descriptor = os.open(final.parent, os.O_RDONLY)

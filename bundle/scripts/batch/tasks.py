@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker is told; light to import, so that whoever hands work out need not load a network."""
+"""Tasks and settings of a worker. This module imports little, so that distributing work loads no network."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ JOBS = ".jobs"
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker is made from, and what it may do.
+    """Settings and limits of a worker.
 
     Attributes:
         configs: inference config files of the bundle, merged in order.
-        ids: overrides of them; nested ids with ``::``.
+        ids: overrides of their ids; nested ids with ``::``.
         bundle_root: the bundle.
-        pictures: slices per plane for the report; 0 makes none.
-        threads: of torch; ``None`` leaves torch's own choice.
-        timeout_seconds: for one series, and for a worker to become ready.
-        series_per_worker: a process is replaced after so many.
-        memory_limit_bytes: resident memory of a process, and of what it may allocate on top of the loaded model;
-            ``None`` sets no limit.
+        pictures: number of slices per plane for the report; 0 makes none.
+        threads: number of torch threads; ``None`` leaves the choice to torch.
+        timeout_seconds: limit for one series, and for a worker to become ready.
+        series_per_worker: number of series after which a process is replaced.
+        memory_limit_bytes: limit on the resident memory of a process, and on what it may allocate in addition to the
+            loaded model; ``None`` sets no limit.
     """
 
     configs: tuple[str, ...]
@@ -49,9 +49,9 @@ class Task:
 
     Attributes:
         series: what discovery found.
-        record: what is known of it already.
+        record: what is known before any pixel is read.
         final: its folder in ``output_dir``, where an earlier run may have left a result.
-        jobs: folder where moments of derivation are kept, so that a run that goes on gives the same bytes.
+        jobs: folder for the times of derivation, so that a run that is resumed gives the same bytes.
     """
 
     series: SeriesCandidate
@@ -61,7 +61,7 @@ class Task:
 
     @classmethod
     def of(cls, series: SeriesCandidate, source: str, output_dir: Path) -> Task:
-        """For a series that was found in the folder ``source`` and whose result goes into ``output_dir``."""
+        """The task of a series that was found in the folder ``source`` and whose result goes into ``output_dir``."""
         record = SeriesRecord(
             series=series.key,
             source=source,
@@ -72,9 +72,9 @@ class Task:
         return cls(series, record, output_dir / series.key, output_dir / JOBS)
 
     def failed(self, reason: Reason, message: str) -> SeriesRecord:
-        """The record where whoever should do it could not."""
+        """The record of a series that could not be done."""
         return replace(self.record, status=Status.FAILED, reason=str(reason), message=message)
 
     def died(self, how: str) -> SeriesRecord:
-        """The record where whoever did it died of it."""
+        """The record of a series whose worker died."""
         return self.failed(Reason.WORKER_DIED, f"a worker must survive a series, but the worker died ({how})")

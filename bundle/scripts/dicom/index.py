@@ -217,7 +217,7 @@ class Index:
             archives.extend(folder / os.fsdecode(name) for name in whole if is_archive(Path(os.fsdecode(name))))
         some |= self._look_into(archives, look)
         for folder, lost in groupby(sorted(before), key=lambda path: path.parent):
-            found = {os.fsencode(path.name): changed("it was taken away") for path in lost}
+            found = {os.fsencode(path.name): changed("it was removed") for path in lost}
             some |= self._note_folder(os.fsencode(folder), found, look)
         for (gone,) in self.db.execute("SELECT id FROM folders WHERE look < ?", (look,)).fetchall():
             self._forget("folder = ?", (gone,))

@@ -39,7 +39,7 @@ def list_tree(
     if stable_seconds > 0:
         time.sleep(stable_seconds)
         before, entries = entries, dict(walk(Path(root)))
-        entries |= {path: changed("it was taken away") for path in before.keys() - entries.keys()}
+        entries |= {path: changed("it was removed") for path in before.keys() - entries.keys()}
         for path, found in entries.items():
             if isinstance(found, tuple) and before.get(path) != found:
                 entries[path] = (found[0], changed("it is still being written"))
@@ -76,7 +76,7 @@ def walk(root: Path) -> Iterator[tuple[Path, tuple[Stamp, CaseError | None] | Ca
             try:
                 status = entry.stat(follow_symlinks=False)
             except OSError:
-                yield path, changed("it was taken away")
+                yield path, changed("it was removed")
                 continue
             if stat.S_ISDIR(status.st_mode):
                 folders.append(path)
