@@ -33,3 +33,11 @@ def test_every_picture_is_on_a_page():
     pages = [*DOCS.rglob("*.md"), ROOT / "README.md"]
     shown = {name for page in pages for name in re.findall(r"images/([\w.]+)", page.read_text())}
     assert shown == {path.name for path in (DOCS / "images").iterdir()}
+
+
+def test_the_prose_of_a_page_has_lines_of_at_most_120_columns():
+    """Rows of tables, pictures and blocks of code are left out."""
+    for path in [*DOCS.rglob("*.md"), ROOT / "README.md"]:
+        text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
+        long = [line for line in text.splitlines() if len(line) > 120 and line[0] not in "|!"]
+        assert not long, f"{path.name}: {long[0]}"

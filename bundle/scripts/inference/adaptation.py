@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapt the network to one patient: a few self-supervised steps on the scan itself, kept only if they help it.
+"""Adapt the network to one patient: a few self-supervised steps on the scan, which are kept only if they help.
 
-Inside a thick slice a scan is high-resolution. Patches of its slices are made thick along an in-plane axis, at the
-pixel spacing that the thin slices will have and with the scan's own slice profile, and the network learns the way
-back (the ``inplane`` form of stage 2, on one scan). Every ``holdout``-th slice is left out of that and asked at the
-end whether the network has become better; if it has not, by a least gain, the scan keeps the original weights.
+Within its slices, a thick-slice scan has high resolution. Patches of its slices are made thick along an in-plane axis,
+at the pixel spacing that the thin slices will have and with the scan's own slice profile, and the network learns to
+undo that (the ``inplane`` variant of stage 2, on one scan). Every ``holdout``-th slice takes no part in this and serves
+to judge the adapted network. If it does not gain enough there, the scan is super-resolved with the original weights.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ class InPlaneAdaptation:
     """Callable for :class:`scripts.inference.inferer.ThroughPlaneInferer`: ``(network, scan) -> network``.
 
     Args:
-        iterations: optimiser steps; 0 switches adaptation off.
-        learning_rate: of Adam at the first step; falls to zero along a cosine.
+        iterations: number of optimiser steps; 0 switches adaptation off.
+        learning_rate: learning rate of Adam at the first step; it falls to zero along a cosine.
         batch_size: patches per step.
         size: ``(rows, columns)`` of the target patch.
-        margin: columns on each side that are used to make thick slices, and are no target.
-        holdout: every ``holdout``-th slice judges.
-        check_patches: patches drawn from those.
-        least_gain_db: what the adapted network must gain there to be kept. The slices judge in-plane; across them, less
-            is won, and what gains next to nothing in-plane may lose.
+        margin: columns on each side that serve to make thick slices and are not part of the target.
+        holdout: every ``holdout``-th slice is held out for judging.
+        check_patches: number of patches drawn from the held-out slices.
+        least_gain_db: gain on the held-out slices that the adapted network needs to be used. It is measured in-plane;
+            along the thick axis the gain is smaller, so a network that gains almost nothing in-plane may lose there.
         profile: slice profile of the scan.
         slice_thickness_mm: overrides the header's thickness.
-        seed: of the patches; the same scan, seed and machine give the same weights.
-        autocast: dtype name for mixed precision in the steps, or ``None``; the judgement is always exact. Gradients are
-            not scaled, so ``bfloat16`` and not ``float16``.
+        seed: seed of the patches; the same scan, seed and machine give the same weights.
+        autocast: dtype name for mixed precision in the steps, or ``None``; the judgement is always in float32.
+            Gradients are not scaled, so ``float16`` is not suitable.
 
     Raises:
         ValueError: if a count is out of range.
@@ -92,7 +92,7 @@ class InPlaneAdaptation:
                 :class:`scripts.transforms.orient.OrientThickAxisLast`.
 
         Returns:
-            The adapted copy, or ``network`` itself where the held-out slices gained too little.
+            The adapted copy, or ``network`` itself if the gain on the held-out slices is too small.
 
         Raises:
             TypeError: if the network cannot be trained, or the scan has no meta data.
@@ -129,7 +129,7 @@ class InPlaneAdaptation:
         return adapted if kept else network
 
     def _pairs(self, scan: MetaTensor) -> tuple[Callable[[int], Pairs], Callable[[int], Pairs]]:
-        """Two sources of pairs: to learn from, and to judge by."""
+        """Two sources of pairs: one for training, one for judging."""
         draw = in_plane_pairs(
             MetaTensor(scan.as_tensor()[0], meta=scan.meta),
             self.size,

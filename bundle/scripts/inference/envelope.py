@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a scan is like those that the shipped weights were trained and validated on."""
+"""Compare a scan with those on which the shipped weights were trained and validated."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ __all__ = ["other_body_part", "outside_envelope"]
 
 
 def outside_envelope(facts: Mapping[str, float], limits: Mapping[str, Sequence[float]]) -> list[str]:
-    """Compare what was measured of a scan with the ranges that are known to work.
+    """Compare measured values of a scan with the ranges that are known to work.
 
     Args:
-        facts: measured values by name; NaN where the source does not state one, which is never outside.
-        limits: ``(lowest, highest)`` by the same names, both inside.
+        facts: name to measured value; NaN, if the source does not state it, is never outside.
+        limits: the same names to ``(lowest, highest)``, both of which are inside.
 
     Returns:
-        One line for each value outside, empty for a scan inside.
+        One line for each value outside its range; an empty list if there is none.
 
     Raises:
         ValueError: for a limit whose value was not measured.
@@ -35,11 +35,11 @@ def other_body_part(found: str, known: Sequence[str]) -> list[str]:
     """Compare the part of the body that a scan's header names with those that the weights have seen.
 
     Args:
-        found: a word of :mod:`scripts.dicom.anatomy`; empty where nothing is stated, which is never outside.
-        known: words of the same kind; empty for weights that know all.
+        found: a word of :mod:`scripts.dicom.anatomy`; empty, if the header states none, is never outside.
+        known: words of the same kind; empty for weights that are good for all.
 
     Returns:
-        One line for a scan of another part.
+        One line if the scan shows another part of the body; otherwise an empty list.
     """
     if not found or not known or found in known:
         return []

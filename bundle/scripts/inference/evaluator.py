@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run every case on its own: one bad scan gets a line that says why, the others get their result."""
+"""Run every case in isolation: a scan that fails gets a line with the reason, and the others get their results."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ __all__ = ["CaseEvaluator", "case_error"]
 def case_error(error: BaseException) -> CaseError:
     """The reason behind an exception that a transform, an engine or a library has raised.
 
-    Only :class:`CaseError` messages are known to hold no patient data, so of anything else the type and the place are
-    told, not the text.
+    Only messages of :class:`CaseError` are known to hold no patient data. For any other exception, the message gives
+    its type and place instead of its text.
     """
     link: BaseException | None = error
     while link is not None:
@@ -38,7 +38,7 @@ def case_error(error: BaseException) -> CaseError:
     cause = error
     while cause.__cause__ is not None:  # MONAI wraps once per transform and once per Compose
         cause = cause.__cause__
-    # MONAI's SaveImage swallows what its writer raises and has this to say instead
+    # MONAI's SaveImage hides the exception of its writer and raises this message instead
     if isinstance(cause, OSError) or "cannot find a suitable writer" in str(cause):
         what = cause.strerror if isinstance(cause, OSError) else "an error"
         return CaseError(Reason.UNWRITABLE, f"output_dir must be writable with space left, got {what}; make room")
@@ -52,13 +52,13 @@ class CaseEvaluator(SupervisedEvaluator):
     """:class:`SupervisedEvaluator` that isolates its cases.
 
     Args:
-        cases: what was found; its refused and skipped scans are reported beside those that fail here.
-        val_data_loader: over the data set of ``cases.items``, batch size 1.
+        cases: the scans that were found; refused ones are reported together with those that fail here.
+        val_data_loader: loader over the data set of ``cases.items``, with batch size 1.
         progress: show a progress bar over the cases.
-        evaluator: everything else :class:`SupervisedEvaluator` takes.
+        evaluator: further arguments of :class:`SupervisedEvaluator`.
 
     Attributes:
-        failures: ``(case, error)`` of every scan that has no result, after :meth:`run`.
+        failures: ``(case, error)`` of every scan without a result, after :meth:`run`.
     """
 
     def __init__(self, cases: Cases, val_data_loader: DataLoader, progress: bool = True, **evaluator: Any) -> None:
@@ -71,7 +71,7 @@ class CaseEvaluator(SupervisedEvaluator):
         self.log = logging.getLogger(type(self).__name__)
 
     def run(self, global_epoch: int = 1) -> None:
-        """Process all cases; never raises for one of them."""
+        """Process all cases; an error of one case never raises."""
         for name, error in self.cases.skipped:
             self.log.info("%s is left out: %s", name, error)
         self.failures = list(self.cases.refused)
@@ -82,7 +82,7 @@ class CaseEvaluator(SupervisedEvaluator):
             started = time.perf_counter()
             try:
                 self.run_one(index, global_epoch)
-            except Exception as error:  # isolation is the purpose: whatever it is, the next case must run
+            except Exception as error:  # whatever it is, the next case must run
                 self.failures.append((str(item["case"]), case_error(error)))
             else:
                 self.log.info("%s done in %.1f s", item["case"], time.perf_counter() - started)
@@ -93,7 +93,7 @@ class CaseEvaluator(SupervisedEvaluator):
         """Process one case.
 
         Raises:
-            Exception: whatever went wrong; :func:`case_error` gives the reason.
+            Exception: any error of the case; :func:`case_error` gives its reason.
         """
         self.data_loader = DataLoader(Subset(self.dataset, [index]), batch_size=1, num_workers=0)
         # ignite 0.5.5 keeps the exhausted generator of a run that ended in an exception: the next run would do nothing
@@ -104,7 +104,7 @@ class CaseEvaluator(SupervisedEvaluator):
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 3 some without result, 4 nothing to process."""
+        """Exit code: 0 all done, 3 some scan without result, 4 nothing to process."""
         if not self.cases.items and not self.failures:
             return 4
         return 3 if self.failures else 0
@@ -113,7 +113,7 @@ class CaseEvaluator(SupervisedEvaluator):
         """Print one line for each failure and end the process with :attr:`exit_code`, unless that is 0.
 
         Raises:
-            SystemExit: with the code.
+            SystemExit: with the exit code.
         """
         for name, error in self.failures:
             print(f"{name}: {error}", file=sys.stderr)

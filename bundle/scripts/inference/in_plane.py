@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The high-resolution truth that every thick-slice scan holds: its slices, made thick along an in-plane axis.
+"""Training pairs from one thick-slice scan: its slices are the truth, and are made thick along an in-plane axis.
 
 The patches are made with the K, slice profile and slice thickness of the scan, at the pixel spacing that its thin
-slices will have. Adaptation learns from them, the self-check judges by them.
+slices will have. Adaptation learns from the pairs, and the self-check judges by them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Pairs(NamedTuple):
 
     Attributes:
         image: ``(B, 1, rows, slices)`` thick slices.
-        label: ``(B, 1, rows, columns)`` the truth.
+        label: ``(B, 1, rows, columns)`` truth.
         positions: ``(columns,)``, see :attr:`scripts.geometry.SliceGrid.positions`.
         condition: ``(B, 4)``, see :meth:`scripts.degradation.SliceProfileOperator.condition`.
     """
@@ -44,18 +44,19 @@ def in_plane_pairs(
     slice_thickness_mm: float | None,
     seed: int,
 ) -> Callable[..., Pairs]:
-    """A source of pairs.
+    """Make a source of pairs.
 
     Args:
-        scan: ``(1, H1, H2, n_slices)`` in unit range, oriented, K chosen.
+        scan: ``(1, H1, H2, n_slices)`` in the unit range, oriented, with K in its meta data.
         size: ``(rows, columns)`` of the truth.
-        margin: columns on each side that are used to make thick slices, and are no truth.
+        margin: columns on each side that serve to make thick slices and are not part of the truth.
         profile: slice profile of the scan.
         slice_thickness_mm: overrides the header's thickness.
-        seed: of the patches' places.
+        seed: seed of the positions of the patches.
 
     Returns:
-        ``draw(count, slices)``: so many pairs of the slices with these indices, on the scan's device.
+        Function ``draw(count, slices)`` that returns ``count`` pairs of the slices with these indices, on the device of
+        the scan.
     """
     volume = scan.as_tensor()
     spacing = working_spacing_mm(scan)
@@ -66,7 +67,7 @@ def in_plane_pairs(
     patch = RandPlanePatch(
         "in_plane",
         size=(size[0], size[1] + 2 * margin),
-        # the spacing of the thin slices, or the scan's own where that is coarser
+        # the spacing of the thin slices, or that of the scan's pixels if it is larger
         column_spacing_mm=(thin_mm, thin_pixel_spacing_mm(float(spacing[2]), scale_factor, float(spacing[:2].max()))),
     )
     patch.set_random_state(seed)

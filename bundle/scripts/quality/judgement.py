@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well a scan is super-resolved, told by its own slices: pairs made in-plane, the network's answer, the truth."""
+"""Judge how well a scan is super-resolved, on pairs that are made in-plane from its own slices."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Judgement", "conformal_factor", "judge", "renew_noise"]
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the pairs say; each tensor holds one number per voxel of tissue, ``(n,)``, unit range.
+    """Errors on the pairs: tensors ``(n,)`` with one number per voxel of tissue, in the unit range.
 
     Attributes:
         network: absolute error of the network with data consistency.
-        cubic: of cubic interpolation.
-        consistent_cubic: of cubic interpolation with data consistency.
+        cubic: absolute error of cubic interpolation.
+        consistent_cubic: absolute error of cubic interpolation with data consistency.
         expected: the absolute error that the network expects, ``None`` if it was not asked.
     """
 
@@ -35,12 +35,12 @@ class Judgement:
 
     @property
     def gain_over_cubic_db(self) -> float:
-        """How much lower the network's error is than that of cubic interpolation."""
+        """Gain of the network over cubic interpolation, in dB of the mean squared error."""
         return _gain_db(self.network, self.cubic)
 
     @property
     def gain_over_consistent_cubic_db(self) -> float:
-        """How much lower it is than that of cubic interpolation with data consistency."""
+        """Gain of the network over cubic interpolation with data consistency, in dB of the mean squared error."""
         return _gain_db(self.network, self.consistent_cubic)
 
 
@@ -57,15 +57,15 @@ def judge(
     operator: SliceProfileOperator,
     eps: float,
 ) -> Judgement | None:
-    """Super-resolve pairs as a scan is super-resolved, and compare with their truth.
+    """Super-resolve pairs in the same way as the scan, and compare the results with their truth.
 
-    What lies within one and a half slices of the ends of a patch is not judged, since a scan has ends once, and a
-    patch twice.
+    Voxels within one and a half slices of the ends of a patch are not judged, because patches have many more ends than
+    the scan.
 
     Args:
         forward: ``(images (b, rows, slices), (positions, condition (1, 4))) -> (b, 1 or 2, rows, columns)``: the
             network, and the absolute error that it expects.
-        pairs: of the scan.
+        pairs: pairs made from the scan.
         operator: D on the grid of the pairs.
         eps: noise-to-signal ratio of data consistency, as for the scan; see :meth:`SliceProfileOperator.enforce`.
 
@@ -91,15 +91,15 @@ def judge(
 
 
 def renew_noise(pairs: Pairs, operator: SliceProfileOperator, sigma: float, seed: int) -> Pairs:
-    """Give thick slices that were made of noisy pixels the noise that averaging has taken from them.
+    """Add noise to thick slices that were made from noisy pixels, to replace what averaging has removed.
 
-    The slices of a scan carry their noise as it was acquired; the mean of K pixels carries less.
+    The slices of a scan have the noise of the acquisition; a mean of K pixels has less.
 
     Args:
-        pairs: made of the scan's slices.
+        pairs: pairs made from the slices of the scan.
         operator: D on the grid of the pairs.
         sigma: standard deviation of the noise in the scan's slices, unit range.
-        seed: of the noise.
+        seed: seed of the noise.
     """
     kept = float((operator.matrix[operator.grid.n_slices // 2] ** 2).sum())
     noise = torch.randn(pairs.image.shape, generator=torch.Generator().manual_seed(seed))
@@ -107,14 +107,14 @@ def renew_noise(pairs: Pairs, operator: SliceProfileOperator, sigma: float, seed
 
 
 def conformal_factor(error: torch.Tensor, expected: torch.Tensor, coverage: float) -> float:
-    """What to multiply an expected error with so that it covers the true one.
+    """Factor by which an expected error must be multiplied to cover the true one.
 
     Split conformal prediction (Lei et al., 2018) with the score ``error / expected``: the ``(n + 1) coverage``-th
-    smallest of ``n`` scores. It holds for new voxels that are exchangeable with those judged.
+    smallest of ``n`` scores. The coverage holds for new voxels that are exchangeable with those judged.
 
     Args:
         error: absolute errors, ``(n,)``.
-        expected: what was expected of them, ``(n,)``, > 0.
+        expected: expected absolute errors, ``(n,)``, > 0.
         coverage: share of voxels to cover, 0 to 1.
     """
     scores = error / expected.clamp(min=1e-6)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scan judges its own result: predicted gain, faults, and an error map that holds on this scan."""
+"""The self-check: predict the gain on a scan from its own slices, find faults, and calibrate the error map."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ class SelfCheck(Transform):
     """Judge a result by the slices of its scan.
 
     Args:
-        inferer: what has made the result; asked for the same network in the same precision.
-        device: of the network.
-        when_worse: what happens where cubic interpolation with data consistency would be nearer the truth, or slices
-            do not fit together, so that nobody can tell: ``warn`` keeps the result, ``cubic`` replaces it by that
-            interpolation, ``refuse`` makes it an error.
-        limits: of every number of :data:`scripts.quality.numbers.NUMBERS`, ``{"at_most": x}`` or ``{"at_least": x}``.
+        inferer: the inferer that has made the result; it provides the same network in the same precision.
+        device: device of the network.
+        when_worse: what happens if cubic interpolation with data consistency would be nearer the truth, or if the
+            slices do not fit together, so that no prediction is possible: ``warn`` keeps the result, ``cubic``
+            replaces it by that interpolation, ``refuse`` makes it an error.
+        limits: ``{"at_most": x}`` or ``{"at_least": x}`` for every number of :data:`scripts.quality.numbers.NUMBERS`.
         size: ``(rows, columns)`` of a patch.
-        margin: columns on each side of it that are used to make thick slices, and are not judged.
-        patches: at most so many.
-        cost: at most this share of the thick pixels of the inference.
+        margin: columns on each side of a patch that serve to make thick slices and are not judged.
+        patches: the most patches.
+        cost: the most thick pixels in all patches, as a share of those of the inference.
         coverage: share of the voxels whose error the calibrated error map covers.
         widening: slices K pixels thick show less fine detail in-plane than there is along the thick axis, so the
-            interval is ``1 + widening (K - 2)`` times as wide as the pairs ask for (from K = 2 on).
+            interval is ``1 + widening (K - 2)`` times as wide as on the pairs (for K >= 2).
         profile: slice profile of the scan.
         slice_thickness_mm: overrides the header's thickness.
-        seed: of the patches; the same scan and seed give the same numbers.
+        seed: seed of the patches; the same scan and seed give the same numbers.
 
     Raises:
         ValueError: for an unknown policy, limits that are not those of the numbers, or sizes out of range.
@@ -108,7 +108,7 @@ class SelfCheck(Transform):
                 it is the half-width of an interval that holds ``coverage`` of the voxels.
 
         Returns:
-            The result, which is the cubic one where the policy says so, and what ``<case>_quality.json`` holds.
+            The result, or the cubic one if the policy says so; and the content of ``<case>_quality.json``.
 
         Raises:
             CaseError: ``WORSE_THAN_CUBIC``, with the policy ``refuse``.
@@ -142,11 +142,11 @@ class SelfCheck(Transform):
         return pred, quality
 
     def _judge(self, image: MetaTensor) -> tuple[Judgement | None, int]:
-        """The errors on pairs of the scan, and how many pairs there were."""
+        """Errors on pairs of the scan, and the number of pairs."""
         scan: MetaTensor = image.to(self.device)  # type: ignore[assignment]
         grid = SliceGrid.covering(self.size[1], slice_grid(image).scale_factor)
         tissue = int((image.as_tensor() > TISSUE_LEVEL).sum())
-        count = int(self.cost * 2 * tissue / (self.size[0] * grid.n_slices))  # the inference goes through it twice
+        count = int(self.cost * 2 * tissue / (self.size[0] * grid.n_slices))  # the inference computes every pixel twice
         draw = in_plane_pairs(scan, self.size, self.margin, self.profile, self.slice_thickness_mm, self.seed)
         operator = SliceProfileOperator(grid, self.profile, thickness_to_spacing(image, self.slice_thickness_mm))
         with torch.no_grad():
@@ -188,13 +188,13 @@ class SelfCheck(Transform):
 class SelfCheckd(MapTransform):
     """Dictionary form of :class:`SelfCheck`.
 
-    What it finds goes to ``data["quality"]`` and to the meta data of image and result, for those who write files.
+    The findings go to ``data["quality"]``, and to the meta data of image and result, from which writers take them.
 
     Args:
-        keys: the result.
-        image_key: the scan.
-        error_key: the error map, used if there.
-        enabled: do nothing if false.
+        keys: keys of the result.
+        image_key: key of the scan.
+        error_key: key of the error map, which is used if it is there.
+        enabled: if false, nothing is done.
         allow_missing_keys: as in MONAI.
         check: arguments of :class:`SelfCheck`.
     """
@@ -225,11 +225,11 @@ class SelfCheckd(MapTransform):
 
 
 class SaveQualityd(MapTransform):
-    """Write ``data["quality"]``, if there, to ``<case>_quality.json``, whole or not at all.
+    """Write ``data["quality"]``, if it is there, to ``<case>_quality.json``, completely or not at all.
 
     Args:
-        keys: the result; its meta data names the case.
-        output_dir: folder.
+        keys: keys of the result, whose meta data names the case.
+        output_dir: folder of the file.
         allow_missing_keys: as in MONAI.
     """
 
@@ -238,7 +238,7 @@ class SaveQualityd(MapTransform):
         self.output_dir = Path(output_dir)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write."""
+        """Write the file of every key."""
         for key in self.key_iterator(data) if "quality" in data else ():
             case = str(data[key].meta["filename_or_obj"]).removesuffix(".nii.gz")
             write_json(self.output_dir / f"{case}_quality.json", data["quality"], indent=2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the slices themselves are like: how sharp, and whether they hold ghosts."""
+"""Measure faults within slices: missing detail and ghosts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["detail_db", "ghosting"]
 
 
 def detail_db(slices: torch.Tensor) -> float:
-    """Detail in the slices: power in the finer half of their frequencies over that in the half below it, in dB.
+    """Detail in the slices: power at high frequencies over power at middle frequencies, in dB.
 
-    Along each in-plane axis, frequencies from 1/2 to 9/10 of the highest are held against those from 1/4 to 1/2; the
-    poorer axis counts. Slices that were interpolated or zero-filled hold next to nothing in the finer half.
+    Along each in-plane axis, frequencies from 1/2 to 9/10 of the highest are compared with those from 1/4 to 1/2. The
+    axis with less detail counts. Slices that were interpolated or zero-filled have almost no power at high frequencies.
 
     Args:
         slices: ``(H1, H2, n)``, unit range.
@@ -30,24 +30,24 @@ def detail_db(slices: torch.Tensor) -> float:
 
 
 def ghosting(slices: torch.Tensor, tissue_share: float = 0.15, margin: int = 6, max_slices: int = 8) -> float | None:
-    """How bright the copies of the tissue in the air are, as a share of the tissue.
+    """Brightness of copies of the tissue in the air, as a share of the brightness of the tissue.
 
-    Air that a copy of the tissue, moved along one axis, would cover is held against air that it would not; the
-    largest difference over both axes and all moves counts.
+    A copy of the tissue, shifted along one axis, would cover some of the air. That air is compared with the rest of the
+    air. The largest difference over both axes and all shifts counts.
 
     Args:
         slices: ``(H1, H2, n)``, unit range.
         tissue_share: pixels above this share of the unit range are tissue.
-        margin: air must be so many pixels away from tissue.
-        max_slices: slices looked at, evenly spread.
+        margin: a pixel counts as air if it is at least so many pixels away from tissue.
+        max_slices: the most slices that are examined; they are evenly spread.
 
     Returns:
-        The share, or ``None`` where there is too little air to tell.
+        The share, or ``None`` if there is too little air.
     """
     step = max(1, slices.shape[-1] // max_slices)
     stack = (slices[..., step // 2 :: step].movedim(-1, 0).float() + 1) / 2
     tissue = stack > tissue_share
-    # holes are no air: what has tissue on all four sides is inside
+    # holes are not air: a pixel with tissue on all four sides is inside
     inside = torch.ones_like(tissue)
     for axis in (1, 2):
         count = tissue.long().cumsum(dim=axis)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the self-check has found, in sentences for a person."""
+"""The findings of the self-check in sentences for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WORDS = {
     "gain_over_consistent_cubic_db": "By its own slices, cubic interpolation with data consistency is nearer the truth",
     "noise_sigma": "The scan is noisier than those that gain from the method",
     "detail_db": "The slices hold no fine detail; they were probably interpolated or zero-filled",
-    "ghosting": "There are copies of the tissue in the air, as motion leaves them",
+    "ghosting": "There are copies of the tissue in the air (ghosts), as motion causes them",
     "motion_pixels": "Neighbouring slices are shifted against each other, as if the patient had moved between them",
     "odd_even_step": "Odd and even slices differ in brightness",
     "largest_step": "One slice is much brighter or darker than its neighbours",
@@ -21,10 +21,10 @@ WORDS = {
 
 
 def faults_in_words(quality: Mapping[str, Any] | None) -> list[str]:
-    """One sentence for each flag, with the number and its limit, and one for a result that is not the network's.
+    """One sentence for each flag, with the number and its limit, and one if the result is not that of the network.
 
     Args:
-        quality: what ``<case>_quality.json`` holds, or ``None`` without a self-check.
+        quality: content of ``<case>_quality.json``, or ``None`` without a self-check.
     """
     if quality is None:
         return []
