@@ -47,5 +47,8 @@ class Interpolated:
         own += matrix[:3, 3].reshape(3, *[1] * (own.ndim - 1))
         limits = (self.shape - 1).reshape(3, *[1] * (own.ndim - 1))
         inside = np.asarray(((own >= -1e-3) & (own <= limits + 1e-3)).all(axis=0))
-        values = map_coordinates(self._coefficients, own, np.float32, order=self.order, mode="nearest", prefilter=False)
-        return np.where(inside, values, np.float32(0)), inside
+        values = np.zeros(inside.shape, np.float32)
+        values[inside] = map_coordinates(
+            self._coefficients, own[:, inside], np.float32, order=self.order, mode="nearest", prefilter=False
+        )
+        return values, inside

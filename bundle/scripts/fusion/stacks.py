@@ -120,7 +120,7 @@ def fuse_stacks(
     residuals = []
     for _ in range(rounds):
         residuals.append([part.correct(volume, first.thin_affine, voxels) / value_range for part in placed])
-    residuals.append([part.correct(volume.copy(), first.thin_affine, voxels) / value_range for part in placed])
+    residuals.append([part.look(volume, first.thin_affine)[1] / value_range for part in placed])
     if (lowest := float(first.thick.min())) >= 0:  # a magnitude image
         volume = volume.clip(lowest)
     return Fused(volume, first.thin_affine, registrations, gains, residuals)
@@ -209,16 +209,31 @@ class _Placed:
 
     def correct(self, volume: np.ndarray, affine: np.ndarray, voxels: np.ndarray) -> float:
         """Let the stack correct the volume on the common grid, **in place**; rms of what was unexplained before."""
-        stack = self.stack
-        if stack.thin.shape == volume.shape and np.allclose(self.movement @ stack.thin_affine, affine, atol=1e-6):
-            change, unexplained = stack.correction(volume, stack.thick)
+        change, rms = self.look(volume, affine)
+        if self._on(volume, affine):
             volume += change
-            return float(np.sqrt(np.mean(np.square(unexplained, dtype=np.float64))))
+        else:
+            back = np.linalg.inv(self.movement) @ affine
+            volume += Interpolated(change, self.stack.thin_affine).at(voxels, back)[0]
+        return rms
+
+    def look(self, volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, float]:
+        """The change that the stack would make on its own thin grid, and the rms of what the volume leaves unexplained.
+
+        What lies outside the volume is taken from the stack's own result, which explains its slices.
+        """
+        stack = self.stack
+        if self._on(volume, affine):
+            change, unexplained = stack.correction(volume, stack.thick)
+            return change, float(np.sqrt(np.mean(np.square(unexplained, dtype=np.float64))))
         there, known = Interpolated(volume, affine).at(grid_voxels(stack.thin.shape), self.movement @ stack.thin_affine)
-        # what lies outside the volume is taken from the stack's own result, which explains its slices
         change, unexplained = stack.correction(np.where(known, there, stack.thin), stack.thick)
-        added, _ = Interpolated(change, stack.thin_affine).at(voxels, np.linalg.inv(self.movement) @ affine)
-        volume += added
         lines = torch.from_numpy(np.ascontiguousarray(np.moveaxis(known, stack.thick_axis, -1), dtype=np.float32))
         inside = np.moveaxis(stack.operator.degrade(lines).numpy() > 0.999, -1, stack.thick_axis)
-        return float(np.sqrt(np.mean(np.square(unexplained[inside], dtype=np.float64)))) if inside.any() else 0.0
+        seen = np.square(unexplained[inside], dtype=np.float64)
+        return change, float(np.sqrt(seen.mean())) if seen.size else 0.0
+
+    def _on(self, volume: np.ndarray, affine: np.ndarray) -> bool:
+        """Whether the stack's thin grid is the common one."""
+        stack = self.stack
+        return stack.thin.shape == volume.shape and np.allclose(self.movement @ stack.thin_affine, affine, atol=1e-6)
