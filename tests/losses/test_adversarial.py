@@ -44,6 +44,28 @@ def test_both_players_against_the_formula(form):
     assert loss.generator(FAKE).item() == pytest.approx(naive(form, "generator"), rel=1e-5)
 
 
+def test_the_real_images_in_the_loss_of_the_network_that_makes_them():
+    """``log D_X(x~_H)`` of Eq. 5 by hand; the other forms want real images to be judged as translated ones should be.
+
+    The scales are {0.3, -1.2, 2.0, 0.1} and {0.7}; log D(2.0) = log(1 / (1 + e^-2)) = -0.1269.
+    """
+    log_d = [-0.5544, -1.4633, -0.1269, -0.6444]
+    assert AdversarialLoss("log").generator_real(REAL).item() == pytest.approx(sum(log_d) / 4 - 0.4032, abs=1e-4)
+    log_not_d = [-0.8544, -0.2633, -2.1269, -0.7444]
+    expected = -sum(log_not_d) / 4 + 1.1032
+    assert AdversarialLoss("non_saturating").generator_real(REAL).item() == pytest.approx(expected, abs=1e-4)
+    expected = (0.09 + 1.44 + 4.0 + 0.01) / 4 + 0.49
+    assert AdversarialLoss("least_squares").generator_real(REAL).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_minimising_log_d_of_real_images_never_ends():
+    """Its slope is 1 - D: small where D_X is sure that x~_H is real, near 1 where x~_H looks translated already."""
+    for z, slope in ((2.0, 0.1192), (0.0, 0.5), (-2.0, 0.8808), (-50.0, 1.0)):
+        logits = torch.tensor([z], requires_grad=True)
+        AdversarialLoss("log").generator_real([logits]).backward()
+        assert logits.grad.item() == pytest.approx(slope, abs=1e-4)
+
+
 @pytest.mark.parametrize("form", ADVERSARIAL_FORMS)
 def test_each_player_pushes_its_way(form):
     """The discriminator wants high logits for real and low ones for fake images, the generator high ones for fake."""
@@ -61,7 +83,7 @@ def test_logs_do_not_overflow(form):
     loss = AdversarialLoss(form)
     for z in (-1e4, 1e4):
         logits = torch.tensor([z], requires_grad=True)
-        total = loss.discriminator([logits], [-logits]) + loss.generator([logits])
+        total = loss.discriminator([logits], [-logits]) + loss.generator([logits]) + loss.generator_real([logits])
         total.backward()
         assert total.isfinite()
         assert logits.grad.isfinite()

@@ -23,28 +23,28 @@ def thicken(image, n_slices=4, positions=None, condition=None):
     return (image[..., ::2] + image[..., 1::2]) / 2
 
 
-def build(detach_targets=False, **weights):
+def build(detach_targets=False, judge_super_resolved=False, **weights):
     return DisentanglementLoss(
         AdversarialLoss("log"),
         PerceptualLoss(phi, instance_norm=False),
         DataConsistencyLoss(thicken, 1),
         **{**WEIGHTS, **weights},
         detach_targets=detach_targets,
+        judge_super_resolved=judge_super_resolved,
     )
 
 
 @pytest.fixture
 def case():
     torch.manual_seed(0)
-    shapes = [(2, 3, 2, 2)] * 4 + [(2, 4)] * 2 + [(2, 1, 4, 8)] * 6
+    shapes = [(2, 3, 2, 2)] * 4 + [(2, 4)] * 4 + [(2, 1, 4, 8)] * 6
     return {
         "made": Translation(*(torch.randn(shape).requires_grad_() for shape in shapes)),
         "mr": torch.randn(2, 1, 4, 8).requires_grad_(),
         "ct": torch.randn(2, 1, 4, 8),
-        "prior_mr": torch.randn(2, 4),
-        "prior_ct": torch.randn(2, 4),
         "fake_mr": [torch.randn(2, 1, 2, 2), torch.randn(2, 1, 1, 1)],
         "fake_ct": [torch.randn(2, 1, 2, 2), torch.randn(2, 1, 1, 1)],
+        "real_mr": [torch.randn(2, 1, 2, 2).requires_grad_(), torch.randn(2, 1, 1, 1).requires_grad_()],
         "mr_thick": torch.randn(2, 1, 4, 4),
         "mr_told": (torch.arange(8) / 2 - 0.25, torch.rand(2, 4)),
         "ct_restored": torch.randn(2, 1, 4, 8).requires_grad_(),
@@ -71,8 +71,8 @@ def naive(c, detach=False):
         "cycle_ct": l1(m.ct_cycle, y),
         "latent_content_mr": l1(m.content_mr_again, m.content_mr),
         "latent_content_ct": l1(m.content_ct_again, m.content_ct),
-        "latent_attribute_mr": l1(m.attribute_mr_again, c["prior_mr"]),
-        "latent_attribute_ct": l1(m.attribute_ct_again, c["prior_ct"]),
+        "latent_attribute_mr": l1(m.attribute_mr_again, m.attribute_mr),
+        "latent_attribute_ct": l1(m.attribute_ct_again, m.attribute_ct),
         "percep_mr_to_ct": (phi(m.mr_to_ct) - phi(target)).square().mean(),
         "percep_ct_to_mr": (phi(m.ct_to_mr) - phi(y)).square().mean(),
         "consistency_mr": l1(thicken(x)[..., 1:-1], c["mr_thick"][..., 1:-1]),
@@ -112,6 +112,18 @@ def test_a_detached_target_learns_from_the_anchor_alone(case):
             continue
         (gradient,) = torch.autograd.grad(term, [case["mr"]], retain_graph=True, allow_unused=True)
         assert (gradient is not None) == (name == "consistency"), name
+
+
+def test_log_d_of_the_super_resolved_image_is_minimised_where_it_is_switched_on(case):
+    """Eq. 5 whole: the term is part of ``adv``, with weight 1, and nothing else changes."""
+    off, on = build()(**case), build(judge_super_resolved=True)(**case)
+    assert on.terms.keys() - off.terms.keys() == {"adv_mr_real"}
+    expected = sum(torch.log(torch.sigmoid(z)).mean() for z in case["real_mr"])
+    torch.testing.assert_close(on.terms["adv_mr_real"], expected)
+    torch.testing.assert_close(on.weighted["adv"], off.weighted["adv"] + expected)
+    torch.testing.assert_close(on.total, off.total + expected)
+    gradients = torch.autograd.grad(on.total, case["real_mr"])
+    assert all((gradient > 0).all() for gradient in gradients)  # a step down makes D_X doubt x~_H
 
 
 def test_the_terms_of_the_paper_alone(case):

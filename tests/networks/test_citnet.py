@@ -14,15 +14,18 @@ def inputs():
     return torch.rand(4, 1, 16, 28), torch.rand(4, 1, 16, 28), torch.randn(4, 3), torch.randn(4, 3)
 
 
-def naive_translation(net, x, y, prior_x, prior_y):
-    """Section 2.2 of the paper, one call per symbol, nothing shared."""
-    fake_x = net.mr.generator(net.ct.content(y), prior_x)
+def naive_translation(net, x, y, prior_x, prior_y, own=False):
+    """Section 2.2 of the paper, one call per symbol, nothing shared; ``own``: the attribute code of section 1."""
+    attribute_x = net.mr.attribute(x) if own else prior_x
+    fake_x = net.mr.generator(net.ct.content(y), attribute_x)
     fake_y = net.ct.generator(net.mr.content(x), prior_y)
     return Translation(
         content_mr=net.mr.content(x),
         content_ct=net.ct.content(y),
         content_mr_again=net.ct.content(fake_y),
         content_ct_again=net.mr.content(fake_x),
+        attribute_mr=attribute_x,
+        attribute_ct=prior_y,
         attribute_mr_again=net.mr.attribute(fake_x),
         attribute_ct_again=net.ct.attribute(fake_y),
         mr_self=net.mr.generator(net.mr.content(x), net.mr.attribute(x)),
@@ -34,11 +37,25 @@ def naive_translation(net, x, y, prior_x, prior_y):
     )
 
 
-def test_equals_one_call_per_symbol(inputs):
+@pytest.mark.parametrize("own", [False, True])
+def test_equals_one_call_per_symbol(inputs, own):
     net = CITNet(**SMALL)
-    ours, naive = net(*inputs), naive_translation(net, *inputs)
+    ours, naive = net(*inputs, own), naive_translation(net, *inputs, own)
     for name in Translation._fields:
         torch.testing.assert_close(getattr(ours, name), getattr(naive, name), atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_the_mrs_own_attribute_code_takes_the_place_of_the_draw_and_learns(inputs):
+    """What x' is made with, and read back against, is E^A_X(x~_H): it no longer depends on the draw, but on x~_H."""
+    net = CITNet(**SMALL)
+    mr, ct, prior_mr, prior_ct = inputs
+    mr.requires_grad_()
+    ours, other = (net(mr, ct, draw, prior_ct, own_attribute=True) for draw in (prior_mr, -prior_mr))
+    assert all(torch.equal(a, b) for a, b in zip(ours, other, strict=True))
+    drawn, redrawn = (net(mr, ct, draw, prior_ct).ct_to_mr for draw in (prior_mr, -prior_mr))
+    assert not torch.equal(drawn, redrawn)
+    reached = [torch.autograd.grad(x.sum(), mr, allow_unused=True)[0] is not None for x in (ours.ct_to_mr, drawn)]
+    assert reached == [True, False]
 
 
 def test_each_network_runs_as_seldom_as_the_equations_allow(inputs):
@@ -55,8 +72,8 @@ def test_each_network_runs_as_seldom_as_the_equations_allow(inputs):
     assert images == {
         "mr.content": 2, "mr.attribute": 2, "mr.generator": 3, "ct.content": 2, "ct.attribute": 2, "ct.generator": 3,
     }  # fmt: skip
-    # y' needs x only: MR runs as one batch; CT's own codes come before x', so CT encoders run before and after y'
-    assert sum(calls.values()) == 9
+    # x~_H and x' share a batch in MR's content encoder alone: x' may need the attribute code of x~_H
+    assert sum(calls.values()) == 10
 
 
 def test_every_parameter_gets_a_gradient(inputs):

@@ -4,9 +4,11 @@
 import contextlib
 import copy
 import json
+import math
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import AdversarialIterationEvents
 from scripts.losses.adversarial import AdversarialLoss
@@ -45,12 +47,12 @@ def phi(image):
 class Setting:
     """Tiny networks, an objective and batches; :meth:`train` runs the trainer, :meth:`naive` the paper."""
 
-    def __init__(self, iterations=1, detach_targets=False, seed=3, **weights):
+    def __init__(self, iterations=1, detach_targets=False, judge_super_resolved=False, seed=3, **weights):
         torch.manual_seed(seed)  # one where the naive form in float32 and in float64 agree to 1e-3
         self.network = RDN(scale_factor=2, blocks=1, layers=1, growth=2, features=3)
         self.citnet = CITNet(width=2, attribute_channels=3, residual_blocks=1, perceptron_width=4)
         self.discriminators = DiscriminatorPair(width=2, layers=1, scales=2)
-        self.detach_targets = detach_targets
+        self.detach_targets, self.judge_super_resolved = detach_targets, judge_super_resolved
         self.weights = {**WEIGHTS, **weights}
         self.objective = DisentanglementLoss(
             AdversarialLoss("log"),
@@ -58,6 +60,7 @@ class Setting:
             DataConsistencyLoss(thicken, 1),
             **self.weights,
             detach_targets=detach_targets,
+            judge_super_resolved=judge_super_resolved,
         )
         self.batches = [
             {
@@ -106,11 +109,16 @@ class Setting:
         trainer.run()
         return outputs, before_d, before_g
 
-    def discriminator_loss(self, batch):
+    def fake_mr(self, x, batch, own):
+        """x', made with the draw of the prior or with the attribute code of x~_H."""
+        attribute = self.citnet.mr.attribute(x) if own else batch["mr_attribute"]
+        return self.citnet.mr.generator(self.citnet.ct.content(batch["ct_label"]), attribute), attribute
+
+    def discriminator_loss(self, batch, own=False):
         """-(Eq. 5 + Eq. 6), in probabilities; generators and SRNet are constants here."""
         with torch.no_grad():
             x, y = self.network(batch["mr_image"]), batch["ct_label"]
-            fake_x = self.citnet.mr.generator(self.citnet.ct.content(y), batch["mr_attribute"])
+            fake_x, _ = self.fake_mr(x, batch, own)
             fake_y = self.citnet.ct.generator(self.citnet.mr.content(x), batch["ct_attribute"])
         total = torch.zeros(())
         for judge, real, fake in ((self.discriminators.mr, x, fake_x), (self.discriminators.ct, y, fake_y)):
@@ -120,12 +128,12 @@ class Setting:
                 total = total - torch.log(1 - torch.sigmoid(z)).mean()
         return total
 
-    def terms(self, batch):
+    def terms(self, batch, own=False):
         """Every summand of Eq. 7 and of the anchors, before weighting, each network called once per symbol."""
         net, w = self.citnet, batch
         x, y = self.network(w["mr_image"]), w["ct_label"]
         target = x.detach() if self.detach_targets else x
-        fake_x = net.mr.generator(net.ct.content(y), w["mr_attribute"])
+        fake_x, attribute_x = self.fake_mr(x, w, own)
         fake_y = net.ct.generator(net.mr.content(x), w["ct_attribute"])
 
         def l1(a, b):
@@ -134,7 +142,9 @@ class Setting:
         def fool(logits):
             return sum(torch.log(1 - torch.sigmoid(z)).mean() for z in logits)
 
+        real = sum(torch.log(torch.sigmoid(z)).mean() for z in self.discriminators.mr(x))
         return {
+            **({"adv_mr_real": real} if self.judge_super_resolved else {}),
             "adv_mr": fool(self.discriminators.mr(fake_x)),
             "adv_ct": fool(self.discriminators.ct(fake_y)),
             "self_mr": l1(net.mr.generator(net.mr.content(x), net.mr.attribute(x)), target),
@@ -143,7 +153,7 @@ class Setting:
             "cycle_ct": l1(net.ct.generator(net.mr.content(fake_x), net.ct.attribute(y)), y),
             "latent_content_mr": l1(net.ct.content(fake_y), net.mr.content(x)),
             "latent_content_ct": l1(net.mr.content(fake_x), net.ct.content(y)),
-            "latent_attribute_mr": l1(net.mr.attribute(fake_x), w["mr_attribute"]),
+            "latent_attribute_mr": l1(net.mr.attribute(fake_x), attribute_x),
             "latent_attribute_ct": l1(net.ct.attribute(fake_y), w["ct_attribute"]),
             "percep_mr_to_ct": (phi(fake_y) - phi(target)).square().mean(),
             "percep_ct_to_mr": (phi(fake_x) - phi(y)).square().mean(),
@@ -205,15 +215,24 @@ def same_weights(a, b):
         close(module.state_dict(), b.modules()[name].state_dict(), 1e-3)
 
 
-@pytest.mark.parametrize("detach_targets", [False, True])
-def test_two_iterations_equal_algorithm_1(detach_targets):
-    ours = Setting(iterations=2, detach_targets=detach_targets)
+@pytest.mark.parametrize(
+    ("detach_targets", "judge_super_resolved", "attribute", "own"),
+    [
+        (False, False, "prior", (False, False)),
+        (True, False, "prior", (False, False)),
+        (False, True, "prior", (False, False)),
+        (False, True, "own", (True, True)),
+        (True, False, "both", (False, True)),
+    ],
+)
+def test_two_iterations_equal_algorithm_1(detach_targets, judge_super_resolved, attribute, own):
+    ours = Setting(iterations=2, detach_targets=detach_targets, judge_super_resolved=judge_super_resolved)
     paper = copy.deepcopy(ours)
-    outputs, before_d, before_g = ours.train()
+    outputs, before_d, before_g = ours.train(ct_to_mr_attribute=attribute)
     for index, batch in enumerate(paper.batches):
-        loss_d = paper.discriminator_loss(batch)
+        loss_d = paper.discriminator_loss(batch, own[index])
         gradient_d = step({"discriminators": paper.discriminators}, loss_d)
-        terms = paper.terms(batch)  # judged by the discriminators that have just learnt
+        terms = paper.terms(batch, own[index])  # judged by the discriminators that have just learnt
         total = paper.total(terms)
         gradient_g = step(generators(paper), total)
         torch.testing.assert_close(outputs[index]["loss_discriminators"], loss_d.detach())
@@ -254,7 +273,8 @@ def test_accumulation_takes_the_mean_and_steps_discriminators_first():
 
 
 REACHES_SRNET = {
-    "adv_mr": False, "adv_ct": True, "self_mr": True, "self_ct": False, "cycle_mr": True, "cycle_ct": False,
+    "adv_mr_real": True, "adv_mr": False, "adv_ct": True,
+    "self_mr": True, "self_ct": False, "cycle_mr": True, "cycle_ct": False,
     "latent_content_mr": True, "latent_content_ct": False, "latent_attribute_mr": False, "latent_attribute_ct": True,
     "percep_mr_to_ct": True, "percep_ct_to_mr": False, "consistency_mr": True, "ct_l1_ct": True,
 }  # fmt: skip
@@ -262,14 +282,14 @@ REACHES_SRNET = {
 
 @pytest.mark.parametrize("detach_targets", [False, True])
 def test_srnet_learns_from_the_terms_that_hold_its_image_and_from_no_other(detach_targets):
-    setting = Setting(detach_targets=detach_targets)
+    setting = Setting(detach_targets=detach_targets, judge_super_resolved=True)
     batch = setting.batches[0]
     mr, restored = setting.network(torch.cat([batch["mr_image"], batch["ct_image"]])).chunk(2)
     made = setting.citnet(mr, batch["ct_label"], batch["mr_attribute"], batch["ct_attribute"])
     fake_mr, fake_ct = setting.discriminators(made.ct_to_mr, made.mr_to_ct)
     found = setting.objective(
-        made, mr, batch["ct_label"], batch["mr_attribute"], batch["ct_attribute"], fake_mr, fake_ct,
-        batch["mr_image"], (POSITIONS, batch["mr_condition"]), restored,
+        made, mr, batch["ct_label"], fake_mr, fake_ct, setting.discriminators.mr(mr), batch["mr_image"],
+        (POSITIONS, batch["mr_condition"]), restored,
     ).terms  # fmt: skip
     expected = setting.terms(batch)
     assert found.keys() == REACHES_SRNET.keys()
@@ -294,6 +314,11 @@ def test_each_network_runs_as_seldom_as_it_can():
     setting.train()
     # SRNet: x_L and D(y_H) as one batch; discriminators: real and translated as one batch, then translated alone
     assert runs == [("srnet", 6), ("citnet", 3), ("discriminators", 6), ("discriminators", 3)]
+    setting, sizes = Setting(judge_super_resolved=True), []
+    for judge in (setting.discriminators.mr, setting.discriminators.ct):
+        judge.register_forward_hook(lambda module, args, result: sizes.append(len(args[0])))
+    setting.train()
+    assert sizes == [6, 6, 6, 3]  # in the generators' step, D_X judges x~_H in the same batch
 
 
 def test_without_the_ct_anchor_srnet_sees_the_mr_alone():
@@ -340,7 +365,7 @@ def test_events_come_in_order_and_outputs_hold_no_graph():
     output = trainer.state.output
     assert "weighted" not in output
     tensors = [*output["translation"], *(value for value in output.values() if isinstance(value, torch.Tensor))]
-    assert len(tensors) == 12 + 14 + 6  # translation; terms; loss, loss_discriminators, two accuracies, pred, ct
+    assert len(tensors) == 14 + 14 + 6  # translation; terms; loss, loss_discriminators, two accuracies, pred, ct
     assert not any(tensor.requires_grad for tensor in tensors)
 
 
@@ -441,10 +466,31 @@ def test_processes_talk_at_optimiser_steps_only(monkeypatch):
     same_weights(setting, plain)
 
 
-@pytest.mark.parametrize("options", [{"autocast": "int8"}, {"warmup_iterations": -1}, {"accumulation_steps": 0}])
-def test_bad_settings_are_refused(options):
-    with pytest.raises(ValueError, match=r"autocast must be|warmup_iterations must be|accumulation_steps. must be"):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"autocast": "int8"}, "autocast must be"),
+        ({"warmup_iterations": -1}, "warmup_iterations must be"),
+        ({"accumulation_steps": 0}, "accumulation_steps. must be"),
+        ({"ct_to_mr_attribute": "mine"}, "ct_to_mr_attribute must be 'prior', 'own' or 'both', got 'mine'"),
+    ],
+)
+def test_bad_settings_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
         Setting().trainer(**options)
+
+
+def test_the_literal_term_alone_teaches_srnet_to_look_translated():
+    """One step down ``log D_X(x~_H)`` with D_X as it is: D_X believes x~_H less than before."""
+    setting = Setting(judge_super_resolved=True)
+    batch = setting.batches[0]
+
+    def belief():
+        return sum(torch.sigmoid(z).mean() for z in setting.discriminators.mr(setting.network(batch["mr_image"])))
+
+    before = belief().item()
+    step({"srnet": setting.network}, setting.terms(batch)["adv_mr_real"])
+    assert belief().item() < before
 
 
 def test_the_weights_in_the_config_are_the_papers():
@@ -452,9 +498,30 @@ def test_the_weights_in_the_config_are_the_papers():
     config = json.loads((BUNDLE / "configs" / "train_stage3.json").read_text())
     paper = {"lambda_self": 10, "lambda_cycle": 10, "lambda_latent": 1, "lambda_percep": 1, "adversarial_form": "log"}
     assert {name: config[name] for name in paper} == paper
-    anchors = {"lambda_consistency": 20, "lambda_ct": 20, "detach_targets": True, "srnet_rate_factor": 0.1}
+    anchors = {
+        "lambda_consistency": 20, "lambda_ct": 20, "detach_targets": True, "srnet_rate_factor": 0.1,
+        "judge_super_resolved": False, "ct_to_mr_attribute": "prior",
+    }  # fmt: skip
     assert {name: config[name] for name in anchors} == anchors
-    overlay = json.loads((BUNDLE / "configs" / "stage3_paper.json").read_text())
-    without = {"lambda_consistency": 0, "lambda_ct": 0, "detach_targets": False, "srnet_rate_factor": 1}
-    assert {name: overlay[name] for name in without} == without
-    assert (overlay["warmup_iterations"], overlay["ema_decay"]) == (0, 0)
+
+
+def test_the_papers_variant_is_what_the_paper_says_whatever_came_before():
+    """Eq. 1 to 7, Algorithm 1 and the implementation details, of a size file's settings too."""
+    recipe = {"learning_rate": 5e-4, "batch_size": 4, "max_gradient_norm": 0.1, "ema_decay": 0.9, "lr_gamma": 0.5}
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / name) for name in ("common.json", "train_stage3.json")])
+    parser.update(recipe)
+    parser.update(json.loads((BUNDLE / "configs" / "stage3_paper.json").read_text()))
+    said = {
+        "adversarial_form": "log",  # Eq. 5, 6
+        "judge_super_resolved": True,  # Eq. 5, its first term
+        "ct_to_mr_attribute": "prior",  # Eq. 2, 3: x' is made with A'_x
+        "perceptual_backbone": "vgg16", "perceptual_instance_norm": False,  # Eq. 4
+        "lambda_self": 10, "lambda_cycle": 10, "lambda_latent": 1, "lambda_percep": 1,  # Eq. 7
+        "lambda_consistency": 0, "lambda_ct": 0, "detach_targets": False,  # nothing else in Eq. 7
+        "warmup_iterations": 0, "srnet_rate_factor": 1, "max_gradient_norm": math.inf, "ema_decay": 0,  # Algorithm 1
+        "stage_iterations": 800_000,  # 2T to 10T, T = 100,000
+        "learning_rate": 1e-4, "lr_gamma": 0.2, "lr_step_iterations": 200_000, "batch_size": 1,
+        "autocast": None, "accumulation_steps": 1,
+    }  # fmt: skip
+    assert {name: parser.get_parsed_content(name) for name in said} == said

@@ -250,10 +250,10 @@ class Echo(nn.Module):
         super().__init__()
         self.shift = nn.Parameter(torch.tensor(0.0))
 
-    def forward(self, mr, ct, mr_attribute, ct_attribute):
+    def forward(self, mr, ct, mr_attribute, ct_attribute, own_attribute):
         images = dict.fromkeys(Translation._fields, torch.zeros_like(mr))
         images |= {"mr_self": mr + self.shift, "ct_self": ct, "mr_to_ct": ct_attribute.reshape(-1, 1, 1, 1) + 0 * mr}
-        images |= {"ct_to_mr": mr_attribute.reshape(-1, 1, 1, 1) + 0 * mr}
+        images |= {"ct_to_mr": mr + 0.9 if own_attribute else mr_attribute.reshape(-1, 1, 1, 1) + 0 * mr}
         images |= {"mr_cycle": 0.4 + 0 * mr, "ct_cycle": -0.4 + 0 * mr}
         return Translation(**images)
 
@@ -317,6 +317,12 @@ def test_no_writer_no_picture_but_one_can_be_written(drawn, tmp_path, monkeypatc
     assert height == pytest.approx(150 * (12 * 4 / 32 + 0.4), abs=2)
     assert np.isclose(shown[..., 0], (0.9 + 1) / 2, atol=0.01).mean() > 0.02
     assert np.ptp(shown[..., 0]) > 0.9
+
+
+def test_ct_can_be_drawn_with_the_attribute_code_of_the_mr_beside_it(drawn):
+    pictures, _ = drawn
+    pictures.own_attribute = True
+    torch.testing.assert_close(columns(pictures.draw())[0, [0, 7]], torch.tensor([0.0, 0.9]), atol=1e-5, rtol=0)
 
 
 def test_fewer_items_than_rows_are_no_trouble_and_other_factors_are_left_out(drawn):

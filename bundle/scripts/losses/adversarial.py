@@ -5,8 +5,8 @@ A multi-scale discriminator is several discriminators: each plays its own game, 
 are added. Discriminators give logits ``z``, ``D = sigmoid(z)``; ``log D = -softplus(-z)`` and ``log(1 - D) =
 -softplus(z)`` never overflow.
 
-In the generator's step only translated images are judged. Eq. 5 also holds ``log D_X(x~_H)``; minimised over SRNet
-that term would teach SRNet to look translated.
+Eq. 5 also holds ``log D_X(x~_H)``, and SRNet makes x~_H. :meth:`AdversarialLoss.generator_real` is that term, as it
+stands in what the generators minimise: it teaches SRNet to make images that look translated.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ ADVERSARIAL_FORMS = ("log", "non_saturating", "least_squares")
 class AdversarialLoss(nn.Module):
     """Both players' losses, to be minimised.
 
-    ===================  ======================================  =============================
-    form                 discriminator                           generator
-    ===================  ======================================  =============================
-    ``log``              ``-log D(real) - log(1 - D(fake))``     ``log(1 - D(fake))`` (paper)
-    ``non_saturating``   the same                                ``-log D(fake)``
-    ``least_squares``    ``(z(real) - 1)^2 + z(fake)^2``         ``(z(fake) - 1)^2``
-    ===================  ======================================  =============================
+    ===================  ======================================  ============================  ======================
+    form                 discriminator                           generator                     generator, real images
+    ===================  ======================================  ============================  ======================
+    ``log``              ``-log D(real) - log(1 - D(fake))``     ``log(1 - D(fake))`` (paper)  ``log D(real)`` (paper)
+    ``non_saturating``   the same                                ``-log D(fake)``              ``-log(1 - D(real))``
+    ``least_squares``    ``(z(real) - 1)^2 + z(fake)^2``         ``(z(fake) - 1)^2``           ``z(real)^2``
+    ===================  ======================================  ============================  ======================
 
     Args:
         form: one of them.
@@ -59,6 +59,14 @@ class AdversarialLoss(nn.Module):
         if self.form == "non_saturating":
             return _sum(F.softplus(-f).mean() for f in fake)
         return _sum(-F.softplus(f).mean() for f in fake)
+
+    def generator_real(self, real: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The term of the real images in the loss of the network that makes them, from logits per scale."""
+        if self.form == "least_squares":
+            return _sum(r.square().mean() for r in real)
+        if self.form == "non_saturating":
+            return _sum(F.softplus(r).mean() for r in real)
+        return _sum(-F.softplus(-r).mean() for r in real)
 
     def accuracy(self, real: Sequence[torch.Tensor], fake: Sequence[torch.Tensor]) -> torch.Tensor:
         """Share of patches that the discriminator judges rightly: 0.5 is chance, 1.0 is perfect."""

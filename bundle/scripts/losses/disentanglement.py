@@ -53,6 +53,7 @@ class DisentanglementLoss(nn.Module):
         lambda_consistency: of the first anchor; 0 leaves it out.
         lambda_ct: of the second anchor; 0 leaves it out.
         detach_targets: where x~_H is what an image is compared with (Eq. 1, 2, 4), it does not learn from that.
+        judge_super_resolved: ``log D_X(x~_H)`` of Eq. 5 is minimised over SRNet too.
 
     Raises:
         ValueError: if a weight is negative, or one is positive and its loss is missing.
@@ -70,6 +71,7 @@ class DisentanglementLoss(nn.Module):
         lambda_consistency: float,
         lambda_ct: float,
         detach_targets: bool,
+        judge_super_resolved: bool = False,
     ) -> None:
         super().__init__()
         self.weights = {
@@ -94,16 +96,16 @@ class DisentanglementLoss(nn.Module):
         self.perceptual = perceptual
         self.data_consistency = data_consistency
         self.detach_targets = detach_targets
+        self.judge_super_resolved = judge_super_resolved
 
     def forward(
         self,
         made: Translation,
         mr: torch.Tensor,
         ct: torch.Tensor,
-        prior_mr: torch.Tensor,
-        prior_ct: torch.Tensor,
         fake_mr: Sequence[torch.Tensor],
         fake_ct: Sequence[torch.Tensor],
+        real_mr: Sequence[torch.Tensor] | None = None,
         mr_thick: torch.Tensor | None = None,
         mr_told: tuple[torch.Tensor, torch.Tensor] | None = None,
         ct_restored: torch.Tensor | None = None,
@@ -111,20 +113,23 @@ class DisentanglementLoss(nn.Module):
         """Evaluate Eq. 7.
 
         Args:
-            made: what CITNet made of the next four.
+            made: what CITNet made of the next two.
             mr: x~_H, ``(B, 1, H, W)``.
             ct: y_H, same shape.
-            prior_mr: A'_x, ``(B, A)``.
-            prior_ct: A'_y.
             fake_mr: D_X's logits of x', per scale.
             fake_ct: D_Y's logits of y'.
+            real_mr: D_X's logits of x~_H; needed with ``judge_super_resolved`` alone.
             mr_thick: x_L, for the first anchor; ``None`` leaves it out.
             mr_told: positions and conditions that SRNet was given for x_L; needed with it.
             ct_restored: F(D(y_H)), for the second anchor; ``None`` leaves it out.
         """
         target = mr.detach() if self.detach_targets else mr
+        adversarial = {"mr": self.adversarial.generator(fake_mr), "ct": self.adversarial.generator(fake_ct)}
+        if self.judge_super_resolved:
+            assert real_mr is not None
+            adversarial["mr_real"] = self.adversarial.generator_real(real_mr)
         groups = {
-            "adv": {"mr": self.adversarial.generator(fake_mr), "ct": self.adversarial.generator(fake_ct)},
+            "adv": adversarial,
             "self": self.self_reconstruction(made.mr_self, target, made.ct_self, ct),
             "cycle": self.cross_cycle(made.mr_cycle, target, made.ct_cycle, ct),
             "latent": self.latent(
@@ -133,9 +138,9 @@ class DisentanglementLoss(nn.Module):
                 made.content_ct_again,
                 made.content_ct,
                 made.attribute_mr_again,
-                prior_mr,
+                made.attribute_mr,
                 made.attribute_ct_again,
-                prior_ct,
+                made.attribute_ct,
             ),
         }
         if self.perceptual is not None and self.weights["percep"] > 0:

@@ -26,12 +26,14 @@ class Translation(NamedTuple):
         content_ct: C_y of the CT image.
         content_mr_again: C_x recovered from the CT image made of it.
         content_ct_again: C_y recovered from the MR image made of it.
-        attribute_mr_again: the MR prior's draw recovered from the MR image made with it, ``(B, A)``.
+        attribute_mr: the MR attribute code that ``ct_to_mr`` is made with, ``(B, A)``.
+        attribute_ct: the CT attribute code that ``mr_to_ct`` is made with, A'_y.
+        attribute_mr_again: ``attribute_mr`` recovered from ``ct_to_mr``.
         attribute_ct_again: the same for CT.
         mr_self: the MR image from its own two codes (Eq. 1).
         ct_self: the CT image from its own two codes.
         mr_to_ct: y', the MR image's content with a CT attribute from the prior.
-        ct_to_mr: x', the CT image's content with an MR attribute from the prior.
+        ct_to_mr: x', the CT image's content with an MR attribute, from the prior or the MR image's own.
         mr_cycle: the MR image from ``content_mr_again`` and its own attribute (Eq. 2).
         ct_cycle: the CT image from ``content_ct_again`` and its own attribute.
     """
@@ -40,6 +42,8 @@ class Translation(NamedTuple):
     content_ct: torch.Tensor
     content_mr_again: torch.Tensor
     content_ct_again: torch.Tensor
+    attribute_mr: torch.Tensor
+    attribute_ct: torch.Tensor
     attribute_mr_again: torch.Tensor
     attribute_ct_again: torch.Tensor
     mr_self: torch.Tensor
@@ -101,7 +105,12 @@ class CITNet(nn.Module):
         self.ct.load_state_dict(self.mr.state_dict())
 
     def forward(
-        self, mr: torch.Tensor, ct: torch.Tensor, prior_mr: torch.Tensor, prior_ct: torch.Tensor
+        self,
+        mr: torch.Tensor,
+        ct: torch.Tensor,
+        prior_mr: torch.Tensor,
+        prior_ct: torch.Tensor,
+        own_attribute: bool = False,
     ) -> Translation:
         """Encode, reconstruct, translate, and translate back.
 
@@ -110,6 +119,7 @@ class CITNet(nn.Module):
             ct: y_H, same shape, unpaired.
             prior_mr: A'_x, ``(B, A)`` drawn from N(0, I).
             prior_ct: A'_y, same shape.
+            own_attribute: make x' with the MR image's own attribute code (section 1 of the paper) in place of A'_x.
 
         Raises:
             ValueError: if the images differ in shape or do not fit the grid.
@@ -119,28 +129,29 @@ class CITNet(nn.Module):
         if mr.shape[2] % 4 or mr.shape[3] % 4 or min(mr.shape[2], mr.shape[3]) < 16:
             raise ValueError(f"height and width must be multiples of 4 and >= 16, got {list(mr.shape[2:])}")
         content_ct = self.ct.content(ct)
-        attribute_ct = self.ct.attribute(ct)
-        ct_to_mr = self.mr.generator(content_ct, prior_mr)
-
-        both = torch.cat([mr, ct_to_mr])
-        content_mr, content_ct_again = self.mr.content(both).chunk(2)
-        attribute_mr, attribute_mr_again = self.mr.attribute(both).chunk(2)
+        own_mr, own_ct = self.mr.attribute(mr), self.ct.attribute(ct)
+        attribute_mr = own_mr if own_attribute else prior_mr
+        ct_to_mr = self.mr.generator(content_ct, attribute_mr)
+        attribute_mr_again = self.mr.attribute(ct_to_mr)
+        content_mr, content_ct_again = self.mr.content(torch.cat([mr, ct_to_mr])).chunk(2)
 
         mr_to_ct, ct_self, ct_cycle = self.ct.generator(
             torch.cat([content_mr, content_ct, content_ct_again]),
-            torch.cat([prior_ct, attribute_ct, attribute_ct]),
+            torch.cat([prior_ct, own_ct, own_ct]),
         ).chunk(3)
 
         content_mr_again = self.ct.content(mr_to_ct)
         attribute_ct_again = self.ct.attribute(mr_to_ct)
         mr_self, mr_cycle = self.mr.generator(
-            torch.cat([content_mr, content_mr_again]), torch.cat([attribute_mr, attribute_mr])
+            torch.cat([content_mr, content_mr_again]), torch.cat([own_mr, own_mr])
         ).chunk(2)
         return Translation(
             content_mr=content_mr,
             content_ct=content_ct,
             content_mr_again=content_mr_again,
             content_ct_again=content_ct_again,
+            attribute_mr=attribute_mr,
+            attribute_ct=prior_ct,
             attribute_mr_again=attribute_mr_again,
             attribute_ct_again=attribute_ct_again,
             mr_self=mr_self,

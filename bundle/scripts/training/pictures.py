@@ -47,6 +47,7 @@ class TranslationPictures:
         count: rows of the picture.
         interval: iterations between pictures during training.
         writer: TensorBoard writer, or ``None`` to draw nothing during training.
+        own_attribute: translate CT with the attribute code of the MR beside it, not with a draw of the prior.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class TranslationPictures:
         count: int,
         interval: int,
         writer: Any | None,
+        own_attribute: bool = False,
     ) -> None:
         self.network = network
         self.citnet = citnet
@@ -67,6 +69,7 @@ class TranslationPictures:
         self.batch = {key: torch.stack([item[key] for item in items]).to(device) for key in keys}
         self.interval = interval
         self.writer = writer
+        self.own_attribute = own_attribute
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -83,7 +86,8 @@ class TranslationPictures:
         """The grid as the networks are now; see :func:`translation_grid`."""
         mr = self.network(self.batch["mr_image"], *told(self.batch, "mr"))[:, :1].float()
         ct = self.batch["ct_label"]
-        return translation_grid(mr, ct, self.citnet(mr, ct, self.batch["mr_attribute"], self.batch["ct_attribute"]))
+        priors = self.batch["mr_attribute"], self.batch["ct_attribute"]
+        return translation_grid(mr, ct, self.citnet(mr, ct, *priors, self.own_attribute))
 
     def write(self, folder: str, stage: str, path: str) -> None:
         """Load the newest checkpoint and write the picture as PNG.

@@ -44,6 +44,8 @@ class JointTrainer(SupervisedTrainer):
         discriminators: D_X and D_Y.
         discriminator_optimizer: over the parameters of the discriminators.
         loss_function: Eq. 7; its adversarial part is the discriminators' loss too.
+        ct_to_mr_attribute: the MR attribute code that CT is translated with: ``prior`` (a draw, section 2.2), ``own``
+            (that of x~_H, section 1), or ``both``: iterations 1, 3, 5, ... take the draw, the others the MR's own.
         warmup_iterations: SRNet is frozen for the first so many.
         autocast: ``bfloat16``, ``float16`` or ``None`` for full precision.
         supervised: everything else :class:`monai.engines.SupervisedTrainer` takes: ``network`` is SRNet, ``optimizer``
@@ -53,7 +55,7 @@ class JointTrainer(SupervisedTrainer):
         gradient_scaler: of both losses; does something with ``float16`` only. To be saved in checkpoints.
 
     Raises:
-        ValueError: for an unknown precision or a count that is too small.
+        ValueError: for an unknown precision or attribute code, or a count that is too small.
     """
 
     loss_function: DisentanglementLoss
@@ -64,6 +66,7 @@ class JointTrainer(SupervisedTrainer):
         discriminators: nn.Module,
         discriminator_optimizer: torch.optim.Optimizer,
         loss_function: DisentanglementLoss,
+        ct_to_mr_attribute: str = "prior",
         warmup_iterations: int = 0,
         autocast: str | None = None,
         **supervised: Any,
@@ -71,11 +74,16 @@ class JointTrainer(SupervisedTrainer):
         super().__init__(loss_function=loss_function, event_names=[AdversarialIterationEvents], **supervised)
         if autocast not in (None, "bfloat16", "float16"):
             raise ValueError(f"autocast must be null, 'bfloat16' or 'float16', got {autocast!r}; correct the id")
+        if ct_to_mr_attribute not in ("prior", "own", "both"):
+            raise ValueError(
+                f"ct_to_mr_attribute must be 'prior', 'own' or 'both', got {ct_to_mr_attribute!r}; correct the id"
+            )
         if warmup_iterations < 0:
             raise ValueError(f"warmup_iterations must be >= 0, got {warmup_iterations}; correct the id")
         self.citnet = citnet
         self.discriminators = discriminators
         self.discriminator_optimizer = discriminator_optimizer
+        self.ct_to_mr_attribute = ct_to_mr_attribute
         self.warmup_iterations = warmup_iterations
         self.precision = getattr(torch, autocast) if autocast else None
         self.gradient_scaler = torch.amp.GradScaler(self.state.device.type, enabled=autocast == "float16")
@@ -95,7 +103,7 @@ class JointTrainer(SupervisedTrainer):
             ct = batch["ct_label"]
             mr, ct_restored = engine._super_resolve(batch)
             with engine._autocast():
-                made = engine.citnet(mr, ct, batch["mr_attribute"], batch["ct_attribute"])
+                made = engine.citnet(mr, ct, batch["mr_attribute"], batch["ct_attribute"], engine._own_attribute())
             made = Translation(*(tensor.float() for tensor in made))
             engine.state.output = {Keys.PRED: mr.detach(), "ct": ct, "translation": detached(made)}
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
@@ -108,6 +116,10 @@ class JointTrainer(SupervisedTrainer):
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.state.device.type, dtype=self.precision, enabled=self.precision is not None)
+
+    def _own_attribute(self) -> bool:
+        """Whether this iteration translates CT with the attribute code of x~_H."""
+        return self.ct_to_mr_attribute == "own" or (self.ct_to_mr_attribute == "both" and self.state.iteration % 2 == 0)
 
     def _super_resolve(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """x~_H = F(x_L), and F(D(y_H)) where its anchor is on: one batch."""
@@ -154,18 +166,19 @@ class JointTrainer(SupervisedTrainer):
         judges = self.discriminators
         judges = judges.module if isinstance(judges, DistributedDataParallel) else judges
         judges.requires_grad_(False)
+        judges_real = self.loss_function.judge_super_resolved
         with self._autocast():
-            fake_mr, fake_ct = judges(made.ct_to_mr, made.mr_to_ct)
+            judged_mr, fake_ct = judges(torch.cat([mr, made.ct_to_mr]) if judges_real else made.ct_to_mr, made.mr_to_ct)
+        real_mr, fake_mr = _halves(judged_mr) if judges_real else (None, [logits.float() for logits in judged_mr])
         judges.requires_grad_(True)
         with self._autocast():  # for phi; the losses themselves see float32
             objective = self.loss_function(
                 made,
                 mr,
                 batch["ct_label"],
-                batch["mr_attribute"],
-                batch["ct_attribute"],
-                [logits.float() for logits in fake_mr],
+                fake_mr,
                 [logits.float() for logits in fake_ct],
+                real_mr,
                 mr_thick=batch["mr_image"],
                 mr_told=told(batch, "mr"),
                 ct_restored=ct_restored,
