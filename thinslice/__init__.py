@@ -2,7 +2,7 @@
 """``thinslice``: the commands that a user types and what they show. The method itself is the MONAI bundle.
 
 In a wheel the folders ``bundle`` and ``phantom`` lie inside this package; in a checkout they lie beside it, and the
-first line below makes ``thinslice.phantom`` be there all the same. Importing this package makes the bundle's own
+first line below makes ``thinslice.phantom`` available there too. Importing this package makes the bundle's own
 package, ``scripts``, importable.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``thinslice``: every file in ``thinslice/commands`` is one subcommand, called as the file is named."""
+"""The command ``thinslice``: every file in ``thinslice/commands`` is the subcommand of that name."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def main() -> None:
     except CommandError as error:
         typer.echo(f"thinslice: {error}", err=True)
         sys.exit(error.code)
-    except OSError as error:  # a path that may not be looked at, a disk that is full
+    except OSError as error:  # a path without permission, a full disk
         typer.echo(f"thinslice: {error.strerror or error}: {error.filename or 'no file named'}", err=True)
         sys.exit(2)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tree of DICOM series through the bundle's batch: each series in a process of its own, and a report of all."""
+"""Run the batch on a tree of DICOM series: each series in a separate process, with a report of all."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def run_batch(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, v
     """Process a tree, and print one line per series.
 
     Args:
-        source: folder.
-        output: folder apart from it.
+        source: folder of DICOM series.
+        output: folder apart from ``source``.
         ids: overrides of ids of ``batch_dicom.json``; those of the inference begin with ``inference::``.
-        exact: float32.
-        verbose: leave what libraries say on the screen.
+        exact: compute in float32.
+        verbose: leave messages of libraries on the screen.
 
     Returns:
-        The batch's exit code.
+        Exit code of the batch.
     """
     if sys.platform == "win32":
         fail("the batch must run on Linux or macOS: its workers cannot be isolated on Windows; use `thinslice IN OUT`")
@@ -64,15 +64,15 @@ def _run(source: Path, output: Path, own: dict[str, Any], others: dict[str, Any]
         },
     )  # fmt: skip
     workflow.initialize()
-    logging.getLogger("BatchRunner").setLevel(logging.WARNING)  # its line per series is replaced by the one below
+    logging.getLogger("BatchRunner").setLevel(logging.WARNING)  # the line per series below replaces that of the runner
     with screen.bars():
         code = int(workflow.parser.get_parsed_content("batch").run())
     report = output / "report.json"
     if code == 2 or not report.is_file():
         return code
-    records = json.loads(report.read_text(encoding="utf-8"))["series"] or []  # null where only the tables list them
+    records = json.loads(report.read_text(encoding="utf-8"))["series"] or []  # null if only the tables list them
     for record in records:
-        if not record["reason"]:  # of the others the batch has told why
+        if not record["reason"]:  # for the others, the batch has printed the reason
             screen.say(_line(record, output))
     screen.say(f"report: {output / 'report.html'}; log: {output / LOG}")
     return code

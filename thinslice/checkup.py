@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``thinslice doctor`` looks at."""
+"""The checks of ``thinslice doctor``."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["check"]
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pydicom", "onnxruntime", "openvino")
 PATIENT = {"seed": 7, "shape": (96, 112, 96), "spacing_mm": (1.0, 1.0, 1.0), "angles_degrees": (12.0, -7.0, 5.0)}
 THICK_FACTOR = 4
-LEAST_GAIN_DB = 0.5  # over cubic interpolation; less means that something here computes wrongly
+LEAST_GAIN_DB = 0.5  # over cubic interpolation; a smaller gain means that something here computes wrongly
 
 
 def check(device: str | None, verbose: bool) -> int:
-    """Print the findings.
+    """Check the installation, and print the findings.
 
     Returns:
         Exit code: 0 if the made-up patient gains over cubic interpolation, else 1.
@@ -40,7 +40,7 @@ def check(device: str | None, verbose: bool) -> int:
                 return 1
             good = gain_db >= LEAST_GAIN_DB
             verdict = (
-                "all is well" if good else f"at least {LEAST_GAIN_DB} dB are wanted; something here computes wrongly"
+                "all is well" if good else f"it must be at least {LEAST_GAIN_DB} dB; something here computes wrongly"
             )
             screen.say(f"{'patient':<12}{gain_db:+.2f} dB over cubic interpolation: {verdict}")
             return 0 if good else 1
@@ -73,7 +73,7 @@ def _version(name: str) -> str:
 
 
 def _codecs() -> str:
-    """Compressed DICOM that can be decoded here, and what cannot."""
+    """Compressions of DICOM that can be decoded here, and those that cannot."""
     from pydicom import uid
     from scripts.dicom.codecs import missing_package
 
@@ -89,7 +89,7 @@ def _codecs() -> str:
 
 
 def _made_up_patient(folder: Path, ids: dict[str, Any], screen: Screen) -> tuple[int, float]:
-    """Super-resolve a patient whose truth is known; returns exit code and gain over cubic interpolation in dB."""
+    """Super-resolve a patient with known truth; returns exit code and gain over cubic interpolation in dB."""
     import nibabel as nib
     import numpy as np
     import torch

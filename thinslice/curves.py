@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One picture of a training: losses, gain over cubic and gradient norms of all stages, from the TensorBoard events."""
+"""Draw one picture of a training from TensorBoard events: losses, gain over cubic and gradient norms of all stages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_curves(folder: Path) -> Curves:
 
 
 def draw_curves(curves: Curves, path: Path) -> None:
-    """A row per stage: loss, validation gain, and what else the stage logs (terms, gradient norms, accuracies)."""
+    """Draw a row per stage: loss, validation gain, and everything else that the stage logs (terms, gradient norms)."""
     panels = {
         "loss": lambda tag: tag.startswith("loss") and "discriminators" not in tag,
         "gain over cubic, dB": lambda tag: "psnr_gain" in tag,

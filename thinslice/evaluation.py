@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bundle's evaluation, with its table on the screen."""
+"""Run the evaluation of the bundle, and show its table on the screen."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def evaluate(truth: Path, output: Path, ids: Mapping[str, Any], verbose: bool) -
 
     Args:
         truth: NIfTI file, DICOM series, or a folder of any of these.
-        output: gets ``metrics.json``, ``metrics.csv`` and pictures.
+        output: folder for ``metrics.json``, ``metrics.csv`` and pictures.
         ids: overrides of ids of ``evaluate.json``.
-        verbose: leave what libraries say on the screen.
+        verbose: leave messages of libraries on the screen.
 
     Returns:
         Exit code: 0 all done, 3 some volume has no result, 4 nothing to process.
@@ -57,7 +57,7 @@ def _run(truth: Path, output: Path, ids: Mapping[str, Any], screen: Screen) -> i
     try:
         with screen.bars():
             workflow.run()
-    except SystemExit as end:  # the bundle has told which scans have no result
+    except SystemExit as end:  # the bundle has printed which scans have no result
         code = int(end.code or 0)
     table = output / "metrics.json"
     if code != 4 and table.is_file():

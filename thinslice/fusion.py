@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bundle's fusion of stacks, with a line per stack on the screen."""
+"""Run the fusion of stacks of the bundle, and show a line per stack on the screen."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def fuse(stacks: Sequence[Path], output: Path, ids: Mapping[str, Any], verbose: 
 
     Args:
         stacks: NIfTI files or folders of one DICOM series each; the first one gives the grid.
-        output: gets ``fused.nii.gz`` and ``fused.json``.
+        output: folder for ``fused.nii.gz`` and ``fused.json``.
         ids: overrides of ids of ``fuse.json`` and ``inference.json``.
-        verbose: leave what libraries say on the screen.
+        verbose: leave messages of libraries on the screen.
 
     Returns:
         Exit code: 0 done, 3 the stacks cannot be fused.
@@ -53,7 +53,7 @@ def _run(stacks: Sequence[Path], output: Path, ids: Mapping[str, Any], screen: S
     try:
         with screen.bars():
             workflow.run()
-    except SystemExit as end:  # the bundle has told why
+    except SystemExit as end:  # the bundle has printed the reason
         return int(end.code or 0)
     report = json.loads((output / "fused.json").read_text(encoding="utf-8"))
     for stack in report["stacks"]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scans through the bundle's own inference, one after the other, with one line on the screen for each."""
+"""Run the inference of the bundle on scans, one after the other, with one line on the screen for each."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def run_scans(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, s
         source: NIfTI file, DICOM series, or a folder of any of these.
         output: folder, which exists.
         ids: overrides of ids of ``inference.json``.
-        exact: leave engine and precision as the config has them, which is float32.
-        screen: told one line per scan.
+        exact: use the engine and the precision of the config, which are PyTorch and float32.
+        screen: gets one line per scan.
 
     Returns:
         Exit code: 0 all done, 3 some scan has no result, 4 nothing to process.
@@ -46,7 +46,7 @@ def run_scans(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, s
         config_file=files,
         workflow_type="infer",
         logging_file=False,
-        # absolute, so that no path begins with a sign that a config would take for an expression
+        # absolute, so that no path begins with a character that starts an expression in a config
         **{
             **ids, "bundle_root": str(BUNDLE), "dataset_dir": str(source.resolve()),
             "output_dir": str(output.resolve()),
@@ -54,7 +54,7 @@ def run_scans(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, s
     )  # fmt: skip
     cases = workflow.parser.get_parsed_content("cases")
     way = {} if exact or not cases.items else choose(ids, screen)
-    workflow.parser.update({"cases": cases, **way})  # the scans are looked for once
+    workflow.parser.update({"cases": cases, **way})  # so that the scans are searched for once
     workflow.initialize()
     evaluator = workflow.parser.get_parsed_content("evaluator")
     before: dict[str, Any] = {}
@@ -91,12 +91,12 @@ def run_scans(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, s
 
 
 def _process_seconds() -> float:
-    """How long this command has been running, the loading of its libraries included."""
+    """Seconds since this command was started, including the loading of its libraries."""
     return time.time() - psutil.Process().create_time()
 
 
 def _grid(image: Any) -> dict[str, Any]:
-    """Number and spacing of the slices of an image with the bundle's meta data, which may be a batch of one."""
+    """Number and spacing in mm of the slices, from the meta data of an image or of a batch of one."""
     affine = np.asarray(image.meta["original_affine"], dtype=np.float64).reshape(-1, 4, 4)[0]
     axis = int(np.asarray(image.meta["thick_axis"]).reshape(-1)[0])
     shape = np.asarray(image.meta["spatial_shape"]).reshape(-1, 3)[0]
@@ -104,7 +104,7 @@ def _grid(image: Any) -> dict[str, Any]:
 
 
 def _line(name: str, before: Mapping[str, Any], after: Mapping[str, Any], seconds: float, output: Path) -> str:
-    """What, from which spacing to which, how long, what it is worth where that is known, where it lies."""
+    """The line of a scan: name, slices before and after, time, gain if the self-check is on, and path of the result."""
     parts = [
         f"{name}: {before['slices']} slices every {before['spacing_mm']:.3g} mm"
         f" -> {after['slices']} every {after['spacing_mm']:.3g} mm",

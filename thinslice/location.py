@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the bundle lies; its package, ``scripts``, is made importable."""
+"""Location of the bundle. Importing this module makes the bundle's package, ``scripts``, importable."""
 
 from __future__ import annotations
 

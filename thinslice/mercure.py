@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A processing module of mercure, a DICOM router: its folders, its file names, its settings.
+"""Run as a processing module of mercure, a DICOM router, with its folders, file names and settings.
 
-mercure starts a container with DICOM files and ``task.json`` in ``MERCURE_IN_DIR``, and takes what lies in
-``MERCURE_OUT_DIR`` when the container ends with code 0. A file's name begins with its series' UID and ``#``.
+mercure starts a container with DICOM files and ``task.json`` in ``MERCURE_IN_DIR``, and takes the files in
+``MERCURE_OUT_DIR`` if the container ends with code 0. The name of a file begins with the UID of its series and ``#``.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from .screen import fail
 __all__ = ["process", "read_settings"]
 
 TASK = "task.json"
-# settings of the module and the types of their values; ids of the configs are not taken from a network
+# settings of the module and the types of their values; ids of the configs are never accepted from a network
 SETTINGS: dict[str, tuple[type, ...]] = {"spacing": (int, float, str), "exact": (bool,), "device": (str,)}
 IDS = {"spacing": "target_spacing_mm", "device": "device"}  # of inference.json
 
 
 def read_settings(task: Path) -> dict[str, Any]:
-    """The module's settings: ``process.settings`` of ``task.json``, checked.
+    """Read and check the settings of the module: ``process.settings`` of ``task.json``.
 
     Args:
-        task: the file; without it, or without settings in it, everything is as by default.
+        task: the file; if it does not exist or has no settings, all defaults apply.
 
     Returns:
         ``spacing`` (mm, or ``isotropic``), ``exact`` and ``device``, as far as they are set.
@@ -53,7 +53,7 @@ def process(source: Path, output: Path) -> int:
     """Run the batch on one task of mercure.
 
     Returns:
-        Exit code: 0 if at least one series came out, else the batch's own. mercure keeps a task that has failed.
+        Exit code: 0 if at least one series has a result, else that of the batch. mercure keeps a task that has failed.
     """
     for name, folder in (("MERCURE_IN_DIR", source), ("MERCURE_OUT_DIR", output)):
         if not folder.is_dir():
@@ -70,7 +70,7 @@ def process(source: Path, output: Path) -> int:
 
 
 def _hand_over(file: Path, output: Path) -> None:
-    """Copy a file under the name that mercure wants; it has that name only when it is whole."""
+    """Copy a file under the name that mercure expects; the name appears when the file is complete."""
     from pydicom import dcmread
     from scripts.files import whole
 

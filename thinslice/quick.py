@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quickest way to compute the network here that is as good as float32, measured once and remembered.
+"""Choose the quickest engine and precision that is as good as float32 on this machine, measured once and remembered.
 
-Every way in ``quick.json`` super-resolves a made-up patient through the bundle's own :class:`Predictor`. Of those whose
-PSNR against the truth is within ``tolerance_db`` of float32's, the one that would finish a scan of
-``typical_voxels`` first is chosen, the conversion at its start included.
+Each combination (a *way*) in ``quick.json`` super-resolves a made-up patient through the bundle's :class:`Predictor`. A
+way is good if its PSNR against the truth differs from that of float32 by at most ``tolerance_db``. Of the good ways,
+the one that would first finish a scan of ``typical_voxels``, including its conversion at the start, is chosen.
 """
 
 from __future__ import annotations
@@ -26,45 +26,45 @@ from .screen import Screen
 __all__ = ["best_device", "choose", "measure", "measurement"]
 
 SETTINGS = Path(__file__).with_name("quick.json")
-FORCED = ("engine", "autocast", "inferer")  # whoever sets one of these has chosen already
+FORCED = ("engine", "autocast", "inferer")  # a user who sets one of these has already chosen
 TOO_LATE = "not measured in time"
-MODEL = ("network_def", "network", "ckpt_path")  # ids that decide what is computed
+MODEL = ("network_def", "network", "ckpt_path")  # ids that change the network
 PACKAGES = ("torch", "monai", "numpy", "onnxruntime", "onnx", "openvino")
 
 
 def choose(ids: Mapping[str, Any], screen: Screen) -> dict[str, Any]:
-    """Ids of ``inference.json`` that make it quick: ``engine``, ``autocast``, and ``device`` where it must be told.
+    """Ids of ``inference.json`` that make it quick: ``engine``, ``autocast``, and ``device`` if it must be set.
 
     Args:
-        ids: what the user has set.
-        screen: told that the measurement takes place, which happens once.
+        ids: the ids that the user has set.
+        screen: gets a line if the measurement takes place, which happens once.
 
     Returns:
-        The ids; nothing if the user has chosen an engine or a precision.
+        The ids; none if the user has chosen an engine or a precision.
     """
     if any(name.split("::")[0] in FORCED for name in ids):
         return {}
     found = measurement(ids, screen)
-    # a GPU of Apple's is not what the config takes by itself
+    # the config does not choose an Apple GPU by itself
     device = {"device": "mps"} if found["device"] == "mps" else {}
     return {**device, **found["best"]}
 
 
 def measurement(ids: Mapping[str, Any], screen: Screen) -> dict[str, Any]:
-    """What :func:`measure` finds, remembered between runs for each machine, set of versions and set of weights.
+    """Result of :func:`measure`, remembered between runs for each machine, set of versions and set of weights.
 
     Args:
-        ids: what the user has set; a device, a network or weights of the user's own are measured as such.
-        screen: told that the measurement takes place.
+        ids: the ids that the user has set; another device, network or weights are measured separately.
+        screen: gets a line if the measurement takes place.
     """
     device = str(ids.get("device") or best_device())
     own = {name: value for name, value in ids.items() if name.split("::")[0] in MODEL}
     file = _cache_file(device, own)
     if file.is_file():
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    screen.say("measuring once how this machine computes the network quickest ...")
+    screen.say("measuring once which engine is quickest on this machine ...")
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # a made-up patient is of no interest in a log
+    logging.disable(logging.WARNING)  # the made-up patient does not belong into the log
     try:
         found = measure(device, own)
     finally:
@@ -75,7 +75,7 @@ def measurement(ids: Mapping[str, Any], screen: Screen) -> dict[str, Any]:
 
 
 def _cache_file(device: str, ids: Mapping[str, Any]) -> Path:
-    """Where the measurement of this machine, these versions and these weights is remembered."""
+    """File for the measurement of this machine, these versions and these weights."""
     from platformdirs import user_cache_path
 
     facts = json.dumps([_machine(device), _versions(), _model(ids), SETTINGS.read_text(encoding="utf-8")])
@@ -83,11 +83,11 @@ def _cache_file(device: str, ids: Mapping[str, Any]) -> Path:
 
 
 def measure(device: str, ids: Mapping[str, Any]) -> dict[str, Any]:
-    """Try every way; returns ``best`` (ids), and ``ways`` with what was measured of each.
+    """Try every way; returns ``best`` (ids) and ``ways`` with the measurements of each.
 
     Args:
         device: torch device.
-        ids: network and weights, where they are not the shipped ones.
+        ids: network and weights, if they are not the shipped ones.
     """
     import torch
     from scripts.transforms.degrade import thicken
@@ -98,13 +98,13 @@ def measure(device: str, ids: Mapping[str, Any]) -> dict[str, Any]:
     factor = settings["thick_factor"]
     patient = make_patient(**{name: _tuple(value) for name, value in settings["patient"].items()})
     scan = thick, _ = thicken(patient.mr, patient.affine_ras, scale_factor=factor, thick_axis=2)
-    ends = time.perf_counter() + settings["seconds_at_most"]  # for a machine that has much else to do
+    ends = time.perf_counter() + settings["seconds_at_most"]  # for a busy machine
     ways: list[dict[str, Any]] = []
     for way in settings["ways"][torch.device(device).type]:
         late = bool(ways) and time.perf_counter() > ends
         ways.append({**way, "error": TOO_LATE} if late else _try(way, device, ids, scan, patient.mr))
     for _ in range(settings["rounds"]):
-        for way in ways:  # in turns, so that a neighbour on the machine slows all of them
+        for way in ways:  # in turns, so that other work on the machine slows all of them
             if "error" not in way and time.perf_counter() < ends:
                 clock = time.perf_counter()
                 way["predict"](*scan)
@@ -122,7 +122,7 @@ def measure(device: str, ids: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _remember(file: Path, measurement: Mapping[str, Any]) -> None:
-    """Write it whole or not at all. Where the user's cache cannot be written to, the next run measures again."""
+    """Write the measurement completely or not at all. If that fails, the next run measures again."""
     from scripts.files import write_json
 
     try:
@@ -134,7 +134,7 @@ def _remember(file: Path, measurement: Mapping[str, Any]) -> None:
 def _try(
     way: Mapping[str, Any], device: str, ids: Mapping[str, Any], scan: tuple[np.ndarray, np.ndarray], truth: np.ndarray
 ) -> dict[str, Any]:
-    """Load and convert the network, compute once: seconds until it is ready, PSNR against the truth."""
+    """Load and convert the network and compute once; returns the seconds of each and the PSNR against the truth."""
     from scripts.inference.predictor import Predictor
 
     try:
@@ -169,7 +169,7 @@ def best_device() -> str:
 
 
 def _machine(device: str) -> list[object]:
-    """What decides how fast the network is computed."""
+    """Facts of the machine that decide how fast the network is computed."""
     import torch
 
     kind = torch.device(device).type
@@ -178,7 +178,7 @@ def _machine(device: str) -> list[object]:
 
 
 def _processor() -> str:
-    """Name of the processor, which Python knows on some systems only."""
+    """Name of the processor, which Python itself knows on some systems only."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line for line in lines if line.startswith(("model name", "CPU part")))
@@ -197,7 +197,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def _model(ids: Mapping[str, Any]) -> list[str]:
-    """Digests of the weights and the config, and what the user has set of them."""
+    """Digests of the weights and the config, and the ids of the user that change them."""
     weights = Path(str(ids.get("ckpt_path") or BUNDLE / "models" / "model.pt"))
     files = [file for file in (weights, Path(config_file("inference.json"))) if file.is_file()]
     return [*(hashlib.sha256(file.read_bytes()).hexdigest() for file in files), json.dumps(dict(ids), default=str)]

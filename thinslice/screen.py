@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees: our own lines on the screen, everything that libraries say in a log file."""
+"""The screen: lines of the command itself appear on it, and messages of libraries go to a log file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOG = "log.txt"
 
 
 class CommandError(Exception):
-    """The command cannot go on; ``main`` prints the one line and ends the process with the code."""
+    """The command cannot continue; ``main`` prints the message in one line and ends the process with the code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -34,11 +34,11 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 
 class Screen:
-    """Lines for a person.
+    """Lines for the user.
 
     Args:
-        out: where results are announced.
-        err: where faults are told and progress is drawn.
+        out: stream for results.
+        err: stream for faults and progress bars.
     """
 
     def __init__(self, out: TextIO, err: TextIO) -> None:
@@ -46,26 +46,26 @@ class Screen:
         self.err = err
 
     def say(self, line: str) -> None:
-        """One line to standard output."""
+        """Print one line to standard output."""
         print(line, file=self.out, flush=True)
 
     def warn(self, line: str) -> None:
-        """One line to standard error."""
+        """Print one line to standard error."""
         print(line, file=self.err, flush=True)
 
     @contextmanager
     def bars(self) -> Iterator[None]:
-        """Let progress bars through to the terminal; they are drawn on nothing else."""
+        """Let progress bars through to the terminal; they are not drawn on anything else."""
         with redirect_stderr(self.err):
             yield
 
     @classmethod
     @contextmanager
     def quiet(cls, log: Path | None) -> Iterator[Screen]:
-        """Send all other output of this process, that of libraries written in C included, into a file.
+        """Redirect all other output of this process, including that of libraries in C, to a file.
 
         Args:
-            log: the file, which is written anew; ``None`` leaves everything on the screen.
+            log: the file, which is overwritten; ``None`` leaves everything on the screen.
         """
         if log is None:
             yield cls(sys.stdout, sys.stderr)
@@ -117,7 +117,7 @@ def _encoding() -> str:
 
 
 def _no_header_values_in_the_log() -> None:
-    """Silence pydicom, which quotes the header values that it warns of: those may be a patient's."""
+    """Silence pydicom, whose warnings quote header values, which may be patient data."""
     import warnings
 
     warnings.filterwarnings("ignore", module="pydicom")

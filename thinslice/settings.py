@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``--set id=value``: any id of the configs, with the meaning that ``monai.bundle run --id value`` gives it."""
+"""Parse ``--set id=value``, which sets any id of the configs as ``monai.bundle run --id value`` does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JSON_WORDS = {"null": None, "true": True, "false": False}
 
 
 def parse_settings(items: Iterable[str]) -> dict[str, Any]:
-    """Parse ``id=value`` items; a value is a Python literal, a JSON word, or else text."""
+    """Parse ``id=value`` items; a value is a Python literal, a JSON word or text."""
     from fire.parser import DefaultParseValue
 
     ids = {}
@@ -29,18 +29,18 @@ def parse_settings(items: Iterable[str]) -> dict[str, Any]:
 
 
 def known_ids(ids: Mapping[str, Any], config_files: Sequence[str]) -> dict[str, Any]:
-    """Those of the ids that the config has, its files merged in order."""
+    """The ids among those given that the config, merged from its files in order, has."""
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MONAI tells which part of an override no other file has
+        warnings.simplefilter("ignore")  # MONAI warns of parts of an override that no other file has
         parser.read_config(list(config_files))
     return {name: value for name, value in ids.items() if name in parser}
 
 
 def refuse_unknown(names: Collection[str], config_files: Sequence[str]) -> None:
-    """End the command with one line if there are names that no config has."""
+    """End the command with one line if there are names that the config does not have."""
     if names:
         config = " with ".join(Path(file).name for file in config_files)
         fail(f"--set must name an id of {config}, got {', '.join(names)}; see docs/configs.md")
@@ -53,7 +53,7 @@ def require_ids(ids: Mapping[str, Any], config_files: Sequence[str]) -> None:
 
 
 def require_device(device: object, exact: bool) -> None:
-    """End the command with one line if PyTorch cannot compute on a device; where it must be exact, forbid TF32."""
+    """End the command with one line if PyTorch cannot compute on a device; with ``exact``, forbid TF32."""
     import torch
 
     if exact:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages of training, one after the other, each in a process of its own."""
+"""Run the stages of training one after the other, each in a separate process."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def train(
     overrides: Sequence[str] = (),
     settings: Sequence[str] = (),
 ) -> int:
-    """Run the stages; one that is done already takes a few seconds, one that was stopped goes on.
+    """Run the stages. A finished stage takes a few seconds; a stage that was stopped is resumed.
 
     Args:
         ct: folder of CT.
         mr: folder of thick MR.
-        output: gets ``stage1.pt`` and so on, checkpoints, TensorBoard's events, a log per stage and ``curves.png``.
-        iterations: of stages 1 and 2; stage 3 has eight times as many.
-        stages: which.
+        output: folder for ``stage1.pt`` and so on, checkpoints, TensorBoard events, a log per stage and ``curves.png``.
+        iterations: number of iterations of stages 1 and 2; stage 3 has eight times as many.
+        stages: numbers of the stages to run.
         overrides: further config files, merged in order: names in the bundle's ``configs``, or paths.
-        settings: ``ID=VALUE`` items; each goes to the stages that know it, and one of them must.
+        settings: ``ID=VALUE`` items; each goes to the stages that have the id, and at least one stage must have it.
 
     Returns:
         Exit code of the stage that ended the training, or 0.
@@ -70,7 +70,7 @@ def train(
         print(f"stage {stage}: {length} iterations; log: {log}", flush=True)
         own = known[stage] | {name: str(place.resolve()) for name, place in places.items()}
         if code := _in_a_process(_files(stage, overrides), {**own, "stage_iterations": length}, log):
-            print(f"stage {stage} has ended with code {code}; the same command goes on from there", file=sys.stderr)
+            print(f"stage {stage} has ended with code {code}; the same command resumes it", file=sys.stderr)
             return code
     from .curves import draw_curves, read_curves
 
@@ -80,9 +80,9 @@ def train(
 
 
 def _in_a_process(files: Sequence[str], ids: Mapping[str, Any], log: Path) -> int:
-    """Run a config in a process of its own, so that nothing of a stage is left in the next; returns its exit code.
+    """Run a config in a separate process, so that no state of a stage reaches the next; returns its exit code.
 
-    SIGTERM is handed on and SIGINT left to the stage, which then ends after its iteration with a checkpoint.
+    SIGTERM is passed on, and SIGINT reaches the stage directly; it then ends after its iteration with a checkpoint.
     """
     process = multiprocessing.get_context("spawn").Process(target=_run_stage, args=(list(files), dict(ids), log))
     process.start()
@@ -100,7 +100,7 @@ def _in_a_process(files: Sequence[str], ids: Mapping[str, Any], log: Path) -> in
 
 
 def _run_stage(files: list[str], ids: dict[str, Any], log: Path) -> None:
-    """What the process of a stage does."""
+    """Entry point of the process of a stage."""
     from monai.bundle import ConfigWorkflow
 
     try:

@@ -15,22 +15,24 @@ __all__ = ["command"]
 
 def command(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="A folder tree that may hold anything; it is only read.")
+        Path, typer.Argument(metavar="IN", help="A folder tree that may hold any files; nothing is written to it.")
     ],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="A folder apart from it.")],
-    workers: Annotated[int, typer.Option(help="Processes at a time, on this machine.")] = 1,
-    executor: Annotated[str, typer.Option(help="local, or dask for a cluster that already runs.")] = "local",
-    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of the Dask cluster's scheduler.")] = None,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="A folder for the results, apart from IN.")],
+    workers: Annotated[int, typer.Option(help="Number of processes on this machine.")] = 1,
+    executor: Annotated[str, typer.Option(help="local, or dask for a cluster that is already running.")] = "local",
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Address of the scheduler of the Dask cluster.")
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compute in float32 with PyTorch.")] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="ID=VALUE", help="Set any id of batch_dicom.json; of inference.json as inference::ID."
+            "--set", metavar="ID=VALUE", help="Set any id of batch_dicom.json, or of inference.json as inference::ID."
         ),
     ] = None,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what libraries say.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show messages of libraries.")] = False,
 ) -> None:
-    """Process a PACS export: NIfTI and derived DICOM for each thick series, and one report of all."""
+    """Process a PACS export: NIfTI and derived DICOM for each thick series, and a report on all series."""
     from ..archive import run_batch
 
     ids = {"workers": workers, "executor": executor, "scheduler": scheduler, **parse_settings(settings or [])}

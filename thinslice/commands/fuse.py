@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``thinslice fuse STACK STACK [STACK] OUT``: the stacks of one session into one volume."""
+"""``thinslice fuse STACK STACK [STACK] OUT``: fuse the stacks of one session into one volume."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def command(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="ID=VALUE", help="Set any id of fuse.json or inference.json.")
     ] = None,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what libraries say.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show messages of libraries.")] = False,
 ) -> None:
     """Fuse stacks of different planes, one session and one contrast into one thin-slice volume."""
     from ..fusion import fuse
 
     *stacks, output = paths
     if len(stacks) < 2:
-        fail(f"fuse must have two stacks and a folder for the result at least, got {len(paths)} paths")
+        fail(f"fuse must have at least two stacks and a folder for the result, got {len(paths)} paths; name them")
     for stack in stacks:
         if not stack.exists():
             fail(f"STACK must exist, got {stack}; correct the path")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``thinslice IN [OUT]``: thick scans in, thin scans out."""
+"""``thinslice IN [OUT]``: super-resolve scans."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ def command(
     dicom: Annotated[bool, typer.Option("--dicom", help="Also write derived DICOM series.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda:0 or mps; by default a GPU if there is one.")] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Compute in float32 with PyTorch, not the quickest way that is as good.")
+        bool,
+        typer.Option("--exact", help="Compute in float32 with PyTorch instead of the quickest engine that is as good."),
     ] = False,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="ID=VALUE", help="Set any id of inference.json.")
     ] = None,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what libraries say.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show messages of libraries.")] = False,
 ) -> None:
     """Super-resolve scans. This is what `thinslice IN [OUT]` does."""
     ids = parse_settings(settings or [])

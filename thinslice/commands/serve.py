@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``thinslice serve``: a DICOM node that receives series, makes them thin and sends them on."""
+"""``thinslice serve``: run a DICOM node that receives series, makes them thin and sends them on."""
 
 from __future__ import annotations
 
@@ -17,34 +17,41 @@ __all__ = ["command"]
 def command(
     title: Annotated[str, typer.Option("--aet", metavar="AET", help="AE title of the node.")] = "THINSLICE",
     port: Annotated[int, typer.Option(help="Port of the node.")] = 11112,
-    address: Annotated[str, typer.Option(help="Address to listen at; by default all of this machine.")] = "0.0.0.0",
+    address: Annotated[
+        str, typer.Option(help="Address to listen at; by default all addresses of this machine.")
+    ] = "0.0.0.0",
     send_to: Annotated[
         list[str] | None,
-        typer.Option(metavar="AET@HOST:PORT", help="Where results go; may be repeated. It may send to the node, too."),
+        typer.Option(
+            metavar="AET@HOST:PORT",
+            help="Where results go; may be repeated. This destination may also send to the node.",
+        ),
     ] = None,
     accept: Annotated[
         list[str] | None,
-        typer.Option(metavar="AET[@HOST]", help="Who else may send, and from where; may be repeated."),
+        typer.Option(metavar="AET[@HOST]", help="Another caller that may send, and its address; may be repeated."),
     ] = None,
-    rules: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON with rules and all other settings.")] = None,
-    spool: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the node's own, for images and state.")] = Path(
-        "thinslice_spool"
-    ),
+    rules: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON file with rules and all other settings.")
+    ] = None,
+    spool: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder that only the node uses, for images and state.")
+    ] = Path("thinslice_spool"),
     http_address: Annotated[str, typer.Option(help="Address of /health and /metrics.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(help="Port of /health and /metrics; 0 takes a free one.")] = 11180,
     dry_run: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Only say what would happen to the series of a folder.")
+        Path | None, typer.Option(metavar="FOLDER", help="Only print what would happen to the series of a folder.")
     ] = None,
     show_status: Annotated[
-        bool, typer.Option("--status", help="Only list what is under way and what is dead.")
+        bool, typer.Option("--status", help="Only list the series that are under way or dead.")
     ] = False,
     retry: Annotated[
-        str | None, typer.Option(metavar="UID", help="Only have a dead series tried again: its UID, or as in --status.")
+        str | None, typer.Option(metavar="UID", help="Only try a dead series again: its UID, or its hash in --status.")
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="ID=VALUE", help="Set any id of batch_dicom.json; of inference.json as inference::ID."
+            "--set", metavar="ID=VALUE", help="Set any id of batch_dicom.json, or of inference.json as inference::ID."
         ),
     ] = None,
 ) -> None:
@@ -62,7 +69,7 @@ def command(
         state = serving.retry(spool, retry)
         if state is None:
             fail("--retry must name a dead series whose images are still there; --status lists them", 3)
-        typer.echo(f"it is {state} again; a node that runs goes on with it")
+        typer.echo(f"the series is {state} again; a running node goes on with it")
         return
     try:
         found = read_settings(

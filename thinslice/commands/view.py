@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``thinslice view OUT`` or ``thinslice view SCAN RESULT``: acquired and thin slices side by side in the browser."""
+"""``thinslice view OUT`` or ``thinslice view SCAN RESULT``: show acquired and thin slices side by side."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["command"]
 
 def command(
     scan: Annotated[
-        Path, typer.Argument(metavar="OUT|SCAN", help="What a batch wrote; or a scan or a folder of scans.")
+        Path, typer.Argument(metavar="OUT|SCAN", help="The output folder of a run; or a scan, or a folder of scans.")
     ],
     result: Annotated[
         Path | None, typer.Argument(metavar="[RESULT]", help="The result of SCAN, or the folder with the results.")
     ] = None,
     export: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write one HTML file that needs nothing else, and end.")
+        Path | None, typer.Option(metavar="FILE", help="Write one self-contained HTML file, and end.")
     ] = None,
     series: Annotated[str | None, typer.Option(help="Show or export this series only.")] = None,
     limit: Annotated[
