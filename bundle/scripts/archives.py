@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unpack archives of scans into a folder of our own: nothing lands outside it, and nothing grows without bound."""
+"""Unpack archives of scans safely: nothing is written outside the given folder, and size and number are limited."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["ARCHIVE_SUFFIXES", "UNPACKED", "is_archive", "unpack", "unpack_all"]
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 CHUNK = 2**20
-UNPACKED = CaseError(Reason.NOT_AN_IMAGE, "what this archive holds is listed by itself; nothing to do")
+UNPACKED = CaseError(Reason.NOT_AN_IMAGE, "the contents of this archive are listed separately; nothing to do")
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file names itself an archive that :func:`unpack` can read."""
+    """Whether the name of a file is that of an archive that :func:`unpack` can read."""
     return path.name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
@@ -32,13 +32,13 @@ def unpack(path: Path, folder: Path, max_files: int = 200_000, max_bytes: int = 
 
     Args:
         path: a zip or tar file.
-        folder: empty, on a disk with room; what is unpacked before an error stays there for the caller to remove.
-        max_files: most files.
-        max_bytes: most bytes in all, counted as they are written and not as the archive states them; half of the free
+        folder: an empty folder. After an error, the caller must remove what was unpacked before it.
+        max_files: the most files.
+        max_bytes: the most bytes in all, counted as they are written, not as the archive states them. Half of the free
             space is a limit too.
 
     Returns:
-        How many files were unpacked.
+        Number of files that were unpacked.
 
     Raises:
         CaseError: ``ARCHIVE`` for a name that leads out of the folder, a link, a device, a password or two files of one
@@ -76,15 +76,15 @@ def unpack(path: Path, folder: Path, max_files: int = 200_000, max_bytes: int = 
 def unpack_all(archives: Iterable[Path], root: Path, folder: Path) -> dict[Path, CaseError]:
     """Unpack archives of a tree, each into a folder that lies below ``folder`` as the archive lies below ``root``.
 
-    What is unpacked has its archive's time of modification, so that the same archive gives the same files again.
+    Unpacked files have the time of modification of their archive, so that the same archive always gives the same files.
 
     Args:
         archives: regular files for which :func:`is_archive` holds.
-        root: of the tree.
-        folder: of our own, on a disk with room.
+        root: root of the tree.
+        folder: folder for the unpacked files.
 
     Returns:
-        :data:`UNPACKED` for each archive, or why nothing of it was unpacked.
+        :data:`UNPACKED` for each archive, or the reason why it was not unpacked.
     """
     outcomes = {}
     for path in archives:
@@ -96,8 +96,8 @@ def unpack_all(archives: Iterable[Path], root: Path, folder: Path) -> dict[Path,
             for file in target.rglob("*"):
                 os.utime(file, ns=times)
         except CaseError as error:
-            outcomes[path] = CaseError(error.reason, error.message)  # without the frames that its traceback keeps
-        except OSError as error:  # the archive is gone, or two of them have one name
+            outcomes[path] = CaseError(error.reason, error.message)  # without the frames of its traceback
+        except OSError as error:  # the archive was removed, or two of them have the same name
             message = f"an archive must be readable, got {type(error).__name__}; unpack it"
             outcomes[path] = CaseError(Reason.ARCHIVE, message)
         else:
@@ -108,7 +108,7 @@ def unpack_all(archives: Iterable[Path], root: Path, folder: Path) -> dict[Path,
 
 
 def _safe(name: str) -> PurePosixPath:
-    """A path that stays below the folder that it is joined to.
+    """Check that a path stays below the folder that it is joined to, and return it.
 
     Raises:
         CaseError: ``ARCHIVE``.
@@ -120,7 +120,7 @@ def _safe(name: str) -> PurePosixPath:
 
 
 def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and content of each regular file.
+    """Yield name and content of each regular file.
 
     Raises:
         CaseError: ``ARCHIVE`` for anything that is neither a file nor a folder, and for encrypted files.

@@ -2,8 +2,8 @@
 """The slice-profile operator D, its adjoint, and data consistency.
 
 Acquiring thick slices is a linear map along one axis: each thick slice is a weighted mean of the thin slices around
-its centre. For a given profile, thickness and :class:`scripts.geometry.SliceGrid` that map is one banded matrix, made
-here and nowhere else. Training, evaluation and data consistency all use it; nothing else in the project downsamples
+its centre. For a given profile, thickness and :class:`scripts.geometry.SliceGrid` this map is one banded matrix, and
+only this module makes it. Training, evaluation and data consistency all use it; nothing else in the project downsamples
 along the thick axis.
 """
 
@@ -23,7 +23,7 @@ __all__ = ["SLICE_PROFILES", "SliceProfileOperator", "profile_sigma", "slice_pro
 SLICE_PROFILES = ("gaussian", "box", "slr", "decimation")
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 GAUSSIAN_CUT_SIGMAS = 3.0
-SLR_TRANSITION = 0.3  # of the FWHM: how wide each flank of a typical selective pulse's slice profile is
+SLR_TRANSITION = 0.3  # width of each flank of the slice profile of a typical selective pulse, as a share of the FWHM
 
 
 def profile_sigma(profile: str, fwhm: float) -> float:
@@ -47,14 +47,14 @@ def slice_profile_matrix(profile: str, fwhm: float, grid: SliceGrid) -> np.ndarr
     * ``box``: how much of thin voxel ``[j - 1/2, j + 1/2]`` lies inside ``[c_k - FWHM/2, c_k + FWHM/2]``;
     * ``slr``: the integral over the voxel of a trapezoid of that FWHM whose flanks are ``SLR_TRANSITION * FWHM`` wide,
       as a Shinnar-Le Roux selective pulse makes;
-    * ``decimation``: the value at ``c_k`` (linear between two voxels where it falls between them).
+    * ``decimation``: the value at ``c_k``, interpolated linearly between two voxels.
 
     Voxels outside the volume are left out and every row is normalised to sum 1, so a constant stays constant.
 
     Args:
         profile: one of ``SLICE_PROFILES``.
         fwhm: full width at half maximum in thin voxels (slice thickness / thin spacing); ignored by ``decimation``.
-        grid: where the slices lie.
+        grid: positions of thick and thin slices.
 
     Returns:
         Read-only float64 array of shape ``(n_slices, n_thin)``.
@@ -93,7 +93,7 @@ def _trapezoid_integral(z: np.ndarray, fwhm: float) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _correction(profile: str, fwhm: float, grid: SliceGrid, eps: float, smoothness: float, cutoff: float) -> np.ndarray:
-    """``S D^T (D S D^T + eps)^-1`` without the directions that D all but erases, ``(n_thin, n_slices)`` float64."""
+    """``S D^T (D S D^T + eps)^-1`` without the components that D almost erases; ``(n_thin, n_slices)`` float64."""
     matrix = slice_profile_matrix(profile, fwhm, grid)
     distance = np.subtract.outer(np.arange(grid.n_thin), np.arange(grid.n_thin)) / (smoothness * grid.scale_factor)
     spread = np.exp(-0.5 * distance**2) @ matrix.T  # S D^T
@@ -110,17 +110,17 @@ class SliceProfileOperator:
     """D for one slice profile; every method works along the **last** axis of a tensor of any leading shape.
 
     Args:
-        grid: where thick and thin slices lie.
+        grid: positions of thick and thin slices.
         profile: ``gaussian``, ``box``, ``slr`` or ``decimation``.
         thickness_to_spacing: slice thickness / slice spacing: 1 for slices that touch, less with gaps, more with
-            overlaps. The profile's FWHM is K times that, but at least one thin voxel: a narrower profile cannot be told
-            from it.
-        smoothness: data consistency corrects along smooth curves: the correlation length of the correction in slice
-            spacings (standard deviation of a Gaussian kernel S). Without it the shape of the profile would show in the
-            correction as a rhythm.
-        cutoff: data consistency leaves alone what D weakens too much (eigenvalues of ``D S D^T`` below this fraction of
-            the largest). A box of two spacings has a null exactly at the slices' own rhythm, where the inverse would
-            blow noise up without bound.
+            overlaps. The FWHM of the profile is K times that, but at least one thin voxel, because a narrower profile
+            cannot be distinguished from it.
+        smoothness: correlation length of the correction of data consistency, in slice spacings (standard deviation of
+            the Gaussian kernel S). Without it, the shape of the profile would show in the correction as a period-K
+            pattern.
+        cutoff: components that D weakens too much are not corrected (eigenvalues of ``D S D^T`` below this fraction of
+            the largest). A box of two spacings, for example, has a null at the frequency of the slices, where the
+            inverse would amplify noise without limit.
     """
 
     grid: SliceGrid
@@ -131,7 +131,7 @@ class SliceProfileOperator:
 
     @property
     def fwhm(self) -> float:
-        """Width of the profile in thin voxels."""
+        """Full width at half maximum of the profile in thin voxels."""
         return max(1.0, self.grid.scale_factor * self.thickness_to_spacing)
 
     def condition(self, row_to_slice_spacing: float) -> tuple[float, float, float, float]:
@@ -151,11 +151,11 @@ class SliceProfileOperator:
     def told(
         self, row_to_slice_spacing: float, device: torch.device | str | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What SRNet is told beside the images of one scan.
+        """Inputs of SRNet besides the images of one scan.
 
         Args:
             row_to_slice_spacing: see :meth:`condition`.
-            device: where the tensors go.
+            device: device of the tensors.
 
         Returns:
             Positions ``(n_thin,)`` and condition ``(1, 4)``, float32.
@@ -185,9 +185,9 @@ class SliceProfileOperator:
     def enforce(self, hr: torch.Tensor, lr: torch.Tensor, eps: float = 0.0) -> torch.Tensor:
         """Data consistency, **in place**: ``x <- x + S D^T (D S D^T + eps)^-1 (y - D x)``.
 
-        The most likely volume for an estimate ``hr`` whose error has covariance S along the axis. With ``eps = 0`` it
-        explains the acquired slices exactly (but for what ``cutoff`` leaves alone), with ``eps > 0`` up to noise of
-        variance ``eps`` times that of the error of ``hr`` in the slices.
+        The result is the most likely volume for an estimate ``hr`` whose error has covariance S along the axis. With
+        ``eps = 0`` it reproduces the acquired slices exactly, except for components below ``cutoff``. With ``eps > 0``
+        it reproduces them up to noise whose variance is ``eps`` times that of the error of ``hr`` in the slices.
 
         Args:
             hr: ``(..., n_thin)`` estimate, overwritten.
@@ -206,21 +206,21 @@ class SliceProfileOperator:
         return hr
 
     def raise_to(self, hr: torch.Tensor, floor: float, tolerance: float, rounds: int = 50) -> int:
-        """Leave no value below ``floor``, **in place**, and what the slices tell as it is, or as near to it as can be.
+        """Raise all values to at least ``floor``, **in place**, and change D x as little as possible.
 
-        Along the lines that need it, the volume at or above ``floor`` whose slices are nearest to those of ``hr``,
-        found from ``hr`` by accelerated projected gradients (Beck and Teboulle, 2009). Where slices do not overlap they
-        stay as they are, since none lies below its scan's own minimum. Overlapping slices may be such that no volume
-        above the floor explains them; the residual says what that cost.
+        Every line with a value below ``floor`` is replaced by the line at or above ``floor`` whose slices are nearest
+        to those of ``hr``, found from ``hr`` by accelerated projected gradients (Beck and Teboulle, 2009). If slices do
+        not overlap, D x does not change, because no slice lies below the minimum of its scan. If they overlap, there
+        may be no volume above the floor that reproduces them; the residual shows the difference.
 
         Args:
             hr: ``(..., n_thin)``, contiguous, overwritten.
             floor: lowest value.
-            tolerance: what a value may lie below ``floor`` to be raised without regard to the slices.
-            rounds: of the search.
+            tolerance: a value that is below ``floor`` by at most this is raised without regard to the slices.
+            rounds: number of steps of the search.
 
         Returns:
-            How many values lay below ``floor`` by more than ``tolerance``.
+            Number of values that were below ``floor`` by more than ``tolerance``.
         """
         matrix = self._tensor(self.matrix, hr)
         step = 1 / float(np.linalg.norm(self.matrix, 2)) ** 2

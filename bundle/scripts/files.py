@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are either whole or absent, whatever stops the process while it writes them."""
+"""Write files so that they are complete or absent, even if the process is killed while it writes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["sha256", "whole", "write_json", "write_once", "write_text"]
 
 @contextmanager
 def whole(path: str | os.PathLike) -> Iterator[Path]:
-    """Write a file beside its final place, and rename it when the block ends without an error.
+    """Write a file under a temporary name, and rename it when the block ends without an error.
 
     Args:
-        path: the final file; its folder is made, and an older file of that name stays until the new one is whole.
+        path: the final file. Its folder is made, and an older file of that name stays until the new one is complete.
 
     Yields:
-        The path to write to. It ends as the final name ends, since writers choose the format by that.
+        The path to write to. It has the suffix of the final name, because writers choose the format by it.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -31,20 +31,20 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield part
         with part.open("rb") as file:
-            os.fsync(file.fileno())  # the name must not reach the disk before the content
+            os.fsync(file.fileno())  # the content must reach the disk before the name
         os.replace(part, final)
     finally:
         part.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write UTF-8 text, whole or not at all; line ends are kept, and what UTF-8 cannot hold is escaped."""
+    """Write UTF-8 text, completely or not at all; line ends are kept, and characters without UTF-8 are escaped."""
     with whole(path) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def write_once(path: Path, text: str) -> str:
-    """Write a file unless there is one; returns what it then holds, the same to all who ask at the same time."""
+    """Write a file unless it exists, and return its content, which is the same for all simultaneous callers."""
     mine = path.with_name(f".part-{uuid.uuid4().hex}")
     write_text(mine, text)
     try:
@@ -57,11 +57,11 @@ def write_once(path: Path, text: str) -> str:
 
 
 def write_json(path: str | os.PathLike, content: Any, indent: int | None = 4) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON, completely or not at all."""
     write_text(path, json.dumps(content, indent=indent) + "\n")
 
 
 def sha256(path: Path) -> str:
-    """Digest of a file's content, as hexadecimal text."""
+    """SHA-256 of the content of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Volumes in one file that is no DICOM: which files they are, and strict reading of those that are not NIfTI.
+"""Find volumes in single files other than DICOM, and read those that are not NIfTI strictly.
 
-A format counts where it says with certainty where its voxels are: NIfTI, FreeSurfer's MGH, NRRD and MetaImage with
-their data in the same file. NRRD and MetaImage files that name another file for their data are refused: what they name
-may lie anywhere.
+A format is supported if it states the position of its voxels with certainty: NIfTI, FreeSurfer's MGH, NRRD and
+MetaImage. NRRD and MetaImage files that name another file for their data are refused, because that file may lie
+anywhere.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ MAX_HEADER_BYTES = 2**16
 
 
 def _suffix(path: Path) -> str:
-    """The suffix that tells the format, in lower case; empty for any other file."""
+    """The suffix of the format, in lower case; empty for any other file."""
     name = path.name.lower()
     found = max((suffix for suffix in SUFFIXES if name.endswith(suffix)), key=len, default="")
     if found == ".hdr" and _data_of_pair(path) is None:
         return ""
-    # ._x.nii.gz is what macOS keeps about x.nii.gz
+    # ._x.nii.gz holds attributes that macOS keeps of x.nii.gz
     return "" if name.startswith("._") else found
 
 
@@ -65,7 +65,7 @@ def _data_of_pair(header: Path) -> Path | None:
 
 
 def is_volume_file(path: Path) -> bool:
-    """Whether a file names itself a volume of one of the formats."""
+    """Whether the name of a file is that of a volume in one of the formats."""
     return bool(_suffix(path))
 
 
@@ -121,7 +121,7 @@ def _read_mgh(path: Path, max_voxels: int) -> Volume:
         image = nib.MGHImage.from_filename(path)  # a suffix in capitals
     shape = check_shape(path.name, image.shape, max_voxels)
     with image.file_map["image"].get_prepare_fileobj("rb") as file:
-        good = file.read(30)[28:]  # nibabel sets the flag, with an orientation of its own, where it is missing
+        good = file.read(30)[28:]  # if the flag is missing, nibabel sets it and an orientation of its own
     if good != b"\0\1":
         raise _no_geometry(path, "where its voxels are (goodRASFlag)")
     array = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
@@ -157,7 +157,7 @@ def _read_nrrd(path: Path, max_voxels: int) -> Volume:
 
 
 def _read_metaimage(path: Path, max_voxels: int) -> Volume:
-    """As ITK writes it (https://itk.org/Wiki/ITK/MetaIO/Documentation); world axes are those of DICOM."""
+    """Read MetaImage as ITK writes it (https://itk.org/Wiki/ITK/MetaIO/Documentation); it uses LPS, as DICOM does."""
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         while "ElementDataFile" not in fields:
@@ -196,10 +196,10 @@ def _volume(data: bytes, dtype: np.dtype, shape: tuple[int, int, int], affine_ra
 
 
 def _data(file: BinaryIO, size: int, encoding: str, path: Path) -> bytes:
-    """The rest of a file, which must hold exactly ``size`` bytes, and never inflates to more.
+    """Read the rest of a file, which must hold exactly ``size`` bytes after decompression.
 
     Raises:
-        CaseError: ``UNREADABLE`` for an encoding that is none of raw, gzip and zlib; ``TRUNCATED``.
+        CaseError: ``UNREADABLE`` for an encoding other than raw, gzip and zlib; ``TRUNCATED``.
     """
     if encoding == "raw":
         data = file.read(size + 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which scans a folder holds, and reading one of them, whatever its format."""
+"""Find the scans in a folder, and read one of them, whatever its format."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["Cases", "find_cases", "read_case", "volume_stem"]
 
 @dataclass(frozen=True)
 class Cases:
-    """What a folder holds.
+    """The contents of a folder.
 
     Attributes:
         items: one dictionary per scan: ``image`` (a path or a DICOM series) and ``case`` (its name).
-        refused: ``(name, error)`` of each DICOM series that must not be processed although it is MR or CT.
-        skipped: ``(name, error)`` of each file or series that is not our business.
-        location: where it was looked for.
-        hint: what to do when there is nothing.
+        refused: ``(name, error)`` of each DICOM series that is refused although it is of the right modality.
+        skipped: ``(name, error)`` of each file or series of another kind.
+        location: the path that was searched.
+        hint: advice if nothing was found.
     """
 
     items: list[dict[str, object]] = field(default_factory=list)
@@ -47,11 +47,11 @@ def find_cases(location: str | Path, modality: str = "MR") -> Cases:
             is a case named by its path in the folder without the suffix (``patient01/FLAIR``), so that results mirror
             the folders; each volume of a DICOM series is a case named by its hashed UID. An archive in a folder counts
             as a folder of its name.
-        modality: of the DICOM series that are wanted, ``MR`` or ``CT``.
+        modality: modality of the DICOM series to find, ``MR`` or ``CT``.
 
     Returns:
-        What was found. A path that does not exist, or holds nothing, gives no items; two files of the same name are
-        both refused, because their outputs would overwrite each other.
+        The scans. A path that does not exist or holds no scan gives no items. Two files of the same name are both
+        refused, because their outputs would overwrite each other.
     """
     root = Path(location)
     cases = Cases(location=str(location))
@@ -71,14 +71,14 @@ def find_cases(location: str | Path, modality: str = "MR") -> Cases:
 
 
 def _own_folder() -> Path:
-    """For its owner only; it goes when the process ends, since cases are paths and outlive whoever has found them."""
+    """Make a private temporary folder. It is removed when the process ends, because cases hold paths into it."""
     folder = tempfile.mkdtemp(prefix="scans-")  # with mode 0700
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 
 
 def _cases(location: str, roots: Sequence[Path], found: Discovered) -> Cases:
-    """What was found below the roots, as cases."""
+    """Cases of the scans below the roots."""
     cases = Cases(location=location)
     by_name: dict[str, list[Path]] = {}
     for file in found.nifti:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Endless random patches that are nevertheless a fixed list: patch ``i`` depends on ``(seed, i)`` alone.
+"""A fixed list of random patches: patch ``i`` depends only on ``(seed, i)``.
 
-So the order of the data needs no state: resuming at iteration ``n`` means starting at patch ``n * batch_size``, the
-number of loader workers changes nothing, and two processes that take alternate halves of every batch see exactly what
-one process with the doubled batch sees.
+So the order of the data has no state. Resuming at iteration ``n`` means starting at patch ``n * batch_size``. The
+number of loader workers changes nothing. Two processes that take alternate halves of every batch see exactly the same
+patches as one process with twice the batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["MixedPatches", "ScaleFactors", "UnpairedPatches"]
 
 
 class PatientVolumes(Protocol):
-    """A sequence of volumes that knows whose they are, such as :class:`scripts.data.volumes.VolumeStore`."""
+    """A sequence of volumes that also knows their patients, such as :class:`scripts.data.volumes.VolumeStore`."""
 
     patients: list[str]
 
@@ -30,19 +30,19 @@ class PatientVolumes(Protocol):
 
 
 def _seeded(transform: Callable, seed: int) -> Callable:
-    """Seed a (composed) MONAI transform; a transform without randomness needs nothing."""
+    """Seed a (composed) MONAI transform; one without randomness is returned unchanged."""
     if hasattr(transform, "set_random_state"):
         transform.set_random_state(seed=seed)
     return transform
 
 
 class ScaleFactors:
-    """Random factors K, whole ones more often than their share.
+    """Draw random factors K, whole numbers with an additional probability.
 
     Args:
-        lowest: K is drawn from here, log-uniformly ...
-        highest: ... to here.
-        whole: probability of a whole K, each as likely as the other.
+        lowest: smallest K; K is drawn log-uniformly.
+        highest: largest K.
+        whole: probability of a whole K; all whole numbers in the range are equally likely.
 
     Raises:
         ValueError: if the range is empty.
@@ -57,16 +57,16 @@ class ScaleFactors:
         self.whole = whole
 
     def __call__(self, rng: np.random.Generator) -> float:
-        """Draw one."""
+        """Draw one factor."""
         if self.whole_factors and rng.random() < self.whole:
             return float(self.whole_factors[int(rng.integers(len(self.whole_factors)))])
         return float(np.exp(rng.uniform(np.log(self.lowest), np.log(self.highest))))
 
 
 class _SeededPatches(Dataset):
-    """What both datasets share: sources (volumes with a random transform), a length, a seed and the batch's K.
+    """Base of both datasets: sources (volumes with a random transform), a length, a seed and the K of a batch.
 
-    ``batch_size`` patches in a row (of all processes together) share one K, so that they can be stacked.
+    ``batch_size`` consecutive patches, over all processes, share one K, so that they can be stacked.
     """
 
     def __init__(
@@ -118,9 +118,9 @@ class MixedPatches(_SeededPatches):
         length: number of items.
         seed: the one seed of the whole list.
         scale_factors: draws the K of a batch.
-        batch_size: patches that share it, of all processes together.
+        batch_size: number of patches, over all processes, that share one K.
         weights: source name to the share of patches drawn from it (any sum); a weight of 0 leaves the source out.
-            ``None`` draws from all alike.
+            ``None`` draws from all sources equally.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class UnpairedPatches(_SeededPatches):
         length: number of items.
         seed: the one seed of the whole list.
         scale_factors: draws the K of a batch.
-        batch_size: patches that share it, of all processes together.
+        batch_size: number of patches, over all processes, that share one K.
         attribute_channels: length of the attribute code; 0 leaves the draws out.
 
     Raises:
@@ -188,7 +188,7 @@ class UnpairedPatches(_SeededPatches):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = self._rng(index)
-        while True:  # a few draws at most: __init__ has seen that different patients exist
+        while True:  # few draws suffice: __init__ has checked that there are different patients
             chosen = {name: _draw(volumes, rng) for name, volumes in self.volumes.items()}
             if _all_different(self.patients[name][i] for name, i in chosen.items()):
                 break
@@ -203,7 +203,7 @@ class UnpairedPatches(_SeededPatches):
 
 
 def _draw(volumes: Sequence, rng: np.random.Generator) -> int:
-    """Index of a volume, by the store's weights where it has some."""
+    """Index of a random volume, by the weights of the store if it has any."""
     return int(rng.choice(len(volumes), p=getattr(volumes, "shares", None)))
 
 

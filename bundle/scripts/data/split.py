@@ -31,7 +31,7 @@ def make_datalist(
     """Training and validation scans of both modalities.
 
     Args:
-        ct_dir: folder of CT scans (NIfTI files, DICOM series), or ``None`` where a stage needs none.
+        ct_dir: folder of CT scans (NIfTI files, DICOM series), or ``None`` if a stage needs none.
         mr_dir: folder of thick-slice MR scans, or ``None``.
         datalist_file: JSON ``{"ct": {"training": [{"image": path, "patient": id}], "validation": [...]}, "mr": ...}``
             with paths relative to ``ct_dir`` and ``mr_dir``; it decides everything itself. An item may have a
@@ -72,15 +72,15 @@ def make_datalist(
 
 
 def _part_namesakes(scans: dict[str, list[dict[str, object]]]) -> None:
-    """Where the only CT and the only MR are files of one name, take them for two people: a name alone is no proof.
+    """If the only CT and the only MR are files of the same name, count them as two people, since a name is no proof.
 
-    With more files a shared name is taken for a shared person, which costs nothing.
+    With more files, the same name counts as the same person, which costs nothing.
     """
     patients = [{str(item["patient"]) for item in items} for items in scans.values() if items]
     if len(patients) == 2 and len(set().union(*patients)) == 1:
         for modality, items in scans.items():
             for item in items:
-                if isinstance(item["image"], str):  # a file's name; DICOM knows its patient
+                if isinstance(item["image"], str):  # the path of a file; DICOM series state their patients
                     item["patient"] = f"{modality}:{item['case']}"
                     logger.warning(
                         "%s %s: CT and MR have the same name and are taken for two people; if they are of one person, "
@@ -91,7 +91,7 @@ def _part_namesakes(scans: dict[str, list[dict[str, object]]]) -> None:
 def _held_out(
     scans: dict[str, list[dict[str, object]]], validation_fraction: float, rng: np.random.Generator
 ) -> set[str]:
-    """Draw patients until each modality has its share, but never the last one that trains."""
+    """Draw patients until each modality has its share; the last patient for training is never drawn."""
     patients = {modality: {str(item["patient"]) for item in items} for modality, items in scans.items()}
     everyone = sorted(set().union(*patients.values()))
     held_out: set[str] = set()

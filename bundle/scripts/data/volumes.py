@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preprocessed volumes, held in memory up to a declared bound and memory-mapped from disk beyond it."""
+"""Preprocessed volumes: in memory up to a limit, and memory-mapped from disk beyond it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ logger = logging.getLogger(__name__)
 
 
 class VolumeStore(Dataset):
-    """Every volume preprocessed once, ready for thousands of random patches.
+    """Preprocess every volume once, for thousands of random patches.
 
     Args:
-        data: items with ``image``, ``case`` and ``patient``; where one has a ``weight`` (default 1), volumes are drawn
-            in proportion to it.
+        data: items with ``image``, ``case`` and ``patient``. If an item has a ``weight`` (default 1), volumes are drawn
+            in proportion to their weights.
         transform: loads and preprocesses an item; must leave a tensor ``image`` and ``spacing_mm``.
-        memory_gb: volumes are held in memory until this bound is reached; the rest are written as ``.npy`` files and
-            memory-mapped, so that the operating system keeps the parts in use and may drop them at any time.
-        spill_dir: folder for those files, made when needed.
+        memory_gb: limit of the memory for volumes. The others are written as ``.npy`` files and memory-mapped, so that
+            the operating system keeps only the parts in use.
+        spill_dir: folder for these files; made when needed.
         progress: show a progress bar.
 
     Attributes:
         patients: patient of each volume, in order.
-        shares: how often each volume is drawn, sum 1; ``None`` where all are drawn alike.
+        shares: probability of each volume, sum 1; ``None`` if all are equally likely.
     """
 
     def __init__(
@@ -73,13 +73,13 @@ class VolumeStore(Dataset):
 
 
 class StageVolumes:
-    """Reads the volumes of a stage, one kind at a time: stage 1 never opens an MR scan to train on.
+    """Read the volumes of a stage, one kind at a time, so that stage 1 never opens an MR scan for training.
 
     Args:
         datalist: see :func:`scripts.data.split.make_datalist`.
         preprocessing: ``ct`` and ``mr`` to the transform of :class:`VolumeStore`.
-        memory_gb: bound for the CT and MR volumes together that a stage trains on, half of it for each.
-        spill_dir: folder for what does not fit.
+        memory_gb: memory limit for the training volumes of a stage, half of it for CT and half for MR.
+        spill_dir: folder for volumes beyond the limit.
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class StageVolumes:
 
 
 def _spill(image: torch.Tensor, path: Path) -> torch.Tensor:
-    """Write a tensor and give it back as a read-only memory map."""
+    """Write a tensor to disk, and return it as a memory map."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, image.numpy())
-    # copy-on-write: torch wants a writable buffer, the file stays as it is
+    # copy-on-write, because torch needs a writable buffer; the file never changes
     return torch.from_numpy(np.load(path, mmap_mode="c"))

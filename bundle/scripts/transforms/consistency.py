@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data consistency: the output, degraded again, gives the acquired slices."""
+"""Data consistency: degrading the result gives the acquired slices again."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ __all__ = [
 ]
 
 MODES = ("exact", "regularised", "off")
-FLOOR_TOLERANCE = 1e-3  # unit range: half a thousandth of the scan's
+FLOOR_TOLERANCE = 1e-3  # in the unit range [-1, 1], so half a thousandth of the scan's range
 
 
 def scan_operator(image: MetaTensor, profile: str, slice_thickness_mm: float | None) -> SliceProfileOperator:
-    """The operator that acquired a scan: width from the slice thickness, steps from the slice positions.
+    """The operator with which a scan was acquired: its width is the slice thickness, its steps the slice spacing.
 
     Args:
-        image: oriented scan whose grid is chosen.
+        image: oriented scan with K in its meta data.
         profile: slice profile.
-        slice_thickness_mm: overrides the header's.
+        slice_thickness_mm: overrides the header's thickness.
     """
     return SliceProfileOperator(slice_grid(image), profile, thickness_to_spacing(image, slice_thickness_mm))
 
 
 def in_plane_noise_sigma(slices: torch.Tensor, block: int = 8) -> float:
-    """Standard deviation of the noise in acquired slices, in-plane.
+    """Standard deviation of the noise in acquired slices, measured in-plane.
 
-    Diagonal detail of one Haar wavelet step, whose median absolute value over a block is 0.6745 sigma where a block
-    holds noise alone (Donoho and Johnstone, 1994). Structure raises it, so the 20th percentile over the blocks of
-    tissue counts; air is left out, since magnitude images have less noise there.
+    It comes from the diagonal detail of one Haar wavelet step. In a block that holds only noise, the median absolute
+    value is 0.6745 sigma (Donoho and Johnstone, 1994). Structure raises it, so the 20th percentile over the blocks of
+    tissue is taken. Air is left out, because magnitude images have less noise there.
 
     Args:
         slices: ``(1, H1, H2, n_slices)``, unit range.
@@ -87,24 +87,24 @@ def _blocks(images: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def magnitude_floor(image: MetaTensor) -> float | None:
-    """The lowest value of a scan in unit range, below which nothing of it can lie; None where values may be negative.
+    """The lowest possible value of a scan in the unit range; None if its values may be negative.
 
-    A magnitude has a zero, and a scan without negative values is taken for one: what lies below its minimum is an
-    undershoot beside a sharp edge.
+    A scan without negative values is taken for a magnitude image, which has a zero. A result below the minimum of the
+    scan is then an undershoot beside a sharp edge.
     """
     return float(image.min()) if float(image.meta.get("lowest_value", -1)) >= 0 else None
 
 
 class DataConsistency(Transform):
-    """Correct a result so that it explains the acquired slices (see :meth:`SliceProfileOperator.enforce`).
+    """Correct a result so that it agrees with the acquired slices (see :meth:`SliceProfileOperator.enforce`).
 
-    Padded voxels are no acquired values: there the slices are taken for whatever the result says. In every mode the
-    result of a magnitude image is raised to its floor (:meth:`SliceProfileOperator.raise_to`).
+    Padded voxels are not acquired values, so nothing is corrected there. In every mode, the result of a magnitude image
+    is raised to its floor (:meth:`SliceProfileOperator.raise_to`).
 
-    ``exact`` explains them to the last digit, noise included. ``regularised`` is the Wiener form: ``eps`` is the
-    variance of the noise, measured in-plane, over the variance of what the slices tell, measured by how they differ
-    from their neighbours, ``mean((y_k+1 - y_k)^2) / 2 - noise``. A clean scan is explained almost exactly, a noisy one
-    only as far as it can be trusted. ``off`` does without the slices.
+    ``exact`` reproduces the slices exactly, including their noise. ``regularised`` is the Wiener form: ``eps`` is the
+    variance of the noise, measured in-plane, over the variance of the signal, measured from the differences between
+    neighbouring slices, ``mean((y_k+1 - y_k)^2) / 2 - noise``. So a clean scan is reproduced almost exactly, and a
+    noisy one only as far as its noise allows. ``off`` makes no correction.
 
     Args:
         mode: ``exact``, ``regularised`` or ``off``.
@@ -128,8 +128,8 @@ class DataConsistency(Transform):
             image: ``(1, H1, H2, n_slices)``, the scan in the same range.
 
         Returns:
-            ``pred``, the residual ``rms(y - D x)`` that remains, as a fraction of the scan's range, and how many voxels
-            were raised to the floor.
+            ``pred``, the remaining residual ``rms(y - D x)`` as a fraction of the scan's range, and the number of
+            voxels that were raised to the floor.
         """
         operator = scan_operator(image, self.profile, self.slice_thickness_mm)
         acquired = image.as_tensor()

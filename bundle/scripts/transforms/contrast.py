@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contrast-randomised CT: tissues get random intensities and rows the sharpness of MR; anatomy stays in place."""
+"""Randomise the contrast of CT: tissues get random intensities, and rows are blurred as in MR."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["RandRowBlurd", "RandToneCurved"]
 class RandToneCurved(RandomizableTransform, MapTransform):
     """Replace intensities by a random continuous tone curve that leaves air (-1) where it is.
 
-    The curve is linear between ``points`` random values at sorted random places of (-1, 1]; it need not be monotone,
-    since MR may show any tissue brighter than any other.
+    The curve is linear between ``points`` random values at sorted random positions in (-1, 1]. It need not be monotone,
+    because in MR any tissue may be brighter than any other.
 
     Args:
         keys: ``(1, ...)`` images in unit range.
-        prob: how often.
+        prob: probability that an image is changed.
         points: range of the number of random values, both ends included.
         allow_missing_keys: as in MONAI.
     """
@@ -35,7 +35,7 @@ class RandToneCurved(RandomizableTransform, MapTransform):
         self.points = (int(points[0]), int(points[1]))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Curve every key."""
+        """Apply a random curve to every key."""
         result = dict(data)
         self.randomize(None)
         if not self._do_transform:
@@ -51,12 +51,12 @@ class RandToneCurved(RandomizableTransform, MapTransform):
 
 
 class RandRowBlurd(RandomizableTransform, MapTransform):
-    """Blur along the rows' axis only: an MR slice is often less sharp than its pixels along the phase direction.
+    """Blur along the axis of the rows only: an MR slice is often less sharp than its pixels along the phase direction.
 
     Args:
         keys: ``(1, rows, columns)`` images.
-        prob: how often.
-        sigma: range of the Gaussian's standard deviation in pixels.
+        prob: probability that an image is changed.
+        sigma: range of the standard deviation of the Gaussian, in pixels.
         allow_missing_keys: as in MONAI.
     """
 

@@ -23,7 +23,7 @@ POLICIES = ("warn", "refuse")
 
 
 def scan_facts(image: MetaTensor) -> dict[str, float]:
-    """What the envelope is about, measured on an oriented scan in unit range.
+    """Measure the quantities that the envelope limits, on an oriented scan in the unit range.
 
     Args:
         image: ``(1, H1, H2, n_slices)`` with the meta data of :class:`scripts.transforms.orient.OrientThickAxisLast`.
@@ -54,10 +54,10 @@ class CheckEnvelope(Transform):
 
     Args:
         limits: see :func:`scripts.inference.envelope.outside_envelope`.
-        policy: ``warn`` logs and goes on, ``refuse`` makes it an error.
+        policy: ``warn`` logs a warning and processes the scan; ``refuse`` raises an error.
         body_parts: see :func:`scripts.inference.envelope.other_body_part`.
-        min_thickness_to_spacing: slices that are thinner than this share of their spacing are refused whatever the
-            policy, since most of what lies between them was never seen; 0 refuses none.
+        min_thickness_to_spacing: slices thinner than this share of their spacing are refused whatever the policy,
+            because most of what lies between them was never acquired; 0 refuses none.
         slice_thickness_mm: overrides the header's thickness.
 
     Raises:
@@ -82,7 +82,7 @@ class CheckEnvelope(Transform):
         self.logger = logging.getLogger(type(self).__name__)
 
     def __call__(self, image: MetaTensor) -> list[str]:
-        """What lies outside, one line each.
+        """One line for each quantity that is outside its limits.
 
         Raises:
             CaseError: ``OUTSIDE_ENVELOPE`` under the policy ``refuse``; ``THIN_SLICES``.

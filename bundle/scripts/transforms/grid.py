@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decide how thin the slices of a scan become."""
+"""Choose the number of thin slices for each thick one (K)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["ChooseGridd"]
 
 
 class ChooseGridd(MapTransform):
-    """Choose K for each oriented scan and remember it in ``meta["scale_factor"]``; see :func:`choose_scale_factor`.
+    """Choose K for each oriented scan and store it in ``meta["scale_factor"]``; see :func:`choose_scale_factor`.
 
     Args:
         keys: oriented scans.
         target_spacing_mm: thin spacing in mm, or ``isotropic``.
         scale_factor: K itself, or ``None``.
-        max_scale_factor: a target that needs more gets this much, with a warning.
+        max_scale_factor: largest K; a target spacing that needs a larger one gets this, with a warning.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -49,7 +49,7 @@ class ChooseGridd(MapTransform):
         """Choose for every key.
 
         Raises:
-            CaseError: ``ISOTROPIC`` where the scan is as fine as the target.
+            CaseError: ``ISOTROPIC`` if the slice spacing of the scan is not above the target.
         """
         result = dict(data)
         for key in self.key_iterator(result):

@@ -19,12 +19,12 @@ __all__ = ["RestoreMRd", "ScaleCTd", "ScaleMRd"]
 
 
 class ScaleMRd(MapTransform):
-    """Scanner units to unit range by robust percentiles of what was measured, remembered in the meta data.
+    """Map scanner units to the unit range by percentiles of the measured voxels, which are stored in the meta data.
 
     Args:
         keys: MR volumes.
-        lower_percentile: goes to -1.
-        upper_percentile: goes to +1.
+        lower_percentile: percentile that becomes -1.
+        upper_percentile: percentile that becomes +1.
         allow_missing_keys: as in MONAI.
     """
 
@@ -64,15 +64,15 @@ class ScaleMRd(MapTransform):
 
 
 class RestoreMRd(MapTransform):
-    """Unit range back to scanner units, **in place**, with the range that ``image_key`` remembers.
+    """Map the unit range back to scanner units, **in place**, with the range in the meta data of ``image_key``.
 
-    Of a magnitude image (see :func:`scripts.transforms.consistency.magnitude_floor`) nothing falls below the scan's own
-    minimum by rounding.
+    If the scan is a magnitude image (see :func:`scripts.transforms.consistency.magnitude_floor`), rounding puts no
+    voxel below its minimum.
 
     Args:
-        keys: volumes in unit range (the source among them).
-        image_key: the source; its meta data holds the range.
-        map_keys: differences (no offset), such as the disagreement map.
+        keys: volumes in the unit range, including the source.
+        image_key: key of the source, whose meta data holds the range.
+        map_keys: keys of differences, which have no offset, such as the disagreement map.
         allow_missing_keys: as in MONAI.
     """
 
@@ -103,7 +103,7 @@ class RestoreMRd(MapTransform):
 
 
 class ScaleCTd(MapTransform):
-    """Hounsfield units to unit range; see :func:`scripts.intensity.ct_to_unit`."""
+    """Map Hounsfield units to the unit range; see :func:`scripts.intensity.ct_to_unit`."""
 
     def __init__(
         self,

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load a NIfTI file or a DICOM series, strictly.
+"""Load a NIfTI file or a DICOM series strictly.
 
-MONAI's ``LoadImaged`` tries its default readers when the chosen one refuses a file, which would turn a refusal into a
-guess. The class name holds ``LoadImage`` because MONAI Deploy finds the loading step by it.
+MONAI's ``LoadImaged`` is not used: it tries its default readers when the chosen one refuses a file, which would turn a
+refusal into a guess. The class name holds ``LoadImage`` because MONAI Deploy finds the loading step by it.
 
-What travels with an image as ``image.meta``, beside MONAI's own keys, and who writes it:
+The keys of ``image.meta``, besides MONAI's own, and what writes them:
 
 ======================== ============================================================ ===============================
 key                      what it is                                                   written by
 ======================== ============================================================ ===============================
 stored_dtype             dtype of the values on disk (:class:`scripts.volume.Volume`) loading
-slice_thickness_mm       NaN where the source does not state it                       loading
+slice_thickness_mm       NaN if the source does not state it                          loading
 padding_mask             bool, axes of the image; only where there is padding         loading, then orienting
-padding_value            what stands there, scanner units                             loading
+padding_value            value of the padding, scanner units                          loading
 slice_spacing_mm         from the positions                                           loading of DICOM
-slice_gap_mm             spacing minus thickness; NaN where that is not stated        loading of DICOM
-lossy                    whether values ever went through lossy compression           loading of DICOM
+slice_gap_mm             spacing minus thickness; NaN if that is not stated           loading of DICOM
+lossy                    whether lossy compression ever changed the values            loading of DICOM
 inverted                 whether the source is MONOCHROME1                            loading of DICOM
 body_part                word of :mod:`scripts.dicom.anatomy`, or empty               loading of DICOM
 qform, qform_code        as in the file; likewise ``sform``, ``sform_code``           loading of NIfTI
@@ -24,11 +24,11 @@ thick_axis               stored axis of the slices                              
 slice_axis               stored axis of a scan's slices that were made thick in-plane  evaluation in-plane
 working_spacing_mm       spacing along the working axes                               :mod:`scripts.transforms.orient`
 intensity_low, _high     scanner units of -1 and +1                                   ScaleMRd
-lowest_value             of what was measured, scanner units                          ScaleMRd
-outside_envelope         one line per limit that the scan does not keep               CheckEnveloped
+lowest_value             lowest measured value, scanner units                         ScaleMRd
+outside_envelope         one line per limit that the scan exceeds                     CheckEnveloped
 data_consistency_residual as a fraction of the range                                  DataConsistencyd
-raised_voxels            of the result, to the scan's own minimum                     DataConsistencyd
-clipped_voxels           of the result, by its dtype                                  PlaceOnGridd
+raised_voxels            voxels of the result raised to the minimum of the scan       DataConsistencyd
+clipped_voxels           voxels of the result clipped to the range of its dtype       PlaceOnGridd
 ======================== ============================================================ ===============================
 """
 
@@ -51,7 +51,7 @@ __all__ = ["LoadImageVolumed", "as_meta_tensor"]
 
 
 def as_meta_tensor(volume: Volume, name: str) -> MetaTensor:
-    """A volume as MONAI's transforms and hosts want it.
+    """Convert a volume to the form that MONAI's transforms and hosts expect.
 
     Args:
         volume: what a reader returned.
@@ -74,7 +74,7 @@ def as_meta_tensor(volume: Volume, name: str) -> MetaTensor:
     if volume.padding is not None:
         meta["padding_mask"] = torch.from_numpy(np.ascontiguousarray(volume.padding))
         meta["padding_value"] = volume.padding_value
-    for key, value in volume.meta.items():  # a batch holds tensors, numbers and text, but no None
+    for key, value in volume.meta.items():  # a MONAI batch may hold tensors, numbers and text, but not None
         meta[key] = (
             torch.from_numpy(value) if isinstance(value, np.ndarray) else float("nan") if value is None else value
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Separate the maps from the result, as outputs of their own."""
+"""Separate the maps from the result."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["SplitMapsd"]
 
 
 class SplitMapsd(MapTransform):
-    """Move the further channels of a result to keys of their own.
+    """Move the further channels of a result to separate keys.
 
-    The inferer appends them (see :class:`scripts.inference.inferer.ThroughPlaneInferer`): ``disagreement``, the
-    standard deviation of the result over slice orientations and flips, says where the network contradicts itself;
-    ``error`` is the absolute error that it expects.
+    The inferer appends these channels (see :class:`scripts.inference.inferer.ThroughPlaneInferer`). ``disagreement`` is
+    the standard deviation of the result over slice orientations and flips. ``error`` is the absolute error that the
+    network expects.
 
     Args:
-        keys: the result, ``(1 + maps, ...)``.
-        map_keys: where the maps go, ``(1, ...)`` each, in order.
+        keys: keys of the result, ``(1 + maps, ...)``.
+        map_keys: keys of the maps, ``(1, ...)`` each, in the order of the channels.
         allow_missing_keys: as in MONAI.
     """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thick axis last on the way in; thin grid, stored axis order and dtype on the way out."""
+"""Put the thick axis last before inference; restore axis order and dtype on the thin grid after it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def thickness_to_spacing(image: MetaTensor, slice_thickness_mm: float | None = N
 
     Args:
         image: oriented scan; its meta data holds the spacing and, if known, the thickness.
-        slice_thickness_mm: overrides the header. ``None``: header, and where that is silent the slice spacing.
+        slice_thickness_mm: overrides the header. With ``None``, the header counts, or else the slice spacing.
     """
     slice_spacing_mm = float(working_spacing_mm(image)[2])
     thickness_mm = float(image.meta["slice_thickness_mm"]) if slice_thickness_mm is None else float(slice_thickness_mm)
@@ -53,14 +53,14 @@ def slice_grid(image: MetaTensor) -> SliceGrid:
 
 
 def thin_pixel_spacing_mm(slice_spacing_mm: float, scale_factor: float, pixel_spacing_mm: float) -> float:
-    """Pixel spacing at which the slices of a scan stand in for its thin slices: theirs, or the pixels' if coarser."""
+    """Pixel spacing of in-plane training pairs: the thin slice spacing, or the scan's pixel spacing if larger."""
     return max(slice_spacing_mm / scale_factor, pixel_spacing_mm)
 
 
 def image_axes(image: MetaTensor) -> tuple[int, ...]:
-    """Working axes across which an oriented volume is taken apart into images that contain the thick axis.
+    """Working axes normal to the images, all of which contain the thick axis, into which a volume is split.
 
-    Both in-plane axes; only that of the acquired slices where a scan was made thick within them (``slice_axis``).
+    These are both in-plane axes. If a scan was made thick within its slices (``slice_axis``), it is only that axis.
     """
     if "slice_axis" not in image.meta:
         return (0, 1)
@@ -70,7 +70,7 @@ def image_axes(image: MetaTensor) -> tuple[int, ...]:
 
 
 def padding_of(image: MetaTensor) -> torch.Tensor | None:
-    """``(*image.shape[1:])`` bool: where a scan holds no measurement by its source's statement; None for nowhere."""
+    """``(*image.shape[1:])`` bool: true where the source says that a voxel was not measured; None if it is nowhere."""
     mask = image.meta.get("padding_mask")
     return None if mask is None else torch.as_tensor(mask).reshape(image.shape[1:]).bool()
 
@@ -78,13 +78,13 @@ def padding_of(image: MetaTensor) -> torch.Tensor | None:
 class OrientThickAxisLast(Transform):
     """Bring a volume to the working axes of :class:`scripts.geometry.Orientation`.
 
-    The affine in the meta data stays that of the *stored* axes: :class:`PlaceOnGrid` works from it.
+    The affine in the meta data remains that of the *stored* axes, which :class:`PlaceOnGrid` needs.
 
     Args:
-        thick_axis: ``auto``, 0, 1, 2, ``sagittal``, ``coronal`` or ``axial``. A volume that says itself along which
-            axis it was made thick (``meta["thick_axis"]``) is believed.
+        thick_axis: ``auto``, 0, 1, 2, ``sagittal``, ``coronal`` or ``axial``. If the meta data of a volume state the
+            axis along which it was made thick (``meta["thick_axis"]``), that axis is used.
         min_anisotropy: see :func:`scripts.geometry.find_thick_axis`.
-        min_slices: fewer slices cannot be super-resolved.
+        min_slices: scans with fewer slices are refused.
     """
 
     def __init__(self, thick_axis: str | int = "auto", min_anisotropy: float = 1.5, min_slices: int = 3) -> None:
@@ -125,14 +125,13 @@ class OrientThickAxisLast(Transform):
 
 
 class PlaceOnGrid(Transform):
-    """Bring a result back: stored axis order, the affine of the thin grid, the source's dtype.
+    """Put a result into the stored axis order, with the affine of the thin grid and the dtype of the source.
 
     Args:
-        output_dtype: ``"input"`` keeps the dtype of the source where it can hold the result: values are rounded, then
-            clipped to its range, and the clipped voxels counted and logged. One source needs a wider dtype: a range of
-            less than ``min_levels`` steps would lose to rounding what data consistency has won and is written as
-            float32. Any other name is taken as it is.
-        min_levels: see above.
+        output_dtype: ``"input"`` keeps the dtype of the source: values are rounded and clipped to its range, and
+            clipped voxels are counted and logged. But if the range of the scan is less than ``min_levels`` steps,
+            rounding would undo data consistency, and float32 is written. Any other name is used as it is.
+        min_levels: the fewest steps for an integer dtype.
     """
 
     def __init__(self, output_dtype: str = "input", min_levels: int = 500) -> None:
@@ -144,13 +143,13 @@ class PlaceOnGrid(Transform):
         """Place one volume.
 
         Args:
-            pred: ``(1, H1, H2, n_thin)`` in working axes, scanner units. Overwritten where rounding applies.
+            pred: ``(1, H1, H2, n_thin)`` in working axes, scanner units; overwritten if values are rounded.
             image: the oriented source, scanner units; its meta data is read, not changed.
-            keep_float: leave float32 (for maps that are no MR intensities).
+            keep_float: keep float32, for maps that are not MR intensities.
 
         Returns:
-            ``(1, ...)`` in stored axis order, with the source's padding where the nearest slice has it (0 in maps), and
-            with ``affine``, ``original_affine``, ``spatial_shape`` of the new grid.
+            ``(1, ...)`` in stored axis order. It has the padding of the source (0 in maps) where the nearest slice has
+            it, and ``affine``, ``original_affine``, ``spatial_shape`` of the new grid.
         """
         affine = np.asarray(image.meta["original_affine"], dtype=np.float64).reshape(4, 4)
         thick_axis = int(image.meta["thick_axis"])
@@ -176,7 +175,7 @@ class PlaceOnGrid(Transform):
             return volume.to(dtype), 0
         info = torch.iinfo(dtype)
         result, clipped = torch.empty_like(volume, dtype=dtype), 0
-        # plane by plane: counting in one go would need eight bytes per voxel for a moment
+        # plane by plane, because counting all at once would need eight more bytes per voxel
         for source_plane, plane in zip(volume[0], result[0], strict=True):
             clipped += int((source_plane < info.min - 0.5).sum() + (source_plane > info.max + 0.5).sum())
             plane.copy_(source_plane.round_().clamp_(info.min, info.max))
@@ -205,18 +204,18 @@ class OrientThickAxisLastd(MapTransform):
 
 
 class PlaceOnGridd(MapTransform):
-    """Dictionary form of :class:`PlaceOnGrid`, and the cure for hosts that undo super-resolution.
+    """Dictionary form of :class:`PlaceOnGrid`, which also keeps hosts from undoing super-resolution.
 
     The scan's own affine goes to ``image.meta["acquired_affine"]``.
 
     MONAI Label resizes the result to ``image.meta["spatial_shape"]`` and writes ``image.meta["original_affine"]``;
-    MONAI Deploy attaches the input's meta data. So the new grid is written into the **image's** meta data too, in
-    place.
+    MONAI Deploy attaches the input's meta data. So the new grid is also written into the meta data of the
+    **image**, in place.
 
     Args:
-        keys: the result.
-        image_key: the oriented source in scanner units.
-        map_keys: further results on the same grid that keep float32, such as the disagreement map.
+        keys: keys of the result.
+        image_key: key of the oriented source in scanner units.
+        map_keys: keys of further results on the same grid that keep float32, such as the disagreement map.
         allow_missing_keys: as in MONAI.
         place: arguments of :class:`PlaceOnGrid`.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a loaded scan to a training volume: a plain tensor and its spacing."""
+"""Reduce a loaded scan to a training volume: a plain tensor and its spacing."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ __all__ = ["PlainVolumed"]
 class PlainVolumed(MapTransform):
     """Drop the meta data, which training patches do not need.
 
-    What is kept is ``spacing_mm`` and, of an oriented volume, ``thickness_to_spacing``.
-
-    The spacing is that of the working axes where the volume was oriented, else that of the stored axes.
+    ``spacing_mm`` and, for an oriented volume, ``thickness_to_spacing`` are kept. The spacing is that of the working
+    axes if the volume was oriented, else that of the stored axes.
     """
 
     def __init__(self, keys: KeysCollection, spacing_key: str = "spacing_mm", allow_missing_keys: bool = False) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing NIfTI so that a file is either whole or absent, and lies where its source lies, in every form of place."""
+"""Write NIfTI so that a file is complete or absent, and has the position of its source in both qform and sform."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ __all__ = ["AtomicNibabelWriter"]
 
 
 class AtomicNibabelWriter(NibabelWriter):
-    """MONAI's NIfTI writer, writing beside the final name and renaming.
+    """MONAI's NIfTI writer, which writes a file under another name and renames it when it is complete.
 
-    A result of a NIfTI file has both forms of its source, their codes and its units (see
-    :func:`scripts.nifti.moved_forms`); any other has two equal forms in the scanner's coordinates, in mm.
+    The result of a NIfTI file has qform and sform of its source, with their codes and units (see
+    :func:`scripts.nifti.moved_forms`). Any other result has two equal forms in scanner coordinates, in mm.
     """
 
     @classmethod
     def resample_if_needed(cls, data_array: Any, affine: Any = None, **kwargs: Any) -> tuple[Any, Any]:
-        """Never: a result has a grid of its own. MONAI's copies the volume to a wider dtype and back all the same."""
+        """Do nothing: a result needs no resampling, but MONAI's method would still copy the volume to a wider dtype."""
         return data_array, affine
 
     def set_metadata(self, meta_dict: Mapping[str, Any] | None, resample: bool = True, **options: Any) -> None:
-        """Keep what :meth:`write` needs of the meta data."""
+        """Keep the meta data that :meth:`write` needs."""
         super().set_metadata(meta_dict, resample=resample, **options)
         self.meta = meta_dict or {}
 
     def write(self, filename: str | os.PathLike, verbose: bool = False, **kwargs: Any) -> None:
-        """Write ``filename``; on any error nothing of that name appears."""
+        """Write ``filename``; after an error, no file of that name exists."""
         data = ImageWriter.create_backend_obj(self.data_obj)
         affine = np.eye(4) if self.affine is None else np.asarray(self.affine, dtype=np.float64).reshape(4, 4)
         if "sform_code" in self.meta:
