@@ -113,6 +113,13 @@ def odd_even(thick: np.ndarray, loss: float) -> np.ndarray:
     return darker
 
 
+def one_darker(thick: np.ndarray, loss: float) -> np.ndarray:
+    """The middle slice darker, as when the receiver's gain slips once."""
+    darker = thick.copy()
+    darker[..., thick.shape[-1] // 2] *= 1 - loss
+    return darker
+
+
 def cases(volume: np.ndarray, seed: int) -> dict[str, tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]]:
     """Truth and what happens to its thick slices, by name. The truth of a spoilt scan is the spoilt thin volume,
     except for noise, motion, spikes and dark odd slices, where it is the volume as it was.

@@ -19,7 +19,7 @@ from scripts.intensity import mr_intensity_range
 from scripts.nifti import read_nifti
 from scripts.quality.numbers import measure
 
-from studies.failure_cases import ghosting, heavy_noise, interpolated, odd_even, slice_motion, zero_filled
+from studies.failure_cases import ghosting, heavy_noise, interpolated, odd_even, one_darker, slice_motion, zero_filled
 
 
 def faults(seed: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
@@ -30,6 +30,9 @@ def faults(seed: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
         "motion of 1 pixel": lambda thick: slice_motion(thick, rng, 1),
         "motion of up to 2 pixels": lambda thick: slice_motion(thick, rng, 2),
         "odd slices a tenth darker": lambda thick: odd_even(thick, 0.1),
+        "one slice a fifth darker": lambda thick: one_darker(thick, 0.2),
+        "one slice three tenths darker": lambda thick: one_darker(thick, 0.3),
+        "one slice half as bright": lambda thick: one_darker(thick, 0.5),
         "ghosts of a twentieth": lambda thick: ghosting(thick, thick.shape[1] // 4, 0.05),
         "ghosts of a fifth": lambda thick: ghosting(thick, thick.shape[1] // 6, 0.2),
         "interpolated": interpolated,

@@ -72,15 +72,20 @@ def _translate(images: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(images[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
 
 
-def intensity_steps(slices: torch.Tensor, min_tissue: float = 0.05) -> torch.Tensor:
-    """By how much every inner slice is brighter than the mean of its neighbours, as a share.
+def intensity_steps(slices: torch.Tensor, share: float = 0.5, min_tissue: float = 0.05) -> torch.Tensor:
+    """By how much every inner slice is brighter than the mean of its neighbours.
+
+    A fault of the slice changes all of its tissue alike, and a change of anatomy makes one part brighter and another
+    darker. So the step is what a share of the tissue agrees on.
 
     Args:
         slices: ``(H1, H2, n)``, unit range.
+        share: of the tissue, at least 0.5, which is the median.
         min_tissue: slices with a smaller share of tissue are left out and count as 0.
 
     Returns:
-        ``(n - 2,)``: the median, over the tissue, of the slice over its neighbours' mean, less 1.
+        ``(n - 2,)``: the slice over its neighbours' mean, less 1: the smallest change that ``share`` of the tissue
+        exceeds in one direction, or 0 if there is no such direction.
     """
     stack = slices.movedim(-1, 0).float()
     around, own = (stack[:-2] + stack[2:]) / 2, stack[1:-1]
@@ -88,5 +93,7 @@ def intensity_steps(slices: torch.Tensor, min_tissue: float = 0.05) -> torch.Ten
     for index, (a, b) in enumerate(zip(around, own, strict=True)):
         tissue = (a > TISSUE_LEVEL) & (b > TISSUE_LEVEL)
         if float(tissue.float().mean()) > min_tissue:
-            steps[index] = ((b[tissue] + 1) / (a[tissue] + 1)).median() - 1
+            ratio = (b[tissue] + 1) / (a[tissue] + 1) - 1
+            darkest, brightest = torch.quantile(ratio, torch.tensor([1 - share, share]))
+            steps[index] = darkest.clamp(min=0) + brightest.clamp(max=0)
     return steps

@@ -20,11 +20,12 @@ NUMBERS = (
 )  # fmt: skip
 
 
-def measure(slices: torch.Tensor) -> dict[str, float | None]:
+def measure(slices: torch.Tensor, step_share: float = 0.8) -> dict[str, float | None]:
     """Faults between and within slices.
 
     Args:
         slices: ``(H1, H2, n)``, unit range.
+        step_share: of a slice's tissue that must agree on ``largest_step``.
 
     Returns:
         * ``noise_sigma``: standard deviation of the noise, as a share of the range of intensities;
@@ -32,12 +33,13 @@ def measure(slices: torch.Tensor) -> dict[str, float | None]:
         * ``ghosting``: see :func:`scripts.quality.within.ghosting`;
         * ``motion_pixels``: median of the in-plane shifts of slices against their neighbours;
         * ``odd_even_step``: by what share the even slices are brighter or darker than the odd ones;
-        * ``largest_step``: by what share one slice is brighter or darker than its neighbours.
+        * ``largest_step``: by what share nearly all tissue of one slice is brighter or darker than its neighbours.
 
         ``None`` stands for what cannot be told from this scan.
     """
     shifts = slice_shifts(slices).norm(dim=1)
-    steps = intensity_steps(slices)[1:-1]  # at the ends anatomy itself begins and stops
+    # at the ends anatomy itself begins and stops
+    steps, agreed = intensity_steps(slices)[1:-1], intensity_steps(slices, step_share)[1:-1]
     signs = 1 - 2 * (torch.arange(len(steps)) % 2)
     return {
         "noise_sigma": in_plane_noise_sigma(slices[None]) / 2,
@@ -45,7 +47,7 @@ def measure(slices: torch.Tensor) -> dict[str, float | None]:
         "ghosting": ghosting(slices),
         "motion_pixels": float(shifts.median()) if len(shifts) else None,
         "odd_even_step": float((steps * signs).mean().abs()) if len(steps) else None,
-        "largest_step": float(steps.abs().max()) if len(steps) else None,
+        "largest_step": float(agreed.abs().max()) if len(agreed) else None,
     }
 
 
