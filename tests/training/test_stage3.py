@@ -141,6 +141,16 @@ def test_missing_perceptual_weights_name_the_file_and_the_ids(stage, tmp_path):
         stage(3, lambda_percep=1.0, perceptual_backbone="resnet")
 
 
+@pytest.mark.parametrize("profile", ["gaussian", "box", "slr"])
+def test_the_operator_is_of_the_profile_that_acquired_mr_is_assumed_to_have(profile):
+    """In data consistency and in what SRNet is told; nothing is fixed to one profile."""
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / name) for name in CONFIGS])
+    parser.update({"lambda_percep": 0, "acquired_profile": profile})
+    assert parser.get_parsed_content("objective").data_consistency.degrade.profile == profile
+    assert parser.get_parsed_content("mr_patch").transforms[-1].profile == profile
+
+
 @pytest.mark.parametrize("form", ["log", "non_saturating", "least_squares"])
 def test_every_adversarial_form_trains(stage, form):
     assert (stage(2, adversarial_form=form) / "stage3.pt").exists()
