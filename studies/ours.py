@@ -31,8 +31,8 @@ def train_ours(shares: Sequence[float], output: Path, budget_s: float, ids: dict
         shares: of the budget, one per stage.
         output: for this row alone; a stage that is there is not trained again.
         budget_s: processor seconds.
-        ids: overrides; ``stage2_variant`` goes to its own stage, ``stage3_variant`` ``paper`` takes
-            ``stage3_paper.json``.
+        ids: overrides; ``paper_stages`` names the stages that are as in the paper (``stage2_paper.json``,
+            ``stage3_paper.json``).
 
     Returns:
         The weights' file.
@@ -42,11 +42,13 @@ def train_ours(shares: Sequence[float], output: Path, budget_s: float, ids: dict
         if weights.exists():
             continue
         configs = ["common.json", f"train_stage{stage}.json", str(FOLDER / "ours.json")]
-        if stage == 3 and not torch.cuda.is_available():
+        if stage == 3:
             configs.append(str(FOLDER / "ours_stage3.json"))
-        if stage == 3 and ids.get("stage3_variant") == "paper":
-            configs.append("stage3_paper.json")
-        wanted = {k: v for k, v in ids.items() if not k.startswith("stage") or (k == "stage2_variant" and stage == 2)}
+            if not torch.cuda.is_available():
+                configs.append(str(FOLDER / "ours_stage3_cpu.json"))
+        if stage in ids.get("paper_stages", ()):
+            configs.append(f"stage{stage}_paper.json")
+        wanted = {key: value for key, value in ids.items() if key != "paper_stages"}
         run_bundle(configs, "training", output_dir=output, budget_s=budget_s * share, **wanted)
     return weights
 

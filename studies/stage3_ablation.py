@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does stage 3 help? Stages 1, 1+2, 1+2+3 (both variants), same sizes and iterations, several seeds, unseen volumes.
+"""Does stage 3 help? Stages 1, 1+2, 1+2+3, ours and the paper's, same iterations, several seeds, unseen volumes.
 
+The paper's rows take its stages 2 and 3 with its own rate and batch, on the sizes and the stage 1 of the others.
 Every training and every scoring is the bundle's own command. What is there is not done again, so that the study can be
 interrupted. Writes ``ablation.md``, ``ablation.json``, and the gradient norm of every term at SRNet over stage 3 as
 ``gradient_norms.json`` and ``gradient_norms.png``.
@@ -26,7 +27,13 @@ from matplotlib import pyplot as plt
 from scripts.files import write_json
 
 SIZES = ROOT / "studies" / "small.json"
-ROWS = {"stage 1": "stage1", "stages 1, 2": "stage2", "1, 2, 3 paper": "paper", "1, 2, 3 anchored": "anchored"}
+ROWS = {
+    "stage 1": "anchored/stage1",
+    "stages 1, 2": "anchored/stage2",
+    "1, 2, 3 anchored": "anchored/stage3",
+    "stages 1, 2 paper": "paper/stage2",
+    "1, 2, 3 paper": "paper/stage3",
+}
 
 
 def crop(source: Path, target: Path, side: int) -> None:
@@ -40,33 +47,31 @@ def crop(source: Path, target: Path, side: int) -> None:
 
 
 def train(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
-    """All stages of one seed; the two variants of stage 3 start from the same stage 2."""
+    """All stages of one seed, in a folder per variant; both start from the same stage 1."""
     common = {"ct_dir": arguments.ct, "mr_dir": arguments.mr, "seed": seed}
     if arguments.datalist:
         common["datalist_file"] = arguments.datalist
     # a run-away is a result here, not a reason to stop
     watch: dict[str, Any] = {"max_gradient_growth": 1e9, "max_period_peak": 1e9}
-    for stage, iterations in ((1, arguments.iterations[0]), (2, arguments.iterations[1])):
-        if not (folder / f"stage{stage}.pt").exists():
-            configs = ["common.json", f"train_stage{stage}.json", str(SIZES)]
-            ids = watch if stage == 2 else {}
-            run_bundle(configs, "training", output_dir=folder, stage_iterations=iterations, **ids, **common)
-    for variant in ("paper", "anchored"):
+    for variant in ("anchored", "paper"):
         output = folder / variant
-        if not (output / "stage3.pt").exists():
-            output.mkdir(exist_ok=True)
-            shutil.copyfile(folder / "stage2.pt", output / "stage2.pt")
-            paper = ["stage3_paper.json"] if variant == "paper" else []
-            configs = ["common.json", "train_stage3.json", *paper, str(SIZES)]
-            ids = {"stage_iterations": arguments.iterations[2], **watch}
-            run_bundle(configs, "training", output_dir=output, **ids, **common)
+        output.mkdir(parents=True, exist_ok=True)
+        if variant == "paper" and not (output / "stage1.pt").exists():
+            shutil.copyfile(folder / "anchored" / "stage1.pt", output / "stage1.pt")
+        for stage, iterations in enumerate(arguments.iterations, start=1):
+            if (output / f"stage{stage}.pt").exists():
+                continue
+            paper = [f"stage{stage}_paper.json"] if variant == "paper" else []
+            configs = ["common.json", f"train_stage{stage}.json", str(SIZES), *paper]
+            ids = watch if stage > 1 else {}
+            run_bundle(configs, "training", output_dir=output, stage_iterations=iterations, **ids, **common)
 
 
 def score(folder: Path, volumes: Path) -> dict[str, dict[str, float]]:
     """Gain over cubic in dB of every row on every volume."""
     gains: dict[str, dict[str, float]] = {}
     for row, name in ROWS.items():
-        weights = folder / (f"{name}.pt" if name.startswith("stage") else f"{name}/stage3.pt")
+        weights = folder / f"{name}.pt"
         output = folder / "scores" / name
         if not (output / "metrics.csv").exists():
             configs = ["inference.json", "evaluate.json", str(SIZES)]

@@ -20,7 +20,13 @@ SECTIONS = {
     "Ids of `fuse.json`": ["fuse.json"],
     "Ids of `common.json`: all stages of training": ["common.json"],
     "Ids of the stages": ["train_stage1.json", "train_stage2.json", "train_stage3.json"],
-    "The overrides": ["stage3_paper.json", "network_reproduction.json", "smoke.json", "multi_gpu_train.json"],
+    "The overrides": [
+        "stage2_paper.json",
+        "stage3_paper.json",
+        "network_reproduction.json",
+        "smoke.json",
+        "multi_gpu_train.json",
+    ],
 }
 
 

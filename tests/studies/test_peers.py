@@ -274,7 +274,7 @@ def test_rate_rises_then_falls_to_nothing():
     assert rate_factor(0.525) == pytest.approx(0.5)
     assert rate_factor(1.0) == pytest.approx(0, abs=1e-9)
     with pytest.raises(ValueError, match="budget must be > 0"):
-        ProcessorBudget(0, torch.optim.SGD([torch.zeros(1)], 0.1), None, "cpu")
+        ProcessorBudget(0, [torch.optim.SGD([torch.zeros(1)], 0.1)], None, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 """Tables, from the command line, on small volumes with everything recomputed."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,13 +11,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from scipy import stats
 from scripts.degradation import SliceProfileOperator
 from scripts.geometry import SliceGrid
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from studies.ours import train_ours
 from studies.statistics import compare_paired
-from tests.conftest import ROOT, make_affine, run_workflow, save_nifti, smooth_volume
+from tests.conftest import BUNDLE, ROOT, make_affine, run_workflow, save_nifti, smooth_volume
 
 SMALL = [
     "--set", "network_def::blocks=1", "network_def::layers=2", "network_def::growth=4", "network_def::features=4",
@@ -192,6 +195,29 @@ def test_stage_of_a_budget_writes_its_weights_and_lowers_its_rate(training_data,
     assert 1 < trainer.state.iteration < 10_000
     (group,) = workflow.parser.get_parsed_content("optimizer").param_groups
     assert group["lr"] < 0.5 * 5e-4
+
+
+def test_the_stages_of_a_row_and_what_lowers_their_rates(tmp_path, monkeypatch):
+    """The configs that a row's commands are given, read as MONAI reads them: every optimiser follows the budget."""
+    ran = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("studies.ours.run_bundle", lambda configs, run, **ids: ran.append((configs, ids)))
+    train_ours([0.5, 0.25, 0.25], tmp_path, 8.0, {"paper_stages": [2, 3], "seed": 5})
+    train_ours([0.5, 0.25, 0.25], tmp_path, 8.0, {"seed": 5})
+    assert [ids for _, ids in ran] == 2 * [{"output_dir": tmp_path, "budget_s": s, "seed": 5} for s in (4.0, 2.0, 2.0)]
+    rates = []
+    for configs, _ in ran:
+        parser = ConfigParser()
+        parser.read_config([str(BUNDLE / "configs" / name) for name in configs])  # an absolute path stays as it is
+        parser.update({"device": "cpu", "start_weights": None})
+        optimizers = parser.get_parsed_content("budget_optimizers")
+        named = ["optimizer", "discriminator_optimizer"][: 1 + ("train_stage3.json" in configs)]
+        assert [id(made) for made in optimizers] == [id(parser.get_parsed_content(name)) for name in named]
+        rates.append([group["lr"] for made in optimizers for group in made.param_groups])
+        paper = any(name.endswith("_paper.json") for name in configs)
+        assert (parser.get_parsed_content("max_gradient_norm") == math.inf) == paper
+    # ours: the table's rate, in stage 3 a smaller one and a tenth of it for SRNet; the paper's everywhere from stage 2
+    assert rates == [[5e-4], [1e-4], [1e-4] * 3, [5e-4], [5e-4], pytest.approx([1e-4, 1e-5, 1e-4])]
 
 
 def test_paired_comparison_against_scipy_and_by_hand():

@@ -173,26 +173,27 @@ def test_a_budget_ends_the_stage_as_done_where_the_optimiser_steps(clock, accumu
     optimizer = torch.optim.SGD(
         [{"params": [nn.Parameter(torch.zeros(1))]}, {"params": [nn.Parameter(torch.zeros(1))], "lr": 4.0}], lr=2.0
     )
+    discriminators = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=8.0)
     batches, rates = IterationBatches(50, 1), []
 
     def iteration(_):
-        rates.append([group["lr"] for group in optimizer.param_groups])
+        rates.append([group["lr"] for made in (optimizer, discriminators) for group in made.param_groups])
         clock["seconds"] += 2.5
         return {}
 
     made = engine(iteration, accumulation_steps)
-    budget.ProcessorBudget(10.0, optimizer, batches, "cpu").attach(made)
+    budget.ProcessorBudget(10.0, [optimizer, discriminators], batches, "cpu").attach(made)
     run(made, 50)
     assert made.state.iteration == batches.iterations == end
     spent = [0, 0.25, 0.5, 0.75]
     for found, part in zip(rates, spent, strict=False):
-        assert found == pytest.approx([2.0 * budget.rate_factor(part), 4.0 * budget.rate_factor(part)])
+        assert found == pytest.approx([rate * budget.rate_factor(part) for rate in (2.0, 4.0, 8.0)])
 
 
 def test_the_clock_starts_with_the_first_iteration(clock):
     made = engine(lambda _: clock.update(seconds=clock["seconds"] + 6) or {})
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    handler = budget.ProcessorBudget(10.0, optimizer, IterationBatches(50, 1), "cpu")
+    handler = budget.ProcessorBudget(10.0, [optimizer], IterationBatches(50, 1), "cpu")
     handler.attach(made)
     clock["seconds"] += 1000  # reading volumes
     run(made, 50)
@@ -203,8 +204,8 @@ def test_the_clock_starts_with_the_first_iteration(clock):
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
 def test_no_budget_is_refused(seconds):
     with pytest.raises(ValueError, match="budget must be > 0"):
-        budget.ProcessorBudget(seconds, None, None, "cpu")
-    assert budget.ProcessorBudget(0.5, None, None, "cpu").seconds == 0.5
+        budget.ProcessorBudget(seconds, [], None, "cpu")
+    assert budget.ProcessorBudget(0.5, [], None, "cpu").seconds == 0.5
 
 
 def test_handlers_in_order():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stages 1 and 2 as the configs run them: outputs, resume, refusals."""
 
+import math
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from scripts.degradation import slice_profile_matrix
 from scripts.geometry import SliceGrid
 from torch.utils.data import default_collate
 
-from tests.conftest import BUNDLE, TINY, run_workflow
+from tests.conftest import BUNDLE, ROOT, TINY, run_workflow
 from tests.training.toys import wait_until_signals_are_handled
 
 STAGES = {1: ("common.json", "train_stage1.json"), 2: ("common.json", "train_stage2.json")}
@@ -155,6 +156,19 @@ def test_whose_output_a_later_pair_is_made_of(stage, by_hand, reading, moves):
     _, batch = by_hand(2, path, first=TINY["batch_size"], **{**variant, "stage_iterations": 2})
     target = thin(teacher, batch, "mr_").detach()
     close(found, descend(network, l1(thin(network, batch, "mr_", thicken(target, batch)), target)), start)
+
+
+def test_the_papers_stage_2_is_what_the_paper_says_whatever_came_before():
+    """Algorithm 1: ``|| F(x_L) - F(D(F(x_L))) ||_1`` alone, by Adam at 0.0001 with a batch of 1."""
+    parser = ConfigParser()
+    configs = [str(BUNDLE / "configs" / name) for name in (*STAGES[2], "stage2_paper.json")]
+    parser.read_config([*configs[:2], str(ROOT / "studies" / "ours.json"), configs[2]])
+    said = {
+        "stage2_variant": "paper", "anchor_weight": 0, "lambda_error": 0, "max_gradient_norm": math.inf, "ema_decay": 0,
+        "learning_rate": 1e-4, "lr_gamma": 0.2, "lr_step_iterations": 200_000, "batch_size": 1, "accumulation_steps": 1,
+    }  # fmt: skip
+    assert {name: parser.get_parsed_content(name) for name in said} == said
+    assert isinstance(parser.get_parsed_content("loss_function").distance, torch.nn.L1Loss)
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class ProcessorBudget:
 
     Args:
         seconds: processor seconds (:func:`processor_seconds`).
-        optimizer: its rates when training starts are the highest.
+        optimizers: all that train; their rates when training starts are the highest.
         batches: the stage's sampler; the stage becomes as long as it has got.
         device: where the stage is trained.
 
@@ -49,11 +50,11 @@ class ProcessorBudget:
         ValueError: if the budget is not positive.
     """
 
-    def __init__(self, seconds: float, optimizer: Optimizer, batches: IterationBatches, device: str) -> None:
+    def __init__(self, seconds: float, optimizers: Sequence[Optimizer], batches: IterationBatches, device: str) -> None:
         if not seconds > 0:
             raise ValueError(f"budget must be > 0 processor seconds, got {seconds}; raise it")
         self.seconds = seconds
-        self.optimizer = optimizer
+        self.optimizers = optimizers
         self.batches = batches
         self.device = torch.device(device)
         self.started: float | None = None
@@ -65,10 +66,11 @@ class ProcessorBudget:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._end_if_spent)
 
     def _set_rates(self, _: Engine) -> None:
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         if self.started is None:
             self.started = processor_seconds(self.device)
-            self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            self.rates = [group["lr"] for group in groups]
+        for group, rate in zip(groups, self.rates, strict=True):
             group["lr"] = rate * rate_factor(self._spent())
 
     def _end_if_spent(self, engine: Any) -> None:
