@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strict reading of NIfTI files: what is ambiguous is refused, never repaired in silence.
+"""Read NIfTI files strictly: an ambiguous file is refused, never silently repaired.
 
-Geometry rule: as in the NIfTI standard the sform counts where its code is set, else the qform, else the pixel
-dimensions alone. Where the sform does not even agree with the pixel dimensions on the voxel spacing, the file is
-refused. A result keeps both forms, each moved to the new grid, and their codes: see :func:`moved_forms`.
+The geometry follows the NIfTI standard: the sform counts if its code is set, else the qform, else the pixel dimensions
+alone. A file whose sform and pixel dimensions differ in voxel spacing is refused. A result keeps both forms, each moved
+to the new grid, and their codes: see :func:`moved_forms`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr")
 # intent codes of the standard: statistics and estimates, names of structures
 STATISTICS, ESTIMATE, LABELS = range(2, 25), 1001, (1002, 1003)
 
-SHEAR_TOLERANCE = 1e-4  # cosine; below it, forms in single precision cannot tell
+SHEAR_TOLERANCE = 1e-4  # cosine; smaller ones are within the accuracy of single precision
 PLACE_TOLERANCE_MM = 1e-2
 
 
@@ -58,21 +58,21 @@ def read_nifti(path: Path, max_voxels: int = 2**30) -> Volume:
         ) from error
     check_finite(path.name, array)
     stored = image.get_data_dtype().newbyteorder("=")
-    # the image's header forgets the scaling on load; its data proxy keeps it
+    # nibabel removes the scaling from the header on load; its data proxy keeps it
     proxy: Any = image.dataobj
     unscaled = (proxy.slope, proxy.inter) == (1, 0) and stored.name in KEPT_DTYPES
     return Volume(array, affine, stored if unscaled else np.dtype(np.float32), meta=_forms(image, affine))
 
 
 def _forms(image: nib.Nifti1Pair, affine: np.ndarray) -> dict[str, object]:
-    """Both matrices, their codes, and the units; where the sform counts, it is the affine that was read."""
+    """Both matrices, their codes and the units; if the sform counts, it is the affine that was read."""
     header = image.header
     codes = int(header["qform_code"]), int(header["sform_code"])
     qform = affine
     if codes[0] > 0:
         try:
             qform = np.asarray(image.get_qform(coded=False), dtype=np.float64)
-        except HeaderDataError:  # no quaternion at all: the form is lost, whatever its code
+        except HeaderDataError:  # no valid quaternion: the form is lost, whatever its code
             codes = 0, codes[1]
     return {
         "qform": qform,
@@ -84,17 +84,17 @@ def _forms(image: nib.Nifti1Pair, affine: np.ndarray) -> dict[str, object]:
 
 
 def moved_forms(meta: Mapping[str, Any], affine: np.ndarray, shape: Sequence[int]) -> nib.Nifti1Header:
-    """Header of a result: both forms of its source, moved to the new grid by the same step in voxels.
+    """Header of a result: both forms of its source, moved to the new grid by the same transform in voxels.
 
     Args:
-        meta: of :func:`read_nifti`.
+        meta: meta data from :func:`read_nifti`.
         affine: ``(4, 4)`` RAS affine of the result.
-        shape: of the result.
+        shape: shape of the result.
 
     Returns:
-        A header with pixel dimensions, both forms with the source's codes, and its units. Where neither code is set
-        the place of a file follows from its pixel dimensions, as that of the source does; if that is not where the
-        result lies, its sform says so (code 2, aligned).
+        A header with pixel dimensions, both forms with the codes of the source, and its units. If neither code is set,
+        the position of a file follows from its pixel dimensions, as that of the source does. If that is not the
+        position of the result, its sform states it (code 2, aligned).
     """
     q_code, s_code = (_plain(meta[f"{form}_code"]) for form in ("qform", "sform"))
     qform, sform = (np.asarray(meta[form], dtype=np.float64).reshape(4, 4) for form in ("qform", "sform"))
@@ -102,7 +102,7 @@ def moved_forms(meta: Mapping[str, Any], affine: np.ndarray, shape: Sequence[int
     header["xyzt_units"] = _plain(meta["xyzt_units"])
     header.set_data_shape(shape)
     header.set_sform(affine, code=s_code)
-    # sform is the affine that was read, whatever its code: the way from it to the result is the step
+    # sform is the affine that was read, whatever its code; the transform leads from it to the result
     header.set_qform(qform @ np.linalg.inv(sform) @ affine if q_code > 0 else affine, code=q_code)
     if not q_code and not s_code and np.abs(header.get_base_affine() - affine).max() > PLACE_TOLERANCE_MM:
         header.set_sform(affine, code="aligned")
@@ -110,28 +110,28 @@ def moved_forms(meta: Mapping[str, Any], affine: np.ndarray, shape: Sequence[int
 
 
 def _plain(value: Any) -> int:
-    """A whole number that may have come through a batch of one."""
+    """A whole number, which may be wrapped in a batch of one."""
     return int(np.asarray(value).reshape(-1)[0])
 
 
 def _without_shear(affine: np.ndarray, path: Path, shape: Sequence[int]) -> np.ndarray:
-    """The nearest affine with orthogonal axes, as a qform would have it, so that both forms of a result are equal.
+    """The nearest affine with orthogonal axes, as in a qform, so that both forms of a result are equal.
 
-    Readers differ in which form they take, and some take no sheared one.
+    Readers differ in which form they use, and some refuse a sheared one.
     """
     header = nib.Nifti1Header()
     header.set_qform(affine, code=1)
     straight = np.asarray(header.get_qform(), dtype=np.float64)
     corner = np.array([*(n - 1 for n in shape), 1])
     logging.getLogger(__name__).warning(
-        "%s is slightly sheared and is taken for orthogonal: voxels lie up to %.2f mm from where its sform says",
+        "%s is slightly sheared and is treated as orthogonal: voxels lie up to %.2f mm from where its sform says",
         path.name, np.linalg.norm((straight - affine) @ corner),
     )  # fmt: skip
     return straight
 
 
 def _header(image: nib.spatialimages.SpatialImage, path: Path, max_voxels: int) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape and affine, checked, without touching the voxels."""
+    """Read and check shape and affine, without reading the voxels."""
     if not isinstance(image, nib.Nifti1Pair):
         raise CaseError(
             Reason.NO_GEOMETRY, f"{path.name} must be a NIfTI image, which says where it is; convert it to .nii.gz"
@@ -163,7 +163,7 @@ def _header(image: nib.spatialimages.SpatialImage, path: Path, max_voxels: int) 
 
 
 def _check_intent(code: int, path: Path) -> None:
-    """Refuse what is no intensity image by its own statement."""
+    """Refuse a file whose intent says that it is not an intensity image."""
     if code in LABELS:
         raise CaseError(Reason.LABEL_MAP, f"{path.name} must be an image, got a map of labels by its intent; leave it")
     if code in STATISTICS or code == ESTIMATE:
@@ -172,10 +172,10 @@ def _check_intent(code: int, path: Path) -> None:
 
 
 def _check_compressed(image: nib.Nifti1Pair, path: Path) -> None:
-    """Read a ``.gz`` file to its end, where the checksum is: nibabel stops at the last voxel and would not see it.
+    """Read a ``.gz`` file to its end to verify its checksum: nibabel stops at the last voxel and would not see it.
 
     Raises:
-        CaseError: if far more comes out than the header announces (a decompression bomb).
+        CaseError: if it decompresses to far more than its header states (a decompression bomb).
         OSError: if the checksum is wrong, or the file is cut short.
     """
     if not path.name.lower().endswith(".gz"):
@@ -191,7 +191,7 @@ def _check_compressed(image: nib.Nifti1Pair, path: Path) -> None:
 
 
 def _pixdim_on_disk(image: nib.Nifti1Pair) -> np.ndarray:
-    """Voxel spacing as the file states it: nibabel turns 0 into 1 and drops signs when it loads a header."""
+    """Voxel spacing as stored in the file, because nibabel turns 0 into 1 and drops signs when it loads a header."""
     files = image.file_map
     with files.get("header", files["image"]).get_prepare_fileobj("rb") as file:
         header = type(image.header).from_fileobj(file, check=False)

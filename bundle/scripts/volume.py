@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every reader returns: voxels, where they are, and what the source said about them; and what all demand."""
+"""What every reader returns: voxels, their geometry and facts from the source; and the checks that all readers make."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Volume:
         affine_ras: ``(4, 4)`` float64 voxel-to-world matrix in mm, RAS+.
         stored_dtype: dtype of the values on disk *if they are the scanner units themselves* (no rescale), else
             float32; the output is written in this dtype.
-        slice_thickness_mm: width of the slab that one slice averages, where the source states it.
+        slice_thickness_mm: width of the slab that one slice averages, if the source states it.
         padding: ``(I, J, K)`` bool, True where the source says that a voxel holds no measurement (DICOM's
-            PixelPaddingValue, outside a field-of-view mask); None where no voxel is such. ``array`` holds the lowest
-            measured value there, so that nothing downstream meets a value that was never measured.
-        padding_value: what stood in those voxels, scanner units; the output holds it again.
-        meta: further facts that a later step or the report needs, by the names of
+            PixelPaddingValue, outside a field-of-view mask); None if there is no such voxel. ``array`` holds the lowest
+            measured value there, so that no later step meets a value that was never measured.
+        padding_value: value of these voxels in the source, scanner units; the output has it again.
+        meta: further facts that a later step or the report needs, with the names of
             :func:`scripts.transforms.load.as_meta_tensor`; plain JSON types, no patient data.
     """
 
@@ -45,12 +45,12 @@ class Volume:
 
 
 def check_shape(name: str, shape: Sequence[int], max_voxels: int) -> tuple[int, int, int]:
-    """Demand one 3D volume of a sane size, before anything is allocated.
+    """Demand one 3D volume of acceptable size, before memory is allocated.
 
     Args:
-        name: of the file, for the message.
+        name: name of the file, for the message.
         shape: as the header states it; trailing axes of length 1 do not count.
-        max_voxels: most voxels.
+        max_voxels: the most voxels.
 
     Raises:
         CaseError: ``NOT_3D`` or ``TOO_LARGE``.

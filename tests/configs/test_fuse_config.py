@@ -73,4 +73,4 @@ def test_what_cannot_be_fused_gets_a_line_before_the_network_is_asked(tmp_path, 
     assert fuse(tmp_path, "tra", "broken", "again").exit_code == 3
     assert "broken" in capfd.readouterr().err
     assert not (tmp_path / "out" / "fused.nii.gz").exists()
-    assert "fuse must have two stacks" in str(fuse(tmp_path, "tra").exception)
+    assert "fuse must have at least two stacks" in str(fuse(tmp_path, "tra").exception)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation without a thin-slice volume: a thick scan's own slices, made thick along a row, are the truth."""
+"""Evaluate without a thin-slice volume: the slices of a thick scan are the truth, and are made thick along a row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FEWEST_SLICES = 8  # images are at least 8 x 8 pixels; the windows of SSIM are s
 
 
 def evaluation_cases(location: str, axis: str | int) -> Cases:
-    """What is to be evaluated.
+    """The cases of an evaluation.
 
     Args:
         location: see :func:`scripts.data.cases.find_cases`.
@@ -42,11 +42,11 @@ def evaluation_cases(location: str, axis: str | int) -> Cases:
 
 
 class ThickenInPlaned(MapTransform):
-    """Make the slices of a thick scan thick along one of their own axes; what they were is the truth.
+    """Make the slices of a thick scan thick along one in-plane axis; the original slices are the truth.
 
     As in the self-check (:func:`scripts.inference.in_plane.in_plane_pairs`), the pixels along that axis are first made
-    as large as the scan's thin slices will be, so that the case is as hard as the scan itself. ``meta["slice_axis"]``
-    of the result says along which axis the scan's own slices lie: only they are images that hold the truth
+    as large as the thin slices of the scan will be, so that the case is as hard as the scan itself.
+    ``meta["slice_axis"]`` of the result is the axis along which the acquired slices lie: only they have a truth
     (see :func:`scripts.transforms.orient.image_axes`).
 
     Args:
@@ -98,7 +98,7 @@ class ThickenInPlaned(MapTransform):
         return result
 
     def _coarser(self, scan: MetaTensor, affine: np.ndarray, axis: int, slice_axis: int) -> MetaTensor:
-        """The scan with the pixels of its thin slices along ``axis``, over the same field of view."""
+        """Resample the scan along ``axis`` to the spacing of its thin slices, over the same field of view."""
         spacing_mm = voxel_spacing_mm(affine)
         length = scan.shape[1 + axis]
         pixel_mm = thin_pixel_spacing_mm(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LPIPS of a volume's slices, with real AlexNet weights or not at all. Nothing is ever downloaded.
+"""LPIPS of the slices of a volume, with real AlexNet weights or not at all. Nothing is ever downloaded.
 
-LPIPS (Zhang et al., CVPR 2018) is computed by its authors' package, version 0.1 of its linear weights, which the
-package holds. The weights of AlexNet itself it would download; here they come from a file.
+The package of its authors computes LPIPS (Zhang et al., CVPR 2018) with version 0.1 of its linear weights, which it
+includes. It would download the weights of AlexNet; here they come from a file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .metrics import through_plane_slices
 
 __all__ = ["MINIMUM_PIXELS", "SliceLPIPS", "find_alexnet", "require_alexnet"]
 
-# AlexNet's two poolings on the way to the last features leave nothing of a smaller picture
+# the two poolings of AlexNet before its last features leave nothing of a smaller picture
 MINIMUM_PIXELS = 31
 FILE_NAME = "alexnet-owt-7be5be79.pth"
 
@@ -30,7 +30,7 @@ def find_alexnet(weights: str | None) -> tuple[Path | None, str]:
         weights: state dict in torchvision's layout. ``None``: torchvision's own name in torch hub's cache.
 
     Returns:
-        The path and an empty reason; or, where the cache does not hold the file, ``None`` and why LPIPS is empty.
+        The path and an empty reason; or, if the cache does not hold the file, ``None`` and why LPIPS is empty.
 
     Raises:
         FileNotFoundError: if ``weights`` names a file that does not exist.
@@ -53,7 +53,7 @@ def find_alexnet(weights: str | None) -> tuple[Path | None, str]:
 
 
 def require_alexnet(weights: str | None) -> None:
-    """End the process, in one line, where ``weights`` names a file that does not exist.
+    """End the process with one line if ``weights`` names a file that does not exist.
 
     Raises:
         SystemExit: with that line.
@@ -71,7 +71,7 @@ class SliceLPIPS:
         weights: state dict of torchvision's AlexNet (``features.*``; a classifier in it is not read). ``None``: the
             file of torchvision's own name in torch hub's cache.
         batch_pixels: bound of the pixels of one forward pass, at least one slice.
-        device: where the network computes.
+        device: device of the network.
 
     Raises:
         FileNotFoundError: if there is no such file; :func:`find_alexnet` tells beforehand.
@@ -88,16 +88,16 @@ class SliceLPIPS:
             raise ValueError(f"batch_pixels must be at least 1, got {batch_pixels}; give the pixels that fit in memory")
         self.batch_pixels = batch_pixels
         self.device = torch.device(device)
-        # the package draws random weights, all of which the file's replace: the caller's generator is left alone
+        # the package draws random weights, which are then replaced; the generator of the caller must not change
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it calls torchvision the old way
+            warnings.simplefilter("ignore")  # the package uses an old interface of torchvision
             self.network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
         _load(self.network.net, path)
         self.network.requires_grad_(False).eval().to(self.device)
 
     @staticmethod
     def refusal(shape: tuple[int, ...], thick_axis: int) -> str:
-        """Why slices of a volume ``(I, J, K)`` cannot be scored; empty where they can."""
+        """Why slices of a volume ``(I, J, K)`` cannot be scored; empty if they can."""
         sides = {axis: n for axis, n in enumerate(shape) if n < MINIMUM_PIXELS}
         # a slice across one in-plane axis has the other two sides, so every side is one of a slice
         if not sides:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image quality against a known truth; each figure says in its name what it is taken over.
+"""Image quality against a known truth.
 
 Every figure uses one data range, ``max - min`` of the true volume (the convention of the paper's PSNR reference):
 
@@ -18,7 +18,7 @@ from scipy.ndimage import binary_fill_holes
 from skimage.filters import threshold_otsu
 from skimage.metrics import structural_similarity
 
-if TYPE_CHECKING:  # only who asks for LPIPS needs the network's packages
+if TYPE_CHECKING:  # only LPIPS needs these packages
     from .lpips import SliceLPIPS
 
 __all__ = ["DEFINITIONS", "foreground", "psnr", "score_volume", "through_plane_slices"]
@@ -53,7 +53,7 @@ def through_plane_slices(tissue: np.ndarray, thick_axis: int) -> list[tuple[int,
 
 
 def psnr(result: np.ndarray, truth: np.ndarray, data_range: float) -> float:
-    """Peak signal-to-noise ratio in dB; infinite where the two are equal."""
+    """Peak signal-to-noise ratio in dB; infinite if the volumes are equal."""
     error = float(np.mean(np.square(np.asarray(result, np.float64) - np.asarray(truth, np.float64))))
     return float("inf") if error == 0 else 10 * np.log10(data_range**2 / error)
 
@@ -67,7 +67,7 @@ def score_volume(
         result: ``(I, J, K)``.
         truth: same shape and grid.
         thick_axis: voxel axis along which the slices were thick.
-        lpips: computes ``lpips``, which is ``None`` without it and where the slices are too small for it.
+        lpips: computes ``lpips``, which is ``None`` without it and if the slices are too small.
 
     Raises:
         ValueError: if the shapes differ, or the truth is constant.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's Fig. 2 and 3 for one case: thick slices, methods and truth, the error of each, and an enlarged window."""
+"""Draw Fig. 2 and 3 of the paper for one case: thick slices, methods, truth, their errors and an enlarged window."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def draw_case(
     """:func:`draw_comparison` of volumes in stored axes; makes the folder.
 
     Args:
-        path: of the PNG.
+        path: path of the PNG.
         thick: the thick slices.
         results: name to ``(I, J, K)``.
         truth: ``(I, J, K)``.
@@ -94,15 +94,15 @@ def draw_comparison(
     range, on one scale up to the 99.5th percentile of all.
 
     Args:
-        path: of the PNG; its folder exists. It appears whole or not at all.
-        thick: the thick slices, ``truth.shape`` but K times fewer along the thick axis; shown nearest.
+        path: path of the PNG, whose folder exists. It is written completely or not at all.
+        thick: the thick slices: ``truth.shape``, but K times fewer along the thick axis; shown without interpolation.
         results: name to ``(I, J, K)``, in the order of the panels.
         truth: ``(I, J, K)``.
         thick_axis: 0, 1 or 2.
         spacing_mm: ``(3,)`` of the truth.
         scores: name to PSNR in dB, written under the name.
-        title: above all.
-        across: axis across the cut; ``None`` takes the one that shows most, sagittal where it holds the thick axis.
+        title: title of the picture.
+        across: axis normal to the cut; ``None`` takes a sagittal cut if it contains the thick axis, else a coronal one.
 
     Raises:
         ValueError: if the shapes do not fit, or there is no result.
@@ -198,7 +198,7 @@ def _window(results: np.ndarray, truth: np.ndarray, step_mm: np.ndarray) -> tupl
     side_mm = 0.25 * float(min(truth.shape * step_mm))
     height, width = (max(2, round(side_mm / s)) for s in step_mm)
     mean = uniform_filter(difference.astype(np.float64), (height, width), mode="constant")
-    # only windows that lie inside: uniform_filter puts the centre at size // 2
+    # only windows inside the image; uniform_filter puts the centre at size // 2
     inside = mean[height // 2 : height // 2 + truth.shape[0] - height + 1, width // 2 :][
         :, : truth.shape[1] - width + 1
     ]
@@ -207,7 +207,7 @@ def _window(results: np.ndarray, truth: np.ndarray, step_mm: np.ndarray) -> tupl
 
 
 def _panel(axis: Any, picture: np.ndarray, step_mm: np.ndarray, window: tuple[int, int, int, int], scale: dict) -> Any:
-    """One picture, its window boxed, and the same enlarged in the corner that is farthest from the box."""
+    """Draw a picture with a box around its window, and the window enlarged in the corner farthest from the box."""
     y, x, height, width = window
     aspect = step_mm[0] / step_mm[1]
     drawn = axis.imshow(picture, aspect=aspect, interpolation="nearest", **scale)

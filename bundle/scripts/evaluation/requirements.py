@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold before an evaluation starts."""
+"""Checks before an evaluation starts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["require_inference_config"]
 
 
 def require_inference_config(preprocessing: Any, config: str = "evaluate.json") -> None:
-    """End the process, in one line, where a config that extends ``inference.json`` has not been given after it.
+    """End the process with one line if a config that extends ``inference.json`` was not given after it.
 
     Args:
         preprocessing: the chain of transforms that ``inference.json`` defines.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How sharp a result is along the thick axis, and whether that sharpness is true detail.
+"""Measure how sharp a result is along the thick axis, and whether that sharpness is true detail.
 
-Two figures need no truth (``sharpness_ratio``, ``edge_width_mm``) and can be fooled by made-up detail or noise; the
-Fourier resolution counts only what agrees with the truth, and the energy ratio says how much there is at all.
+Two figures need no truth (``sharpness_ratio``, ``edge_width_mm``), but invented detail and noise raise them too. The
+Fourier resolution counts only detail that agrees with the truth. The energy ratio counts all detail.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = [
     "sharpness_ratio",
 ]
 
-FEWEST_VOXELS = 8  # of a line whose spectrum says something
+FEWEST_VOXELS = 8  # the fewest voxels of a line whose spectrum is meaningful
 
 THROUGH_PLANE_DEFINITIONS = {
     "sharpness_ratio": "mean squared gradient per mm along the thick axis over the mean of those in-plane",
@@ -69,7 +69,7 @@ def sharpness_ratio(volume: np.ndarray, spacing_mm: Sequence[float] | np.ndarray
         thick_axis: voxel axis along which the slices are, or were, thick.
 
     Returns:
-        1 where the volume is as sharp across the slices as in them; NaN for one that is constant in-plane.
+        1 if the volume is as sharp across the slices as within them; NaN if it is constant in-plane.
     """
     energy = [float(np.mean(np.square(np.diff(volume, axis=a) / spacing_mm[a]))) for a in range(3)]
     in_plane = float(np.mean([energy[a] for a in range(3) if a != thick_axis]))
@@ -100,7 +100,7 @@ def edge_width_mm(
         foot: fraction of an edge's largest difference.
 
     Returns:
-        mm, at least one spacing; NaN where there is no edge.
+        Width in mm, at least one spacing; NaN if there is no edge.
     """
     lines = np.moveaxis(np.asarray(volume, np.float32), axis, -1)
     step = np.diff(lines.reshape(-1, lines.shape[-1]), axis=-1)
@@ -148,8 +148,8 @@ def fourier_resolution_mm(
         threshold: 0.5 is the customary one between noisy and true.
 
     Returns:
-        ``1 / f`` in mm; twice the spacing where the correlation never falls under the threshold, which is the best a
-        grid can hold; NaN for fewer than 8 voxels along the axis.
+        ``1 / f`` in mm; twice the spacing, the best that a grid can hold, if the correlation never falls below the
+        threshold; NaN for fewer than 8 voxels along the axis.
     """
     if result.shape[axis] < FEWEST_VOXELS:
         return float("nan")
@@ -168,7 +168,7 @@ def fourier_resolution_mm(
 
 
 def high_frequency_ratio_db(volume: np.ndarray, truth: np.ndarray, thick_axis: int, scale_factor: float) -> float:
-    """Energy beyond what thick slices can sample, over the truth's there, in dB.
+    """Energy at frequencies that thick slices cannot sample, over that of the truth, in dB.
 
     Args:
         volume: ``(I, J, K)``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score every case of an evaluation beside what interpolation alone gives; write the tables and pictures."""
+"""Score every case of an evaluation and interpolation without a network; write the tables and pictures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def interpolations(image: MetaTensor, profile: str) -> dict[str, np.ndarray]:
     """Results of interpolation without a network, on the grid and in the axis order of the result.
 
     Args:
-        image: ``(1, H1, H2, n_slices)``, the oriented thick-slice scan whose grid is chosen.
+        image: ``(1, H1, H2, n_slices)``, the oriented thick-slice scan with K in its meta data.
         profile: slice profile of the scan.
 
     Returns:
@@ -53,7 +53,7 @@ Summary = dict[str, dict[str, dict[str, float | None]]]  # method, figure, mean 
 
 
 def save_volume(path: Path, volume: np.ndarray, affine_ras: np.ndarray) -> None:
-    """Write ``(I, J, K)`` as float32 NIfTI, whole or not at all."""
+    """Write ``(I, J, K)`` as float32 NIfTI, completely or not at all."""
     with whole(path) as part:
         nib.save(nib.Nifti1Image(volume.astype(np.float32), affine_ras), part)
 
@@ -62,17 +62,16 @@ class CaseScores:
     """Collect the scores of each case; write ``metrics.json``, ``metrics.csv`` and pictures.
 
     Args:
-        output_dir: where the tables go, and ``pictures/<case>.png``.
+        output_dir: folder for the tables and ``pictures/<case>.png``.
         profile: slice profile of the degradation.
         method: name of the network's row.
         facts: further facts to write into ``metrics.json`` (degradation, weights), JSON types.
         lpips_weights: torchvision's AlexNet, see :func:`scripts.evaluation.lpips.find_alexnet`; without it the column
-            is empty and says why.
+            is empty and the reason is stated.
         lpips_batch_pixels: pixels of one forward pass of LPIPS.
-        device: where LPIPS is computed.
+        device: device for LPIPS.
         pictures: draw each case.
-        volumes: keep every result, and the truth, as ``volumes/<case>/<method>.nii.gz``, so that any other figure can
-            be computed from them.
+        volumes: write every result, and the truth, as ``volumes/<case>/<method>.nii.gz``, for any other figure.
 
     Attributes:
         cases: case name to method to figure to value, ``None`` where it cannot be computed.
@@ -112,7 +111,7 @@ class CaseScores:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
-        """Score the case that has just been done.
+        """Score the case that has just been processed.
 
         Raises:
             ValueError: if the result does not lie on the grid of the truth.
@@ -158,7 +157,7 @@ class CaseScores:
 
     @property
     def lpips_reason(self) -> str | None:
-        """Why ``lpips`` is empty, for all cases or some; ``None`` where it is not."""
+        """Why ``lpips`` is empty for all or some cases; ``None`` if it is not."""
         if self.lpips is None:
             return self._no_weights
         if not self._too_small:
@@ -168,12 +167,12 @@ class CaseScores:
     def summary(self) -> Summary:
         """Method to figure to ``mean`` and ``std`` (sample standard deviation; 0 for one case).
 
-        Cases without a figure are left out of its mean; both are ``None`` where no case has it.
+        Cases without a figure are left out of its mean; both are ``None`` if no case has it.
         """
         return _summary(self.cases, tuple(DEFINITIONS))
 
     def write(self) -> None:
-        """Write the tables (whole or not at all) and print the means."""
+        """Write the tables (completely or not at all) and print the means."""
         if not self.cases:
             return
         self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -229,5 +228,5 @@ def _print_means(head: str, summary: Summary, definitions: dict[str, str]) -> No
 
 
 def _finite(figures: dict[str, float]) -> dict[str, float | None]:
-    """NaN and infinity, which JSON does not know, as ``None``."""
+    """Replace NaN and infinity, which JSON cannot represent, by ``None``."""
     return {figure: value if np.isfinite(value) else None for figure, value in figures.items()}

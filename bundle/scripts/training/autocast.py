@@ -17,8 +17,8 @@ class AutocastInferer(Inferer):
 
     Args:
         dtype: ``bfloat16``, ``float16``, or ``None`` for full precision.
-        gradients_scaled: whether the trainer scales its gradients, without which those of ``float16`` would vanish.
-        channels_last: give the input in the memory format that oneDNN and cuDNN like best.
+        gradients_scaled: whether the trainer scales its gradients; without scaling, those of ``float16`` would vanish.
+        channels_last: give the input in the memory format that is fastest in oneDNN and cuDNN.
     """
 
     def __init__(self, dtype: str | None = None, channels_last: bool = True, gradients_scaled: bool = False) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order of the training data: iteration ``t`` is a fixed slice of the endless list of patches."""
+"""The order of the training data: iteration ``t`` takes a fixed part of the list of patches."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class IterationBatches(Sampler[list[int]]):
     Args:
         iterations: number of iterations of the stage.
         batch_size: B, per process.
-        rank: of this process.
-        world_size: W.
+        rank: rank of this process.
+        world_size: W, the number of processes.
 
     Attributes:
         start: iteration to start at; set on resume.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train for so much processor time instead of so many iterations: what a fair comparison of methods needs."""
+"""Train for a given processor time instead of a number of iterations, for a fair comparison of methods."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ProcessorBudget", "processor_seconds", "rate_factor"]
 
 
 def processor_seconds(device: torch.device) -> float:
-    """A clock for budgets: CPU-seconds of this process, over all its threads; on a GPU, seconds of the GPU."""
+    """Clock of budgets: CPU-seconds of this process, over all its threads; on a GPU, seconds of the GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return time.perf_counter()
@@ -37,14 +37,14 @@ class ProcessorBudget:
 
     Until then the learning rates follow :func:`rate_factor`.
 
-    The clock runs from the first iteration: reading the volumes is not training. At least one iteration is done. The
-    work of other processes is not seen, so ``num_workers`` must be 0 for an honest budget.
+    The clock starts at the first iteration, so reading the volumes does not count. At least one iteration is done. The
+    time of other processes is not counted, so ``num_workers`` must be 0 for a fair budget.
 
     Args:
         seconds: processor seconds (:func:`processor_seconds`).
-        optimizers: all that train; their rates when training starts are the highest.
-        batches: the stage's sampler; the stage becomes as long as it has got.
-        device: where the stage is trained.
+        optimizers: all that train; their learning rates at the start of training are the highest ones.
+        batches: sampler of the stage; the stage ends where the sampler has got to.
+        device: device of the training.
 
     Raises:
         ValueError: if the budget is not positive.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints from which a stage goes on as if it had never stopped."""
+"""Checkpoints from which a stage is resumed as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def whole_steps(interval: int, accumulation_steps: int) -> int:
 
 
 def load_newest(folder: str, stage: str, state: Mapping[str, Any]) -> Path:
-    """Load some of what the newest checkpoint of a stage holds.
+    """Load a part of the newest checkpoint of a stage.
 
     Args:
-        folder: of the checkpoints.
+        folder: folder of the checkpoints.
         stage: name of the stage.
         state: name in the checkpoint to anything with ``load_state_dict``.
 
@@ -56,31 +56,32 @@ def _checkpoints(folder: Path, stage: str) -> list[Path]:
 
 
 class StageCheckpoint:
-    """Save the whole training state at intervals, resume from the newest, write the stage's weights at the end.
+    """Save the training state at intervals, resume from the newest checkpoint, and write the weights at the end.
 
-    The data order needs no state (see :mod:`scripts.data.patches`); the state of everything else is saved: networks,
-    optimisers, schedulers, the gradient scaler, torch's random state and the iteration. Files are written beside
-    their final name and renamed, so that a kill at any moment leaves the previous checkpoint whole.
+    The order of the data has no state (see :mod:`scripts.data.patches`). Everything else is saved: networks,
+    optimisers, schedulers, the gradient scaler, the random state of torch and the iteration. Files are written under a
+    temporary name and renamed, so that a kill at any moment leaves the previous checkpoint complete.
 
-    SIGTERM and SIGINT end the run after the current iteration with a checkpoint, and the process with 128 + signal. Of
-    several processes all end after the same iteration, whichever of them got the signal. A checkpoint holds no
-    gradients, so none is written in the middle of an accumulation: it waits for the optimiser's step, which the
-    trainer's ``accumulation_steps`` tells.
+    SIGTERM and SIGINT end the run after the current iteration with a checkpoint, and the process with 128 + signal.
+    Several processes all end after the same iteration, whichever of them received the signal. A checkpoint holds no
+    gradients, so it is never written in the middle of an accumulation, but after the next step of the optimiser,
+    according to the trainer's ``accumulation_steps``.
 
     Args:
         state: name to anything with ``state_dict`` and ``load_state_dict``.
-        output_dir: gets ``checkpoints/<stage>_<iteration>.pt`` and, at the end, ``<stage>.pt``.
+        output_dir: folder for ``checkpoints/<stage>_<iteration>.pt`` and, at the end, ``<stage>.pt``.
         stage: name of the stage, for example ``stage1``.
         interval: iterations between checkpoints, rounded up to whole accumulations.
-        keep: how many of the newest to keep.
-        batches: the sampler, told where to start.
-        final_network: its bare state dict is ``<stage>.pt``.
-        resume: go on from the newest checkpoint, if there is one.
-        rank: of this process; the first one (0) writes, all read.
+        keep: number of the newest checkpoints to keep.
+        batches: sampler, whose start is set on resume.
+        final_network: network whose bare state dict becomes ``<stage>.pt``.
+        resume: resume from the newest checkpoint, if there is one.
+        rank: rank of this process; rank 0 writes, all ranks read.
 
     Raises:
-        ValueError: when training starts, if the stage would end in the middle of an accumulation, or before the
-            iteration where the checkpoint stands.
+        ValueError: when training starts, if the stage would end in the middle of an accumulation or before the
+        iteration
+            of the checkpoint.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class StageCheckpoint:
         engine.add_event_handler(Events.COMPLETED, self._completed)
 
     def save(self, engine: Engine) -> None:
-        """Write one checkpoint and drop the oldest."""
+        """Write one checkpoint and remove the oldest."""
         if not self.write:
             return
         content = {name: item.state_dict() for name, item in self._all(engine).items()}
@@ -130,7 +131,7 @@ class StageCheckpoint:
             self.save(engine)
 
     def _all(self, engine: Engine) -> dict[str, Any]:
-        # MONAI's Trainer resets its own scaler at every start, so the joint trainer keeps one of another name
+        # MONAI's Trainer resets its own scaler at every start, so the joint trainer has one of another name
         scaler = getattr(engine, "gradient_scaler", None) or getattr(engine, "scaler", None)
         return self.state if scaler is None else {**self.state, "scaler": scaler}
 
@@ -159,7 +160,7 @@ class StageCheckpoint:
         self.batches.start = content["iteration"]
         self.logger.info("%s goes on from iteration %d (%s)", self.stage, content["iteration"], found[-1])
         if content["iteration"] == self.batches.iterations:
-            engine.state.epoch = engine.state.max_epochs  # nothing is left to do but to write the weights
+            engine.state.epoch = engine.state.max_epochs  # only the weights remain to be written
 
     def _remember(self, number: int, _frame: object) -> None:
         self.stop_signal = number
@@ -182,7 +183,7 @@ class StageCheckpoint:
 
     def _completed(self, engine: Engine) -> None:
         if engine.state.iteration != self.batches.iterations:
-            return  # ended early, by NaN or by a monitor: no weights of a stage that was not finished
+            return  # ended early, by NaN or by a monitor: an unfinished stage has no weights
         self.save(engine)
         if self.write:
             save_weights(self.final_network, self.final_path)

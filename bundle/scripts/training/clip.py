@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep one unlucky batch from throwing the weights far away."""
+"""Clip gradients, so that a single batch cannot change the weights too much."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["GradientClipping"]
 class GradientClipping:
     """Scale the gradient to at most ``max_norm`` (L2 over all parameters) before each optimiser step.
 
-    Iterations that only accumulate are left alone: their gradient is a part of one, and may still be scaled.
+    Iterations that only accumulate are not clipped: their gradient is incomplete, and may still be scaled.
 
     Args:
-        network: whose gradients.
-        max_norm: bound; infinity clips nothing.
+        network: network whose gradients are clipped.
+        max_norm: largest norm; infinity clips nothing.
     """
 
     def __init__(self, network: nn.Module, max_norm: float) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is the network making its own texture? Two figures that run away when self-supervision feeds on itself.
+"""Detect that self-supervision amplifies the artefacts of the network, by two figures of its output.
 
-``gradient_ratio`` compares sharpness along the thick axis with sharpness in-plane, in the same images: self-sharpening
-raises it, smoothing lowers it. ``period_peak`` looks for a grid: a checkerboard repeats every K voxels.
+``gradient_ratio`` compares sharpness along the thick axis with sharpness in-plane, in the same images: sharpening
+raises it, smoothing lowers it. ``period_peak`` measures a period-K pattern, such as a checkerboard.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def period_peak(images: torch.Tensor, scale_factor: int) -> float:
     """Strength of period K along the last axis of ``(B, 1, H, K * n)``.
 
     The mean squared difference between neighbours is taken per phase (position modulo K); without a grid all phases
-    are alike. Returned is (max - min) / mean over the phases, 0 for no grid.
+    are alike. The result is (max - min) / mean over the phases, and 0 for no grid.
     """
     difference = (images[..., 1:] - images[..., :-1]).square().mean(dim=tuple(range(images.ndim - 1)))
     phases = difference[: len(difference) // scale_factor * scale_factor].reshape(-1, scale_factor).mean(dim=0)
@@ -43,9 +43,9 @@ class ThickSliceProbe:
     """The network's current output on a fixed set of real thick-slice patches.
 
     Args:
-        network: being trained.
+        network: network that is trained.
         volumes: thick-slice MR volumes.
-        transform: random through-plane patch; seeded here, so the set is always the same.
+        transform: random through-plane patch; it is seeded here, so that the set is always the same.
         count: number of patches.
         scale_factor: K of the probe.
     """
@@ -70,21 +70,22 @@ class ThickSliceProbe:
 
 
 class CollapseMonitor:
-    """Log both figures of the network's output on fixed thick slices, and stop the run when they run away.
+    """Log both figures of the network's output on fixed thick slices, and stop the run if they grow too much.
 
     Args:
-        probe: makes the network's current output on fixed real thick slices, ``(B, 1, H, K * n)``.
+        probe: returns the network's current output on fixed real thick slices, ``(B, 1, H, K * n)``.
         scale_factor: K.
-        interval: iterations between looks.
-        max_growth: stop when the gradient ratio has grown by this factor since the start.
-        max_peak: stop when the period-K figure exceeds its start by this much.
+        interval: iterations between measurements.
+        max_growth: stop if the gradient ratio has grown by this factor since the start.
+        max_peak: stop if the period-K figure exceeds its start by this much.
         writer: optional TensorBoard writer.
 
-    Put it before the checkpoint in the list of handlers: it then looks at the weights a stage starts with before a
-    checkpoint is loaded, so that a resumed run compares with the same figures, and a run-away is never saved.
+    It must stand before the checkpoint in the list of handlers. It then measures the initial weights of the stage
+    before a checkpoint is loaded, so that a resumed run compares with the same figures, and a diverged state is never
+    saved.
 
     Raises:
-        TrainingDivergedError: during training, when they run away.
+        TrainingDivergedError: during training, if they grow too much.
     """
 
     def __init__(

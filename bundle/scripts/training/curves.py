@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Curves of training and validation in TensorBoard, written by one process of several."""
+"""Curves of training and validation in TensorBoard, written by the first process only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ __all__ = ["Curves", "open_writer"]
 
 
 def open_writer(output_dir: str, stage: str, rank: int = 0) -> SummaryWriter | None:
-    """The TensorBoard writer of a stage, ``output_dir/tensorboard/<stage>``; ``None`` in every process but the first.
+    """The TensorBoard writer of a stage, ``output_dir/tensorboard/<stage>``; ``None`` in all processes except the
+    first.
 
     Every handler that takes a ``writer`` does nothing without one.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running average of the weights: steadier than the last step, and what is evaluated and shipped."""
+"""Running average of the weights, which varies less than the last step, and is evaluated and shipped."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class MovingAverage:
     The bound in ``n`` (iterations so far) lets the average follow a short run.
 
     Args:
-        network: being trained.
-        average: a copy of it that receives the average; not trained itself.
+        network: network that is trained.
+        average: copy of it that receives the average and is not trained.
         decay: 0 copies the network, 0.999 averages over about a thousand iterations.
     """
 
@@ -34,7 +34,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
-        """Average once."""
+        """Update the average."""
         n = engine.state.iteration
         decay = min(self.decay, (1 + n) / (10 + n))
         for mean, value in zip(self.average.parameters(), self.network.parameters(), strict=True):

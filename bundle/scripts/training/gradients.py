@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which term of a loss moves a network, and how strongly."""
+"""Measure how strongly each term of a loss acts on a network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["GradientNorms", "gradient_norm"]
 
 
 def gradient_norm(term: torch.Tensor, parameters: Iterable[nn.Parameter]) -> float:
-    """Euclidean norm of the gradient of a scalar at all the parameters together; its graph is kept.
+    """Euclidean norm of the gradient of a scalar with respect to all parameters; the graph is kept.
 
     Nothing is added to ``.grad``. A term that does not depend on the parameters has norm 0.
     """
@@ -29,13 +29,14 @@ def gradient_norm(term: torch.Tensor, parameters: Iterable[nn.Parameter]) -> flo
 
 
 class GradientNorms:
-    """Log what moves the networks of a :class:`scripts.training.stage3.JointTrainer`.
+    """Log gradient norms of the networks of a :class:`scripts.training.stage3.JointTrainer`.
 
-    ``gradient_norm/<term>`` is the norm of one weighted term's gradient at SRNet; each look costs about one backward
-    pass per term. ``total_gradient_norm/<network>`` is that of the whole gradient, as the optimiser is about to see it.
+    ``gradient_norm/<term>`` is the gradient norm of one weighted term at SRNet; each measurement costs about one
+    backward pass per term. ``total_gradient_norm/<network>`` is the norm of the whole gradient, as the optimiser will
+    use it.
 
     Args:
-        interval: iterations between looks; only iterations in which the optimisers step are looked at.
+        interval: iterations between measurements, which take place only when the optimisers step.
         writer: TensorBoard writer, or ``None`` to log nothing.
     """
 
@@ -44,7 +45,7 @@ class GradientNorms:
         self.writer = writer
 
     def attach(self, engine: Any) -> None:
-        """Register with the trainer, after whatever clips its gradients."""
+        """Register with the trainer, after the handler that clips its gradients."""
         if self.writer is None:
             return
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._terms)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several handlers in one place of a list: MONAI's check of a bundle wants every entry to be a component."""
+"""Several handlers as one entry of a list: MONAI's check of a bundle demands that every entry is a component."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["InOrder"]
 
 
 class InOrder:
-    """Attach handlers one after the other; each event reaches them in this order.
+    """Attach handlers in order; each event reaches them in this order.
 
     Args:
         handlers: anything with ``attach``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation metric: how many dB better than cubic interpolation."""
+"""Validation metric: PSNR gain over cubic interpolation in dB."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class PSNRGain(Metric):
         super().__init__(output_transform)
 
     def iteration_completed(self, engine: Any) -> None:
-        """Take what an engine has computed, and the positions from its batch."""
+        """Take the output of an engine, and the positions from its batch."""
         output = self._output_transform(engine.state.output)
         self.update([*(output[key] for key in self.required_output_keys[:3]), engine.state.batch["positions"]])
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Start anew."""
         self._sum, self._count = 0.0, 0
 
     def update(self, output: Sequence[torch.Tensor]) -> None:

@@ -38,16 +38,16 @@ def translation_grid(mr: torch.Tensor, ct: torch.Tensor, made: Translation) -> t
 
 
 class TranslationPictures:
-    """Draw the same few patches again and again.
+    """Draw the same few patches at intervals.
 
     Args:
         network: SRNet.
         citnet: CITNet.
-        dataset: unpaired patches; the first ``count`` are drawn, as far as they share one K.
-        count: rows of the picture.
+        dataset: unpaired patches; the first ``count`` of them that share one K are drawn.
+        count: number of rows of the picture.
         interval: iterations between pictures during training.
         writer: TensorBoard writer, or ``None`` to draw nothing during training.
-        own_attribute: translate CT with the attribute code of the MR beside it, not with a draw of the prior.
+        own_attribute: translate CT with the attribute code of the MR image of its pair instead of a draw of the prior.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class TranslationPictures:
 
     @torch.no_grad()
     def draw(self) -> torch.Tensor:
-        """The grid as the networks are now; see :func:`translation_grid`."""
+        """The grid with the present networks; see :func:`translation_grid`."""
         mr = self.network(self.batch["mr_image"], *told(self.batch, "mr"))[:, :1].float()
         ct = self.batch["ct_label"]
         priors = self.batch["mr_attribute"], self.batch["ct_attribute"]
@@ -93,9 +93,9 @@ class TranslationPictures:
         """Load the newest checkpoint and write the picture as PNG.
 
         Args:
-            folder: of the checkpoints.
-            stage: their name.
-            path: of the PNG file.
+            folder: folder of the checkpoints.
+            stage: name of the stage.
+            path: path of the PNG file.
 
         Raises:
             FileNotFoundError: if there is no checkpoint.

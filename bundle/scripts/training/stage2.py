@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 2: learn the look of MR from thick-slice MR alone.
+"""Stage 2: learn from thick-slice MR alone.
 
-``inplane``: inside a thick slice an MR scan is already high-resolution. Degrade it along an in-plane axis and learn the
-way back. The pairs come ready from the data.
+``inplane``: within a thick slice, an MR scan has high resolution. The slice is degraded along an in-plane axis, and the
+network learns to undo that. The data sets make these pairs.
 
-``paper`` (section 2.3, Algorithm 1): super-resolve the thick slices, degrade the result, learn the way back,
-``min || F(x_L) - F(D(F(x_L))) ||_1``. Who makes the pair, and where the gradient flows, the text does not say; the
-readings are:
+``paper`` (section 2.3, Algorithm 1): the thick slices are super-resolved, the result is degraded, and the network
+learns to undo that, ``min || F(x_L) - F(D(F(x_L))) ||_1``. The text does not say which network makes the pair and where
+the gradient flows. The readings are:
 
 * ``current``: the network being trained makes the pair, without gradient;
-* ``through``: the formula to the letter, gradients through everything;
-* ``frozen``: the network as stage 1 left it makes the pair;
+* ``through``: the formula taken literally, with gradients through both passes;
+* ``frozen``: the network at the end of stage 1 makes the pair;
 * ``ema``: the running average of the network makes the pair.
 """
 
@@ -34,7 +34,7 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class InPlanePairs:
-    """Pairs that the data set has made: real MR detail as the target."""
+    """Pairs from the data set, with real MR detail as the target."""
 
     def __call__(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Pair:
         """``(mr_image, mr_label)`` of the batch."""
@@ -47,8 +47,8 @@ class PseudoPairs:
     Args:
         reading: ``current``, ``through``, ``frozen`` or ``ema`` (see the module).
         operator: D.
-        network: the network being trained, copied for ``frozen`` before training starts.
-        average: the running average, for ``ema``.
+        network: network that is trained; it is copied for ``frozen`` before training starts.
+        average: running average of it, for ``ema``.
 
     Raises:
         ValueError: for an unknown reading.
@@ -66,7 +66,7 @@ class PseudoPairs:
             self.teacher = copy.deepcopy(network).eval()
 
     def __call__(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> Pair:
-        """Make the pair of the thick slices ``mr_image``."""
+        """Make a pair from the thick slices ``mr_image``."""
         image, acquisition = batch["mr_image"], told(batch, "mr")
         teacher = network if self.teacher is None else self.teacher
         with torch.set_grad_enabled(self.reading == "through"):
@@ -77,7 +77,7 @@ class PseudoPairs:
 def make_pairs(
     variant: str, reading: str, operator: BatchOperator, network: nn.Module, average: nn.Module
 ) -> InPlanePairs | PseudoPairs:
-    """What makes the pairs of a variant of stage 2, ``inplane`` or ``paper``; see :class:`PseudoPairs` for the rest.
+    """Return the source of pairs for a variant of stage 2, ``inplane`` or ``paper``; see :class:`PseudoPairs`.
 
     Raises:
         ValueError: for an unknown variant, or an unknown reading of the paper's.
@@ -88,15 +88,15 @@ def make_pairs(
 
 
 class SelfSupervisedTrainer(SupervisedTrainer):
-    """Supervision from pairs that a :class:`PseudoPairs` or :class:`InPlanePairs` makes, plus CT pairs as an anchor.
+    """Train on pairs from :class:`PseudoPairs` or :class:`InPlanePairs`, with CT pairs as an anchor.
 
     Loss: ``L1(F(mr pair)) + anchor_weight * L1(F(ct pair))``; both go through the network in one batch. Batches hold
-    ``mr_image``, ``ct_image`` and ``ct_label``, and ``mr_label`` where the data make the pair.
+    ``mr_image``, ``ct_image`` and ``ct_label``, and ``mr_label`` if the data set makes the pair.
 
     Args:
         pairs: makes ``(image, target)`` of ``(network, batch)``.
         anchor_weight: weight of the CT term; 0 leaves CT out.
-        supervised: everything else :class:`monai.engines.SupervisedTrainer` takes.
+        supervised: further arguments of :class:`monai.engines.SupervisedTrainer`.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class SelfSupervisedTrainer(SupervisedTrainer):
         return engine.state.output
 
     def _step(self, engine: SelfSupervisedTrainer, loss: torch.Tensor) -> None:
-        """Backward and, every ``accumulation_steps``, one optimiser step."""
+        """Do the backward pass and, every ``accumulation_steps`` iterations, one step of the optimiser."""
         (loss / engine.accumulation_steps).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if engine.state.iteration % engine.accumulation_steps == 0:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Handlers that show how training goes, and end it when it has gone wrong."""
+"""Handlers that show the progress of training, and end it if it fails."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["StopOnNaN", "TrainingBar", "TrainingDivergedError", "ValidateAtItera
 
 
 class TrainingDivergedError(RuntimeError):
-    """Training has failed; the last checkpoint is from before."""
+    """Training has diverged; the last checkpoint is from before."""
 
 
 class StopOnNaN:
-    """End the run, with an error, when a scalar of the output is NaN or infinite."""
+    """End the run with an error if a scalar of the output is NaN or infinite."""
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
-        """Look at every scalar of the output.
+        """Check every scalar of the output.
 
         Raises:
             TrainingDivergedError: naming it.
@@ -68,7 +68,7 @@ class ValidationPictures:
 
     Args:
         writer: TensorBoard writer, or ``None`` to write nothing.
-        count: how many patches, from the start of the validation set.
+        count: number of patches, from the start of the validation set.
     """
 
     def __init__(self, writer: Any | None, count: int) -> None:
