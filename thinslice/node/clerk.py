@@ -49,7 +49,7 @@ class Clerk:
         oldest = now - self.settings.disk.keep_dead_days * DAY_SECONDS
         for row in self.ledger.select("state = 'dead' AND bytes > 0 AND changed_at <= ?", oldest):
             if self.spool.settle(row, State.DEAD, changed_at=row.changed_at, files="[]"):
-                log.info("%s: its images are removed, since nobody has asked for them", row.series)
+                log.info("%s: its images are removed, since the series was not retried", row.series)
 
     def _is_stable(self, row: Row, now: float) -> bool:
         """Whether no image has come for long enough, and the transfer ended well or went on to other series."""
