@@ -20,7 +20,7 @@ __all__ = ["ThinSlicesApp"]
 
 
 def bundle_folder(model_path: str) -> Path:
-    """The bundle: the model folder itself, or the one bundle in it, where a MAP puts it.
+    """The folder of the bundle: the model folder itself, or the one bundle in it, as in a MAP.
 
     Raises:
         SystemExit: if there is none, or more than one.
@@ -62,12 +62,12 @@ class ThinSlicesApp(Application):
 
 
 def main() -> int:
-    """Run; the exit code."""
+    """Run the application; returns the exit code."""
     context = Application.init_app_context(sys.argv)
     bundle = bundle_folder(context.model_path)
-    context.models = None  # the SDK takes any folder for a model of its own; the operator loads the bundle
+    context.models = None  # the SDK would load any folder as a model; here the operator loads the bundle
     sys.path[:0] = [str(bundle), str(Path(__file__).parent)]
-    from scripts.data.cases import find_cases  # the bundle's package, whose place is known only now
+    from scripts.data.cases import find_cases  # the bundle's package, whose location is known only now
 
     cases = find_cases(context.input_path)
     application = ThinSlicesApp(context, bundle, cases)

@@ -36,10 +36,10 @@ Failures = list[tuple[str, CaseError]]
 
 
 class ReaderOperator(Operator):
-    """Reads one scan per call, strictly; a refused one goes to ``failures`` and the next call takes the next.
+    """Read one scan per call, strictly; a refused one goes to ``failures``, and the next call reads the next.
 
     Args:
-        cases: what the input folder holds; give the operator a count condition of ``len(cases.items)``.
+        cases: scans of the input folder; give the operator a count condition of ``len(cases.items)``.
         failures: refusals are appended here.
 
     Output ``image``: ``(1, I, J, K)`` float32 with the meta data of :func:`scripts.transforms.load.as_meta_tensor`, and
@@ -69,7 +69,7 @@ class ReaderOperator(Operator):
 
 
 class SuperResolutionOperator(MonaiBundleInferenceOperator):
-    """The SDK's bundle operator, but the result keeps its dtype, its grid and its affine.
+    """The SDK's bundle operator, changed so that the result keeps its dtype, grid and affine.
 
     Output ``pred``: ``(I, J, K)`` on the thin grid, axes as stored, with the result's own meta data.
     """
@@ -104,8 +104,8 @@ class SuperResolutionOperator(MonaiBundleInferenceOperator):
 
     def _init_config(self, config_names: Any) -> None:
         super()._init_config(config_names)
-        self.parser["bundle_root"] = str(self.bundle_path)  # the SDK leaves it as it stands in the file
-        # the network's other inputs are computed by the bundle's inferer: nobody sends them
+        self.parser["bundle_root"] = str(self.bundle_path)  # the SDK leaves the value of the file
+        # the inferer of the bundle computes the other inputs of the network
         self._inputs = {"image": self._inputs["image"]}
 
     def _receive_input(self, name: str, op_input: Any, context: Any) -> tuple[np.ndarray, dict[str, Any]]:
@@ -118,12 +118,12 @@ class SuperResolutionOperator(MonaiBundleInferenceOperator):
 
 
 class WriterOperator(Operator):
-    """Writes one result: of a DICOM series a derived one, ``<case>/*.dcm``, of a NIfTI file ``<case>_sr.nii.gz``.
+    """Write one result: a derived series, ``<case>/*.dcm``, for a DICOM series; ``<case>_sr.nii.gz`` for a NIfTI file.
 
     Args:
-        output: folder; what is not complete never carries its final name.
-        bundle_path: the bundle; it says what the derived series states about its origin.
-        failures: what could not be written is appended here.
+        output: folder; only complete results have their final names.
+        bundle_path: folder of the bundle, from which the derived series takes its provenance.
+        failures: errors of writing are appended here.
     """
 
     def __init__(
@@ -166,9 +166,9 @@ class WriterOperator(Operator):
 
 
 def provenance_of(bundle: Path, moment: datetime) -> Provenance:
-    """What a derived series says about the bundle.
+    """Provenance of a derived series.
 
-    The moment goes into the digest of the settings: UIDs are made from that, and the next run, at another moment, must
+    The time goes into the digest of the settings, from which UIDs are made, so that the next run, at another time, does
     not give other files the same UIDs.
     """
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())

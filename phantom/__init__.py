@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The made-up patient: one anatomy, seen by MR and by CT, as NIfTI or DICOM. For demo, tests and benchmarks.
+"""The made-up patient: one anatomy as MR and as CT, in NIfTI or DICOM, for demo, tests and benchmarks.
 
-Never used to train shipped weights.
+It is never used to train shipped weights.
 """
 
 import thinslice  # noqa: F401  puts the bundle on the path, in a checkout and in a wheel

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A procedural head: skull, folded cortex, ventricles, nuclei, cerebellum, vessels, eyes and sinuses, all from a seed.
+"""Make a procedural head: skull, folded cortex, ventricles, nuclei, cerebellum, vessels, eyes and sinuses, all from a
+seed.
 
-Everything is made in millimetres from band-limited noise and signed distances, so that the same seed gives the same
-head, and edges are soft over one voxel: what a scanner would see as partial volume.
+Everything is made in millimetres from band-limited noise and signed distances, so the same seed gives the same head.
+Edges are soft over one voxel, like the partial volume of a scanner.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ TISSUES = ("air", "skin", "fat", "muscle", "bone", "marrow", "csf", "grey", "whi
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What is where.
+    """The tissues of a head.
 
     Attributes:
         fractions: ``(len(TISSUES), I, J, K)`` float32, share of each tissue in each voxel, summing to 1.
@@ -48,7 +49,7 @@ class _Canvas:
         return field / field.std()
 
     def ellipsoid(self, centre_mm: tuple[float, float, float], semi_axes_mm: tuple[float, float, float]) -> np.ndarray:
-        """About the signed distance to its surface in mm, negative inside."""
+        """Approximate signed distance to the surface of an ellipsoid in mm, negative inside."""
         radius = sum(((x - c) / s) ** 2 for x, c, s in zip(self.position, centre_mm, semi_axes_mm, strict=True))
         return (np.sqrt(radius) - 1) * min(semi_axes_mm)
 
@@ -59,7 +60,7 @@ class _Canvas:
         self.fractions[TISSUES.index(tissue)] += cover
 
     def share(self, *tissues: str) -> np.ndarray:
-        """Fraction of some tissues together."""
+        """Sum of the fractions of some tissues."""
         return self.fractions[[TISSUES.index(t) for t in tissues]].sum(axis=0)
 
 
@@ -67,7 +68,7 @@ def make_anatomy(seed: int, shape: tuple[int, int, int], spacing_mm: tuple[float
     """A head that fills the field of view.
 
     Args:
-        seed: of the person.
+        seed: seed of the person.
         shape: ``(I, J, K)`` voxels, left-right, posterior-anterior, inferior-superior.
         spacing_mm: voxel spacing; below about 1.2 mm the folds and vessels are resolved.
 
@@ -111,7 +112,7 @@ def _face(canvas: _Canvas, size: float) -> None:
 def _brain(canvas: _Canvas, surface: np.ndarray, size: float) -> None:
     """Cerebrum and cerebellum with sheets of grey matter around the sulci."""
     inside = 1.0 * (surface < 0)
-    split = np.abs(canvas.position[0] + 1.5 * canvas.noise(0.15 * size)) - 0.6  # the two hemispheres part here
+    split = np.abs(canvas.position[0] + 1.5 * canvas.noise(0.15 * size)) - 0.6  # the gap between the two hemispheres
     folds = _sheets(canvas, 3.8)
     depth = np.maximum(-surface - 0.26 * size, 0)  # sulci do not reach the middle
     sulci = np.minimum(folds + 0.8 * depth, np.maximum(split, 0))
@@ -158,7 +159,7 @@ def _deep(canvas: _Canvas, size: float, inside: np.ndarray) -> None:
 
 
 def _vessels(canvas: _Canvas, size: float) -> None:
-    """Thin tubes that wander through the brain: what thick slices lose."""
+    """Thin winding vessels in the brain, which thick slices do not resolve."""
     seeds = np.ones(canvas.fractions.shape[1:], dtype=bool)
     brain = canvas.share("grey", "white", "csf", "nuclei") > 0.5
     places = np.argwhere(brain)

@@ -21,13 +21,13 @@ def write_series(
     """One file per slice along the third axis.
 
     Args:
-        folder: is created; gets ``0001.dcm`` and so on.
+        folder: is created, for the files ``0001.dcm`` and so on.
         array: ``(columns, rows, slices)`` scanner units; rounded to whole numbers. CT is written with intercept -1024.
         affine_ras: ``(4, 4)`` of the array.
         modality: ``MR`` or ``CT``.
-        seed: who; UIDs are made of it, so that the same patient has the same study.
-        slice_thickness_mm: default: the slice spacing.
-        description: of the series.
+        seed: seed of the patient; UIDs are made from it, so that the same patient has the same study.
+        slice_thickness_mm: slice thickness; by default the slice spacing.
+        description: SeriesDescription.
 
     Returns:
         The files in order of position.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The anatomy as scanners show it: a T1- or T2-weighted MR and a CT of one made-up person, voxel for voxel."""
+"""Scan the anatomy: a T1- or T2-weighted MR and a CT of one made-up person on the same voxels."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def mr_image(anatomy: Anatomy, seed: int, contrast: str = "t1", noise: float = 1
     """An MR magnitude image.
 
     Args:
-        anatomy: who.
-        seed: of the texture, the bias field and the noise.
+        anatomy: anatomy of the patient.
+        seed: seed of the texture, the bias field and the noise.
         contrast: ``t1`` or ``t2``.
         noise: standard deviation of the complex noise, where white matter in T1 has 680.
         bias: standard deviation of the slow multiplicative field.
@@ -69,9 +69,9 @@ def ct_image(anatomy: Anatomy, seed: int, noise_hu: float = 8.0) -> np.ndarray:
     """A CT of the same anatomy, in Hounsfield units, with correlated noise.
 
     Args:
-        anatomy: who.
-        seed: of the noise.
-        noise_hu: its standard deviation.
+        anatomy: anatomy of the patient.
+        seed: seed of the noise.
+        noise_hu: standard deviation of the noise.
 
     Returns:
         ``(I, J, K)`` float32.
@@ -109,11 +109,11 @@ def make_patient(
     """A person, scanned by MR and CT without moving.
 
     Args:
-        seed: who, and the noise of the scans.
+        seed: seed of the patient and of the noise of the scans.
         shape: ``(I, J, K)``, left-right, posterior-anterior, inferior-superior before tilting.
         spacing_mm: voxel spacing.
-        contrast: of the MR, ``t1`` or ``t2``.
-        angles_degrees: tilt of the scan, see :func:`oblique_affine`.
+        contrast: contrast of the MR, ``t1`` or ``t2``.
+        angles_degrees: tilt of the scan; see :func:`oblique_affine`.
 
     Returns:
         The pair.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Environments of their own for MONAI Label and MONAI Deploy: what they demand cannot stand beside our pins.
+"""Make separate environments for MONAI Label and MONAI Deploy, whose requirements conflict with the project's pins.
 
-Each has its own packages first and shares the large ones (PyTorch above all) with ``.venv``, so it takes half a GB and
-a minute or two instead of 8 GB. ``make test-clients`` makes and uses them; delete ``.venv-label`` and ``.venv-deploy``
-to be rid of them.
+Each environment has its own packages first and shares the large ones (above all PyTorch) with ``.venv``. So it takes
+half a GB and a minute or two instead of 8 GB. ``make test-clients`` makes and uses them. Delete ``.venv-label`` and
+``.venv-deploy`` to remove them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LABEL = [
     "pylibjpeg-openjpeg==2.3.0", "pyjpegls==1.4.0",
 ]  # fmt: skip
 DEPLOY = ["monai-deploy-app-sdk==4.0.0", "holoscan-cu13==4.6.0", "highdicom==0.28.2", "SimpleITK==2.5.7"]
-# (requirements, what must lie in this environment itself although .venv has it)
+# (requirements, packages that this environment must have itself although .venv has them)
 ENVIRONMENTS = {"label": (LABEL, "monailabel==0.8.5"), "deploy": (DEPLOY, "monai==1.6.1")}
 
 
@@ -39,7 +39,7 @@ def make(name: str) -> Path:
     (site / "_shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
     subprocess.run([*pip, "setuptools<81", "wheel"], check=True)
-    # sam2 builds from source against the PyTorch that is there, not against another one of its own
+    # sam2 builds from source against the installed PyTorch, not against another one
     subprocess.run([*pip, "--no-build-isolation", *requirements], check=True)
     subprocess.run([*pip, "--no-deps", "--ignore-installed", own], check=True)
     ready.touch()

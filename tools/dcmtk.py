@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where dcmtk's programs are."""
+"""Find the programs of dcmtk."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 def dcmtk(program: str) -> str:
     """Path of one of dcmtk's programs.
 
-    pynetdicom installs programs of the same names with other options beside Python, and they come first in the path of
-    an activated environment, so that folder is left out.
+    pynetdicom installs programs with the same names but other options beside Python. They come first in the path of an
+    activated environment, so that folder is left out.
 
     Raises:
         FileNotFoundError: if dcmtk is not installed.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""See a thick-slice scan become a thin-slice one: the made-up patient, or a scan of your own."""
+"""Super-resolve the made-up patient, or a scan of your own, and show the result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
 PHANTOM_FACTOR = 4  # thin slices per thick one of the made-up patient
-PHANTOM_PROFILE = "gaussian"  # how the made-up patient is scanned, and the bundle is told so
+PHANTOM_PROFILE = "gaussian"  # slice profile with which the made-up patient is scanned; the bundle is told so
 
 
 def phantom_scan(folder: Path, shape: tuple[int, int, int], seed: int) -> np.ndarray:
@@ -38,29 +38,29 @@ def phantom_scan(folder: Path, shape: tuple[int, int, int], seed: int) -> np.nda
     thick, affine = thicken(
         patient.mr, patient.affine_ras, scale_factor=PHANTOM_FACTOR, thick_axis=2, profile=PHANTOM_PROFILE
     )
-    # columns run to the patient's left and rows to the back in DICOM; any other choice is as good
+    # columns run to the patient's left and rows to the back; any other choice would do
     write_series(folder, thick, affine, seed=seed)
     return patient.mr
 
 
 def describe(name: str, array: np.ndarray, affine: np.ndarray) -> str:
-    """One line: what, shape, spacing."""
+    """One line with name, shape and spacing."""
     shape, spacing = " x ".join(map(str, array.shape)), " x ".join(f"{s:.3g}" for s in voxel_spacing_mm(affine))
     return f"  {name:<8}{shape:<18}voxels   {spacing} mm"
 
 
 def picture(volumes: dict[str, np.ndarray], spacing_mm: np.ndarray, path: Path, title: str) -> None:
-    """Three planes, one column per volume, one window for all.
+    """Draw three planes, with one column per volume and one window for all.
 
     Args:
         volumes: name to ``(H1, H2, n)`` on one grid, thick axis last.
         spacing_mm: ``(3,)`` of that grid.
-        path: PNG.
-        title: above all.
+        path: path of the PNG.
+        title: title of the picture.
     """
     reference = next(reversed(volumes.values()))
     low, high = np.percentile(reference, (0.5, 99.7))
-    places = [int(0.42 * n) for n in reference.shape]  # beside the midline, which shows little
+    places = [int(0.42 * n) for n in reference.shape]  # off the midline, which shows little
     planes = {"through the slices": (0, 1, 2), "through the slices, turned": (1, 0, 2), "in a slice": (2, 0, 1)}
     figure, axes = plt.subplots(3, len(volumes), figsize=(3.4 * len(volumes), 9), layout="constrained", squeeze=False)
     for name, axis in zip(volumes, axes[0], strict=True):
@@ -96,7 +96,7 @@ def show(name: str, source: object, output: Path, seconds: float, truth: np.ndar
     cubic = interpolate_cubic(before, grid.positions_tensor()).numpy()
     volumes = {"acquired": before.numpy()[..., grid.nearest_slices], "cubic": cubic, "this model": ours.numpy()}
     if truth is not None:
-        # the phantom's axes are the series' own, so the truth is already on the result's grid
+        # the series has the axes of the phantom, so the truth is already on the grid of the result
         volumes["truth"] = orientation.apply(torch.from_numpy(truth)[None])[0].numpy()
         print("\n  against the truth    PSNR, dB    SSIM")
         for label in ("cubic", "this model"):
@@ -109,7 +109,7 @@ def show(name: str, source: object, output: Path, seconds: float, truth: np.ndar
 
 
 def main() -> None:
-    """Make or take a scan, super-resolve it as any user would, show what came out."""
+    """Make or take a scan, super-resolve it as any user would, and show the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", type=Path, help="NIfTI file, DICOM series, or a folder of either")
     parser.add_argument("--output", type=Path, default=Path("out/demo"))
@@ -132,7 +132,7 @@ def main() -> None:
     code = 0
     try:
         run_bundle(["inference.json"], dataset_dir=Path(location).resolve(), output_dir=output, **ids)
-    except SystemExit as error:  # it has said why
+    except SystemExit as error:  # the bundle has printed the reason
         code = int(error.code or 0)
     seconds = (time.perf_counter() - started) / max(1, len(cases.items))
     for item in cases.items:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of the shipped weights: measured into ``docs/figures.json``, and from there into every page.
+"""Write the figures of the shipped weights into every page, from ``docs/figures.json``.
 
 A page holds them between ``<!-- figures: NAME -->`` and ``<!-- end of figures -->``; ``metadata.json`` has the means in
-``eval_metrics``. With the metrics of three evaluations this remakes ``docs/figures.json`` first:
+``eval_metrics``. Given the metrics of three evaluations, the command first remakes ``docs/figures.json``:
 
     .venv/bin/python -m tools.figures axial=OUT1/metrics.json coronal=OUT2/metrics.json sagittal=OUT3/metrics.json
     .venv/bin/python -m tools.figures
@@ -40,7 +40,7 @@ def collect(evaluations: dict[str, Path], weights: Path) -> Figures:
 
     Args:
         evaluations: direction (``axial``, ``coronal``, ``sagittal``) to file.
-        weights: whose figures they are.
+        weights: file of the weights that were evaluated.
 
     Returns:
         ``model_sha256``, ``facts`` of the evaluations, and ``slices``: direction to head to method to figures.
@@ -57,13 +57,13 @@ def collect(evaluations: dict[str, Path], weights: Path) -> Figures:
 
 
 def gains(figures: Figures) -> dict[str, list[float]]:
-    """Over cubic interpolation, of each head and direction: ``psnr`` in dB, ``ssim``."""
+    """Gains over cubic interpolation for each head and direction: ``psnr`` in dB, and ``ssim``."""
     rows = [rows for heads in figures["slices"].values() for rows in heads.values()]
     return {name: [row["ours"][name] - row["bicubic"][name] for row in rows] for name in ("psnr", "ssim")}
 
 
 def _table(figures: Figures) -> str:
-    """Every head and direction."""
+    """Table with a line for each head and direction."""
     lines = ["| slices | head | " + " | ".join(METHODS.values()) + " | gain over cubic |", "|---" * 6 + "|"]
     for direction, heads in figures["slices"].items():
         for head, rows in heads.items():
@@ -75,7 +75,7 @@ def _table(figures: Figures) -> str:
 
 
 def _means(figures: Figures) -> str:
-    """One line for each direction of the slices."""
+    """Table with a line for each direction of the slices."""
     lines = ["| slices | " + " | ".join(METHODS.values()) + " | gain over cubic |", "|---" * 5 + "|"]
     for direction, heads in figures["slices"].items():
         value = {m: {n: mean(row[m][n] for row in heads.values()) for n in ("psnr", "ssim")} for m in METHODS}
@@ -86,7 +86,7 @@ def _means(figures: Figures) -> str:
 
 
 def _sentence(figures: Figures) -> str:
-    """The mean gain and its spread."""
+    """Sentence with the mean gain and its spread."""
     found = gains(figures)
     psnr, heads = found["psnr"], len({head for rows in figures["slices"].values() for head in rows})
     return (
@@ -103,7 +103,7 @@ def filled(page: str, figures: Figures) -> str:
     """A page with its blocks of figures written anew.
 
     Raises:
-        ValueError: if a block has a name that nothing writes.
+        ValueError: if a block has an unknown name.
     """
 
     def write(block: re.Match[str]) -> str:
@@ -117,7 +117,7 @@ def filled(page: str, figures: Figures) -> str:
 
 
 def with_eval_metrics(metadata: str, figures: Figures) -> str:
-    """``metadata.json`` with the means."""
+    """The text of ``metadata.json`` with the means."""
     content = json.loads(metadata)
     found = gains(figures)
     content["eval_metrics"] = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rewrite JSON files the way the Model Zoo wants them: four spaces, one element per line, keys in their order."""
+"""Format JSON files as the Model Zoo expects: four spaces, one element per line, keys in their order."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the shipped weights from the public data, by one seeded recipe that can be interrupted and started again.
+"""Train the shipped weights from the public data, by one seeded recipe that can be interrupted and resumed.
 
 Each data folder has a ``MANIFEST.csv`` with the columns ``path``, ``modality`` and ``use``; only rows whose use is
-``train`` and whose licence lets weights ship are taken. High-resolution MR is never shown to the network: each such
-volume is first made into three thick stacks, axial, sagittal and coronal, as a clinic would have acquired them.
+``train`` and whose licence allows shipped weights are taken. High-resolution MR is never shown to the network: each
+such volume is first made into three thick stacks, axial, sagittal and coronal, as a clinic would have acquired them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def patient_of(name: str, modality: str, who: dict[str, Any]) -> tuple[str, str]
     """Anatomy and patient of a file.
 
     Args:
-        name: of the file.
+        name: name of the file.
         modality: ``ct`` or ``mr``.
         who: content of ``model_data.json``.
 
     Raises:
-        ValueError: for a file that it does not know.
+        ValueError: for a file that is not in it.
     """
     for anatomy, group in who[modality].items():
         for patient in group["patients"]:
@@ -70,7 +70,7 @@ def prepare(folders: list[Path], output: Path) -> Path:
 
 
 def weigh(items: list[dict[str, Any]], shares: dict[str, float]) -> None:
-    """Give each scan a ``weight``: its anatomy's share, parted among the patients, then among each one's scans."""
+    """Give each scan a ``weight``: the share of its anatomy, divided among the patients, then among their scans."""
     for item in items:
         fellows = [other for other in items if other["anatomy"] == item["anatomy"]]
         patients = {other["patient"] for other in fellows}
@@ -100,16 +100,16 @@ def place(source: Path, folder: Path, is_hr_mr: bool) -> list[Path]:
 def train_stage(
     stage: int, iterations: int, data: Path, datalist: Path, output: Path, recipe: Path, seed: int, **ids: Any
 ) -> None:
-    """One stage on prepared data; writes ``stage<N>.pt`` to ``output``, or goes on where it stopped.
+    """Train one stage on prepared data, or resume it; writes ``stage<N>.pt`` to ``output``.
 
     Args:
         stage: 1 or 2.
         iterations: length of the stage.
         data: folder with ``ct/`` and ``mr/`` (:func:`prepare`).
-        datalist: which file serves what.
+        datalist: file that says which scans train and which validate.
         output: checkpoints, logs and weights go here.
         recipe: override file.
-        seed: of everything random.
+        seed: seed of everything random.
         ids: further overrides, which win over the recipe.
     """
     settings = {

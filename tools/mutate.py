@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do the tests notice when an equation changes?
+"""Mutation tests: do the tests notice when an equation changes?
 
-``python -m tools.mutate`` changes losses, training, patches, the operator and the transforms one small thing at a time
-(a term, a sign, a weight, a detach, a modality), in a temporary copy, and runs the matching tests. A mutant that no
-test fails on has survived, and the exit status is 1. mutmut does not know "a term less", "without detach" or "the other
-modality". First come the faults of :data:`FAULTS`, one at a time and all together.
+``python -m tools.mutate`` makes one small change at a time (a term, a sign, a weight, a detach, a modality) to losses,
+training, patches, the operator and the transforms, in a temporary copy, and runs the matching tests. A mutant on which
+no test fails has survived, and the exit status is 1. mutmut cannot drop a term or a detach, or take the other modality.
+The faults of :data:`FAULTS` come first, one at a time and all together.
 
-Every result goes to a record as soon as it is known, and the next run goes on from there: a mutant that was killed is
-not run again while the code of its file stays as it is; one that survived is. ``--seconds`` ends a run early. Delete
-the record for a run from scratch.
+Every result is recorded at once, and the next run continues from the record: a mutant that was killed is not run again
+while the code of its file is unchanged; a survivor is. ``--seconds`` ends a run early. Delete the record to start from
+scratch.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ TESTS = {
     "bundle/scripts/transforms/save.py": "tests/transforms/test_load_save.py",
     "bundle/configs/train_stage3.json": "tests/training/test_stage3_step.py",
 }
-# Faults that once went unnoticed, all at once: (file, what stands there, what it is replaced by).
+# Faults that the tests once missed, even all at once: (file, original text, replacement).
 FAULTS = {
     "the CT term dropped": (
         "bundle/scripts/training/stage2.py",
@@ -107,8 +107,8 @@ FAULTS = {
     ),
     "the validation's sign flipped": (
         "bundle/scripts/training/metrics.py",
-        "_mse(cubic, label) / _mse(pred, label)",
-        "_mse(pred, label) / _mse(cubic, label)",
+        "_mse(cubic, label) / _mse(pred[:, :1], label)",
+        "_mse(pred[:, :1], label) / _mse(cubic, label)",
     ),
     "the period monitor zeroed": (
         "bundle/scripts/training/collapse.py",
@@ -116,21 +116,21 @@ FAULTS = {
         "0.0",
     ),
 }
-# (part of the source line, change): why nothing that can be observed changes.
+# (part of the source line, change): why nothing observable changes.
 EQUIVALENT = {
     ("features.update(zip(group, found.split(len(ct)), strict=True))", "True -> False"): "as many parts as images",
     ("features.update(zip(group, found.split(len(ct)), strict=True))", "ct -> mr"): "MR and CT batch are equally long",
     ("if mr.shape[2] % 4 or mr.shape[3] % 4", "mr -> ct"): "both have one shape, checked in the line before",
     (
-        "thin = self.network(thick.contiguous(memory_format=torch.channels_last)).float()",
-        "self.network(thick.contiguous(memory_format=torch.channels_last)).float() -> "
-        "self.network(thick.contiguous(memory_format=torch.channels_last))",
+        "thin = self.network(thick.contiguous(memory_format=torch.channels_last), *acquisition)[:, :1].float()",
+        "self.network(thick.contiguous(memory_format=torch.channels_last), *acquisition)[:, :1].float() -> "
+        "self.network(thick.contiguous(memory_format=torch.channels_last), *acquisition)[:, :1]",
     ): "SRNet's cubic skip makes its result float32 already",
     ("non_blocking: bool = False", "False -> True"): "copies on a CPU never block",
     ("round(float(ratio), 4) for ratio", "4 -> 5"): "rounding only keeps the operator's cache short",
     ("length=count, seed=0,", "0 -> 1"): "another fixed set of slices serves as well",
     ("torch.cuda.synchronize(device)", "torch.cuda.synchronize(device) -> pass"): "only a GPU's clock needs it",
-    ("self.optimizer.param_groups, self.rates, strict=True", "True -> False"): "the rates are those groups'",
+    ("zip(groups, self.rates, strict=True)", "True -> False"): "the rates are those groups'",
     ('output["label"], strict=True', "True -> False"): "as many labels as images",
     ("pred[:1].float(), label", "pred[:1].float() -> pred[:1]"): "torch.cat takes the widest of its dtypes",
     ("torch.cat(list(rows.float().cpu())", "rows.float() -> rows"): "drawn in float32, without mixed precision",
@@ -155,11 +155,11 @@ DROPPED_CALLS = {"detach", "square", "float", "eval"}  # x.call() becomes x
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
-    """What a node of the syntax tree may turn into."""
+    """Yield the changes of a node of the syntax tree."""
     if isinstance(node, ast.BinOp | ast.BoolOp) and type(node.op) in OPERATORS:
         yield _with(node, op=OPERATORS[type(node.op)]())
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mult | ast.Div):
-        yield from (node.left, node.right)  # a term or a factor less
+        yield from (node.left, node.right)  # drop a term or a factor
     if isinstance(node, ast.UnaryOp):
         yield node.operand
     if isinstance(node, ast.Compare) and type(node.ops[0]) in OPERATORS:
@@ -213,7 +213,7 @@ def mutants(path: Path) -> Iterator[tuple[int, str, str]]:
             yield text[: match.start()].count("\n") + 1, f"{match[0]} -> {changed}", text.replace(match[0], changed)
         return
     tree = ast.parse(text)
-    for node in ast.walk(tree):  # no words: the mutants of a file whose comments change stay the same
+    for node in ast.walk(tree):  # words do not count: changed comments leave the mutants unchanged
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             node.value.value = ""
     seen = set()
@@ -223,9 +223,9 @@ def mutants(path: Path) -> Iterator[tuple[int, str, str]]:
         for node in _inside(function):
             for new in changes(node):
                 if isinstance(new, ast.Name) and isinstance(node, ast.Name) and new.id not in known:
-                    continue  # an undefined name fails everywhere: no merit of a test
+                    continue  # an undefined name fails in any test
                 mutated = ast.unparse(_Replace(node, new).visit(copy.deepcopy(tree, {id(node): node})))
-                if mutated in seen:  # a function inside another one is walked twice
+                if mutated in seen:  # a nested function is visited twice
                     continue
                 seen.add(mutated)
                 gone = []
@@ -249,11 +249,11 @@ def _short(node: ast.AST) -> str:
 
 
 def _run_tests(folder: Path, tests: str) -> None:
-    """In a forked child; its exit status is pytest's, or 99 where it saw another copy of the code."""
+    """Run the tests in a forked child; the exit status is pytest's, or 99 if it imported another copy of the code."""
     os.chdir(folder)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     sys.path = [p for p in sys.path if Path(p).resolve() not in (ROOT, ROOT / "bundle", Path.cwd())]
-    sys.dont_write_bytecode = True  # two mutants of one second look alike to the cache
+    sys.dont_write_bytecode = True  # the cache cannot distinguish two mutants of the same second
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
     os.dup2(sink, 2)
@@ -264,10 +264,10 @@ def _run_tests(folder: Path, tests: str) -> None:
 
 
 def killed(folder: Path, tests: str, timeout_s: float) -> bool:
-    """Whether a test fails, or does not end.
+    """Whether a test fails or does not end in time.
 
     Raises:
-        RuntimeError: if the tests did not run, or not on the copy.
+        RuntimeError: if the tests did not run, or ran on another copy.
     """
     child = multiprocessing.get_context("fork").Process(target=_run_tests, args=(folder, tests))
     child.start()
@@ -281,7 +281,7 @@ def killed(folder: Path, tests: str, timeout_s: float) -> bool:
 
 
 def faults(folder: Path, timeout_s: float) -> Iterator[Row]:
-    """Rows of the table for every fault of :data:`FAULTS` by itself, then for all of them together."""
+    """Rows of the table for every fault of :data:`FAULTS` separately, then for all of them together."""
     for names in [[name] for name in FAULTS] + [list(FAULTS)]:
         originals: dict[Path, str] = {}
         for name in names:
@@ -292,7 +292,7 @@ def faults(folder: Path, timeout_s: float) -> Iterator[Row]:
             originals.setdefault(folder / file, text)
             (folder / file).write_text(text.replace(old, new))
         tests = sorted({TESTS[str(path.relative_to(folder))] for path in originals})
-        # together, the tests of each file must notice: one of them alone would say nothing of the others
+        # together, the tests of each file must notice, since those of one file say nothing about the others
         noticed = all(killed(folder, test, timeout_s) for test in tests)
         for path, text in originals.items():
             path.write_text(text)
@@ -300,10 +300,10 @@ def faults(folder: Path, timeout_s: float) -> Iterator[Row]:
 
 
 class Record:
-    """Results by mutant, one line of JSON each, so that a run that is cut off leaves a whole file.
+    """Results by mutant, one line of JSON each, so that a run that is cut off leaves a valid file.
 
     Args:
-        path: the file; made if it is not there.
+        path: the file; made if it does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -312,7 +312,7 @@ class Record:
         self.results = dict(json.loads(line) for line in lines)
 
     def add(self, key: str, result: str) -> None:
-        """Keep a result."""
+        """Add a result."""
         self.results[key] = result
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
@@ -325,12 +325,12 @@ def mutants_of(folder: Path, file: str, timeout_s: float, record: Record, end: f
     Args:
         folder: the copy.
         file: path of the source file in it.
-        timeout_s: after which a mutant counts as killed.
-        record: of earlier runs; gets the results of this one.
-        end: value of ``time.monotonic()`` from which no further mutant is run.
+        timeout_s: seconds after which a mutant counts as killed.
+        record: results of earlier runs, to which those of this run are added.
+        end: value of ``time.monotonic()`` after which no further mutant is run.
 
     Raises:
-        SystemExit: if the tests fail on the file as it is.
+        SystemExit: if the tests fail on the unchanged file.
     """
     original = folder / file
     text = original.read_text()
@@ -340,7 +340,7 @@ def mutants_of(folder: Path, file: str, timeout_s: float, record: Record, end: f
         result = record.results.get(key, "not run")
         if result != "killed" and time.monotonic() < end:
             if not checked and killed(folder, TESTS[file], timeout_s):
-                raise SystemExit(f"{TESTS[file]} must pass before anything is changed; run it alone to see why not")
+                raise SystemExit(f"{TESTS[file]} must pass before anything is changed; run it alone to see the failure")
             checked = True
             original.write_text(mutant)
             result = "killed" if killed(folder, TESTS[file], timeout_s) else "survived"
@@ -353,12 +353,12 @@ def mutants_of(folder: Path, file: str, timeout_s: float, record: Record, end: f
 
 
 def main() -> int:
-    """Run all mutants; a table on stdout, and in a file where one is named."""
+    """Run all mutants, and write a table to stdout and, if one is named, to a file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--files", nargs="*", help="only source files whose path holds one of these, or 'faults'")
-    parser.add_argument("--output", type=Path, help="write the table of mutants there, as Markdown")
+    parser.add_argument("--output", type=Path, help="file for the table of mutants, as Markdown")
     parser.add_argument("--timeout", type=float, default=120, help="seconds after which a mutant counts as killed")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="run no further mutant after so many seconds")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="seconds after which no further mutant is run")
     parser.add_argument("--record", type=Path, default=ROOT / "out" / "mutation.jsonl", help="results of earlier runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -390,7 +390,7 @@ def main() -> int:
 
 
 def table(rows: list[Row]) -> str:
-    """Mutants by file and by what became of them, as Markdown; the table of docs/mutation.md."""
+    """Number of mutants by file and result, as Markdown; the table of docs/mutation.md."""
     kinds = ("killed", "equivalent", "survived", "not run")
     lines = [f"| file | mutants | {' | '.join(kinds)} |", "|---" * (2 + len(kinds)) + "|"]
     for file in [*dict.fromkeys(row[0] for row in rows), "all"]:

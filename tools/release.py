@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build ``dist/<name>_v<version>.zip``: the bundle as the Model Zoo and the hosts want it, with its exports.
+"""Build ``dist/<name>_v<version>.zip``: the bundle as the Model Zoo and the hosts expect it, with its exports.
 
-What git does not ignore under ``bundle/`` goes in, below one folder named for modality and task, and beside
-``model.pt`` its TorchScript and ONNX forms, made here and compared with it. The same commit gives the same files and
-the same bytes, but for ``model.ts``, whose archive PyTorch does not write reproducibly.
+The zip holds all files under ``bundle/`` that git does not ignore, below one folder named for modality and task. It
+also holds the TorchScript and ONNX forms of ``model.pt``, which are made here and compared with it. The same commit
+gives the same bytes, except for ``model.ts``, whose archive PyTorch does not write reproducibly.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def git(*arguments: str, root: Path = ROOT) -> str:
 
 
 def require_clean_tree(root: Path = ROOT) -> None:
-    """End the process unless what lies here is what is committed.
+    """End the process if there are changed or new files.
 
     Raises:
-        SystemExit: with the number of files that are not.
+        SystemExit: with the number of these files.
     """
     changed = git("status", "--porcelain", root=root).splitlines()
     if changed:
@@ -53,7 +53,7 @@ def require_clean_tree(root: Path = ROOT) -> None:
 
 
 def zip_path(output: Path, root: Path = ROOT) -> Path:
-    """Where the release goes; name and version as the Zoo writes them."""
+    """Path of the release, with name and version as the Zoo writes them."""
     version = json.loads((root / "bundle" / "configs" / "metadata.json").read_text())["version"]
     return output / f"{NAME}_v{version}.zip"
 
@@ -62,7 +62,7 @@ def export(bundle: Path) -> None:
     """Write ``models/model.ts`` (as the Zoo's CI does) and ``models/model.onnx``, and compare both with ``model.pt``.
 
     Raises:
-        SystemExit: if one of them computes something else.
+        SystemExit: if one of them gives a different result.
     """
     command = [sys.executable, "-m", "monai.bundle", "ckpt_export", "--net_id", "network_def"]
     command += ["--filepath", "models/model.ts", "--ckpt_file", "models/model.pt"]
@@ -98,7 +98,7 @@ def _onnx(bundle: Path) -> Callable[..., torch.Tensor]:
 
 
 def build(output: Path, root: Path = ROOT) -> Path:
-    """Build the release of the files that lie here, committed or not.
+    """Build the release from the present files, committed or not.
 
     Args:
         output: folder of the zip file.

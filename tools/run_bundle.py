@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start the bundle the way a user does: `python -m monai.bundle run` in a process of its own."""
+"""Start the bundle as a user does: `python -m monai.bundle run` in a separate process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _files(configs: list[str], bundle: Path) -> list[str]:
 
 
 def run_bundle(configs: list[str], run_id: str = "run", bundle: Path = BUNDLE, **ids: Any) -> None:
-    """Run it, showing its output.
+    """Run the bundle and show its output.
 
     Raises:
         SystemExit: with its exit code, if that is not 0; with a message, if the configs do not have one of the ids.

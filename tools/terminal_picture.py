@@ -37,9 +37,9 @@ __all__ = ["Event", "cast", "draw", "record", "shown"]
 COLUMNS, ROWS = 100, 24
 PICTURES = {"run": "thinslice demo-scan out/", "doctor": "thinslice doctor"}  # name of a picture: its command
 SHAPE, SEED = (160, 192, 144), 7  # of the patient that `make demo` makes
-PAUSE_S = 2.0  # of the recording, between two commands
-FRAME_S = 0.5  # a progress bar is redrawn more often than a recording needs
-FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # rich loads a font from elsewhere; any monospaced one will do
+PAUSE_S = 2.0  # between two commands of the recording
+FRAME_S = 0.5  # events that follow within this time are joined, because a progress bar is redrawn very often
+FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # rich would load a font from the web
 
 Event = tuple[float, str]
 
@@ -68,7 +68,7 @@ def record(command: str, folder: Path) -> list[Event]:
     while True:
         try:
             data = os.read(terminal, 65536)
-        except OSError:  # Linux says so that the other end is closed
+        except OSError:  # this is how Linux signals that the other end is closed
             break
         if not data:
             break
@@ -86,7 +86,7 @@ def _without_places(text: str) -> str:
 
 
 def shown(events: list[Event]) -> list[str]:
-    """Lines that stay on the screen: a progress bar ends as it was drawn last, or not at all if it was wiped."""
+    """Lines that stay on the screen: of a progress bar, the last state, or nothing if it was wiped."""
     lines = "".join(text for _, text in events).replace("\r\n", "\n").split("\n")
     last = [line.rstrip("\r").rpartition("\r")[2] for line in lines]
     return [Text.from_ansi(line).plain.rstrip() for line in last if Text.from_ansi(line).plain.strip()]
@@ -115,7 +115,7 @@ def cast(runs: dict[str, list[Event]]) -> str:
 
 
 def _thinned(events: list[Event]) -> list[Event]:
-    """Texts that follow each other within FRAME_S are joined."""
+    """Join texts that follow each other within FRAME_S."""
     joined: list[Event] = []
     for seconds, text in events:
         if joined and seconds - joined[-1][0] < FRAME_S:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture of the viewer in README and docs: a scan and its result, looked at in headless Chromium."""
+"""Take the picture of the viewer in the docs: a scan and its result in headless Chromium."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from thinslice.viewer.cases import find_viewer_cases
 from thinslice.viewer.server import ViewerServer
 
 BROWSER = ("--no-sandbox", "--enable-unsafe-swiftshader", "--use-angle=swiftshader")
-SIZE: ViewportSize = {"width": 1280, "height": 720}  # of a 13-inch laptop
+SIZE: ViewportSize = {"width": 1280, "height": 720}  # the screen of a 13-inch laptop
 TIMEOUT_MS = 300_000
 
 
 def take(url: str, keys: list[str], voxel: list[float] | None) -> bytes:
-    """PNG of the page after these keys.
+    """PNG of the page after some keys were pressed.
 
     Args:
-        url: of the page.
-        keys: as Playwright names them, pressed one after the other.
-        voxel: where the cursor is put before, as fractions of the result towards right, front and head.
+        url: address of the page.
+        keys: keys, as Playwright names them, that are pressed one after the other.
+        voxel: position of the cursor before that, as fractions of the result towards right, front and head.
     """
     program = shutil.which("chromium")
     if program is None:
@@ -51,13 +51,13 @@ def take(url: str, keys: list[str], voxel: list[float] | None) -> bytes:
 
 
 def main() -> None:
-    """Serve a pair, look at it, write the picture with few colours, so that it stays small."""
+    """Serve a pair, take a picture of the page, and write it with few colours to keep it small."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scan", type=Path, required=True, help="NIfTI file, DICOM series, or output folder")
     parser.add_argument("--result", type=Path, help="its thin slices")
     parser.add_argument("--output", type=Path, default=Path("docs/images/viewer.png"))
-    parser.add_argument("--keys", nargs="*", default=[], help="pressed before the picture is taken")
-    parser.add_argument("--place", nargs=3, type=float, help="of the cursor, from 0 to 1 to the right, front, head")
+    parser.add_argument("--keys", nargs="*", default=[], help="keys pressed before the picture is taken")
+    parser.add_argument("--place", nargs=3, type=float, help="of the cursor, from 0 to 1 towards right, front, head")
     arguments = parser.parse_args()
     with TemporaryDirectory() as scratch:
         server = ViewerServer(find_viewer_cases(arguments.scan, arguments.result, Path(scratch)))

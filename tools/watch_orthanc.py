@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""New series arrive in an Orthanc on this machine; thick MR is super-resolved and goes back into the same study.
+"""Watch an Orthanc on this machine: new thick MR series are super-resolved and go back into the same study.
 
     python -m tools.watch_orthanc --url http://127.0.0.1:8042 --work WORK --seconds 3600
 
 Each round takes the series that have become stable since the last one, fetches them over DICOMweb (WADO-RS), runs
-``batch_dicom.json``, stores the derived series (STOW-RS), reads them back and compares every element, since a PACS that
-answers "stored" may have kept something older. ``WORK/state.json`` moves on only after that, so the watch can be
-killed at any moment and started again: what was done is done again with the same result, or skipped.
+``batch_dicom.json``, stores the derived series (STOW-RS), reads them back and compares every element, because a PACS
+that answers "stored" may have kept an older instance. ``WORK/state.json`` is updated only after that. So the watch can
+be killed at any moment and started again: work is then repeated with the same result, or skipped.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ MULTIPART = 'multipart/related; type="application/dicom"'
 
 
 class Orthanc:
-    """What the watch needs of Orthanc's REST interface and its DICOMweb plugin.
+    """Client of Orthanc's REST interface and its DICOMweb plugin, as far as the watch needs them.
 
     Args:
-        url: of the HTTP server. Loopback only: there is neither encryption nor a password here.
-        timeout_seconds: per request.
+        url: address of the HTTP server, on loopback only, because there is neither encryption nor a password.
+        timeout_seconds: limit per request.
 
     Raises:
         ValueError: for any other host.
@@ -66,29 +66,29 @@ class Orthanc:
             return answer.read(), answer.headers.get("Content-Type", "")
 
     def get(self, path: str) -> Any:
-        """A JSON answer."""
+        """Get a JSON answer."""
         return json.loads(self.request(path)[0])
 
     def stable_series(self, since: int, limit: int) -> tuple[list[str], int, bool]:
-        """Orthanc's names of series that became stable after change ``since``; the last change seen; if that is all."""
+        """Ids of series that became stable after change ``since``; the last change; whether that is all."""
         answer = self.get(f"/changes?since={since}&limit={limit}")
         names = [change["ID"] for change in answer["Changes"] if change["ChangeType"] == "StableSeries"]
         return list(dict.fromkeys(names)), int(answer["Last"]), bool(answer["Done"])
 
     def uids(self, series: str) -> tuple[str, str, str]:
-        """Study and series UID, and modality, of a series by Orthanc's name."""
+        """Study UID, series UID and modality of a series, by its Orthanc id."""
         facts = self.get(f"/series/{series}")
         study = self.get(f"/studies/{facts['ParentStudy']}")
         tags = facts["MainDicomTags"]
         return study["MainDicomTags"]["StudyInstanceUID"], tags["SeriesInstanceUID"], tags.get("Modality", "")
 
     def fetch(self, study_uid: str, series_uid: str) -> list[bytes]:
-        """All files of a series, by WADO-RS."""
+        """Fetch all files of a series by WADO-RS."""
         body, kind = self.request(f"/dicom-web/studies/{study_uid}/series/{series_uid}", Accept=MULTIPART)
         return list(_parts(body, kind))
 
     def store(self, files: Iterable[bytes]) -> None:
-        """Store files, by STOW-RS.
+        """Store files by STOW-RS.
 
         Raises:
             OSError: if one was not accepted.
@@ -110,7 +110,7 @@ def _parts(body: bytes, content_type: str) -> Iterable[bytes]:
 
 
 def _same(a: bytes, b: bytes) -> bool:
-    """Whether two files hold the same elements, pixels among them; how they are encoded plays no part."""
+    """Whether two files hold the same elements, including pixels, whatever their encoding."""
     return pydicom.dcmread(io.BytesIO(a)) == pydicom.dcmread(io.BytesIO(b))
 
 
@@ -121,7 +121,7 @@ def _send(orthanc: Orthanc, folder: Path) -> str:
         Its SeriesInstanceUID.
 
     Raises:
-        OSError: if Orthanc then holds anything else under its identifiers.
+        OSError: if Orthanc then holds other content under its identifiers.
     """
     files = {}
     for path in sorted(folder.iterdir()):
@@ -138,18 +138,18 @@ def _send(orthanc: Orthanc, folder: Path) -> str:
 
 
 def watch(orthanc: Orthanc, work: Path, seconds: float, pause_seconds: float, limit: int, **ids: Any) -> int:
-    """Go round until the time is over.
+    """Make rounds until the time is over.
 
     Args:
         orthanc: the server.
-        work: folder of the watch's own; holds its state, and what is under way.
-        seconds: when to stop; 0 makes one round.
-        pause_seconds: between rounds that found nothing.
-        limit: changes taken per round, and so a bound on what lies in ``work``.
+        work: folder that only the watch uses, for its state and for series that are under way.
+        seconds: time after which to stop; 0 makes one round.
+        pause_seconds: pause after a round that found nothing.
+        limit: the most changes per round, which also limits the size of ``work``.
         ids: overrides of ``batch_dicom.json``.
 
     Returns:
-        How many derived series went back.
+        Number of derived series that were stored.
     """
     log = logging.getLogger("watch")
     state_file = work / "state.json"
@@ -175,7 +175,7 @@ def watch(orthanc: Orthanc, work: Path, seconds: float, pause_seconds: float, li
 def _round(
     orthanc: Orthanc, work: Path, names: list[str], ours: set[str], ids: dict[str, Any], log: logging.Logger
 ) -> list[str]:
-    """Fetch, process, send back, tidy up."""
+    """Fetch, process, send back and tidy up."""
     source, target = work / "in", work / "out"
     shutil.rmtree(source, ignore_errors=True)
     for name in names:
@@ -203,7 +203,7 @@ def _round(
 
 
 def _tidy(work: Path) -> None:
-    """Remove what a round has made, but for the moments of derivation: a round done twice must give the same bytes."""
+    """Remove the files of a round except the times of derivation, so that a repeated round gives the same bytes."""
     shutil.rmtree(work / "in", ignore_errors=True)
     for path in (work / "out").glob("[0-9a-f]*"):
         if path.is_dir():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the wheel depends on, taken from ``requirements*.txt`` so that there is one list.
+"""Dependencies of the wheel, taken from ``requirements*.txt`` so that there is one list.
 
-A requirements file pins the version that is tested; a wheel is installed beside other packages, so it asks for that
-version or a later one; a line that ends in ``# wheel: >=VERSION`` names an older one that has been tried as well.
+A requirements file pins the tested version. A wheel is installed beside other packages, so it requires that version or
+a later one. A line that ends in ``# wheel: >=VERSION`` names an older version that has been tried as well.
 ``pip install -c constraints.txt`` gives the tested versions.
 """
 
@@ -31,7 +31,7 @@ def requirements(file: Path) -> list[str]:
 
 
 class CustomMetadataHook(MetadataHookInterface):
-    """Fills in ``dependencies`` and ``optional-dependencies`` of ``pyproject.toml``; the name is Hatch's."""
+    """Fill in ``dependencies`` and ``optional-dependencies`` of ``pyproject.toml``; Hatch requires this name."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         """Called by Hatch with the ``[project]`` table."""
