@@ -123,6 +123,10 @@ def oriented_scan(volume, scale_factor, spacing_mm=(1.0, 1.0, 4.0), slice_thickn
 TINY_NETWORK = {
     "blocks": 1, "layers": 2, "growth": 4, "features": 4, "sets": 2, "thin_features": 4, "hidden": 4,
 }  # fmt: skip
+TINY_GUIDE = {
+    "guide_features": 4, "guide_growth": 3, "guide_layers": 2, "guide_blocks": 1,
+    "guide_windows": [[-1.0, 1.0], [-0.2, 0.2]], "guide_sides": [3, 5], "guide_eps": 1e-3,
+}  # fmt: skip
 TINY = {
     **{f"network_def::{name}": value for name, value in TINY_NETWORK.items()},
     "patch_rows": 16,

@@ -14,12 +14,13 @@ import psutil
 
 from .location import BUNDLE, config_file
 from .quick import choose
-from .screen import LOG, Screen
+from .screen import LOG, Screen, fail
 from .settings import require_device, require_ids
 
 __all__ = ["run_scans"]
 
 CONFIGS = ("inference.json",)
+GUIDED = "network_guided.json"
 
 
 def run_scans(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, screen: Screen) -> int:
@@ -28,7 +29,7 @@ def run_scans(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, s
     Args:
         source: NIfTI file, DICOM series, or a folder of any of these.
         output: folder, which exists.
-        ids: overrides of ids of ``inference.json``.
+        ids: overrides of ids of ``inference.json``; with ``guide_ct``, ``network_guided.json`` goes after it.
         exact: use the engine and the precision of the config, which are PyTorch and float32.
         screen: gets one line per scan.
 
@@ -39,7 +40,11 @@ def run_scans(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, s
     from monai.bundle import ConfigWorkflow
     from scripts.inference.evaluator import case_error
 
-    files = [config_file(name) for name in CONFIGS]
+    guided = ids.get("guide_ct") is not None
+    if guided:
+        ids = {**ids, "guide_ct": require_guide(ids)}
+        exact = True  # the guided network is computed by PyTorch alone
+    files = [config_file(name) for name in (*CONFIGS, *((GUIDED,) if guided else ()))]
     require_ids(ids, files)
     require_device(ids.get("device"), exact)
     workflow = ConfigWorkflow(
@@ -73,6 +78,8 @@ def run_scans(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, s
             failures.append((name, case_error(error)))
         else:
             screen.say(_line(name, before, after, time.perf_counter() - clock, output))
+            if guide := evaluator.state.output[0]["pred"].meta.get("guide"):
+                (screen.say if str(guide).startswith("used") else screen.warn)(f"{name}: guide {guide}")
             if outside := evaluator.state.output[0]["pred"].meta.get("outside_envelope"):
                 screen.warn(f"{name}: unlike the scans that the weights are good for: {'; '.join(map(str, outside))}")
         finally:
@@ -88,6 +95,20 @@ def run_scans(source: Path, output: Path, ids: Mapping[str, Any], exact: bool, s
     refused = f", {len(failures)} not" if failures else ""
     screen.say(f"{count}{refused} in {_process_seconds():.0f} s ({how}); log: {output / LOG}")
     return 3 if failures else 0
+
+
+def require_guide(ids: Mapping[str, Any]) -> str:
+    """Absolute path of ``guide_ct``; end the command with one line if it or the weights for it are missing."""
+    ct = Path(str(ids["guide_ct"]))
+    if not ct.exists():
+        fail(f"--guide-ct must be a CT, got {ct}, which does not exist; correct the path")
+    weights = Path(str(ids.get("ckpt_path") or BUNDLE / "models" / "model_guided.pt"))
+    if not weights.is_file():
+        fail(
+            f"--guide-ct must have weights of the guided network, got none at {weights}; train them "
+            "(docs/guide.md), and give --set ckpt_path=FILE"
+        )
+    return str(ct.resolve())
 
 
 def _process_seconds() -> float:

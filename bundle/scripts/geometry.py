@@ -316,6 +316,19 @@ class Orientation:
         volume = volume.permute(0, *(1 + axis for axis in self.axes))
         return volume.flip([1 + axis for axis in range(3) if self.flips[axis]])
 
+    def working_to_stored(self, shape: Sequence[int]) -> np.ndarray:
+        """``(4, 4)`` map from working to stored voxel coordinates.
+
+        Args:
+            shape: ``(3,)`` of the volume, working axes.
+        """
+        matrix = np.zeros((4, 4))
+        matrix[3, 3] = 1
+        for working, (stored, flipped) in enumerate(zip(self.axes, self.flips, strict=True)):
+            matrix[stored, working] = -1 if flipped else 1
+            matrix[stored, 3] = shape[working] - 1 if flipped else 0
+        return matrix
+
     def undo(self, volume: torch.Tensor) -> torch.Tensor:
         """Working axes back to stored axes; the length along the thick axis may have changed."""
         volume = volume.flip([1 + axis for axis in range(3) if self.flips[axis]])

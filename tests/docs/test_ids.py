@@ -24,6 +24,8 @@ SECTIONS = {
         "stage2_paper.json",
         "stage3_paper.json",
         "network_reproduction.json",
+        "network_guided.json",
+        "train_guided.json",
         "smoke.json",
         "multi_gpu_train.json",
     ],

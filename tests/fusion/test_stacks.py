@@ -76,7 +76,7 @@ def test_movement_and_gain_are_found_and_undone(truth):
     moved = [stack for stack, _ in acquisitions]
     fused = fuse_stacks(moved, 5, 30, 0.5)
     for found, (_, movement) in zip(fused.registrations, acquisitions[1:], strict=True):
-        assert found.correlation > max(found.correlation_before, 0.97)
+        assert found.similarity > max(found.similarity_before, 0.97)
         np.testing.assert_allclose(found.matrix @ CORNERS, movement @ CORNERS, atol=0.7)
     assert [gain for gain, _ in fused.gains] == pytest.approx([1, 1 / 1.3, 1 / 0.8], rel=0.05)
     single = error_db(moved[0].thin, truth)

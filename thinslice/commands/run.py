@@ -26,6 +26,10 @@ def command(
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Also write report.html, with pictures.")] = False,
     dicom: Annotated[bool, typer.Option("--dicom", help="Also write derived DICOM series.")] = False,
+    guide_ct: Annotated[
+        Path | None,
+        typer.Option(help="A CT of the same person, as a guide; needs weights that take one.", metavar="CT"),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda:0 or mps; by default a GPU if there is one.")] = None,
     exact: Annotated[
         bool,
@@ -42,10 +46,14 @@ def command(
         ids["target_spacing_mm"] = _spacing(spacing)
     if device is not None:
         ids["device"] = device
+    if guide_ct is not None:
+        ids["guide_ct"] = str(guide_ct)
     if not scan.exists():
         fail(f"IN must exist, got {scan}; correct the path")
     if output.exists() and not output.is_dir():
         fail(f"OUT must be a folder, got the file {output}; give another path")
+    if (report or dicom) and ids.get("guide_ct") is not None:
+        fail("--guide-ct must be given without --report and --dicom, got both; leave these out")
     if report or dicom:
         from ..archive import run_batch
 

@@ -98,11 +98,12 @@ def _cases(location: str, roots: Sequence[Path], found: Discovered) -> Cases:
     return cases
 
 
-def read_case(source: object) -> tuple[str, Volume]:
+def read_case(source: object, modality: str = "MR") -> tuple[str, Volume]:
     """Read one scan.
 
     Args:
         source: path of a volume's file, a folder that holds exactly one DICOM series, or a discovered series.
+        modality: of the DICOM series that is wanted in a folder, ``MR`` or ``CT``.
 
     Returns:
         Its name and the volume.
@@ -117,7 +118,7 @@ def read_case(source: object) -> tuple[str, Volume]:
         raise CaseError(Reason.UNREADABLE, f"{path.name} must exist; correct the path")
     if path.is_file():
         return volume_stem(path), read_volume_file(path)
-    found = discover(path)
+    found = discover(path, modality)
     if not found.series and len(found.refused) == 1:
         raise found.refused[0].error
     if len(found.series) != 1:

@@ -176,8 +176,8 @@ class Fusion:
                 entry |= {
                     "rotation_degrees": found.rotation_degrees,
                     "shift_mm": found.shift_mm,
-                    "correlation_before": found.correlation_before,
-                    "correlation": found.correlation,
+                    "correlation_before": found.similarity_before,
+                    "correlation": found.similarity,
                     "matrix": found.matrix.tolist(),
                 }
             entries.append(entry)

@@ -148,11 +148,11 @@ def register_stacks(
     registrations = []
     for stack in others:
         found = _register(stack, first, register)
-        if found.correlation < min_correlation:
+        if found.similarity < min_correlation:
             raise CaseError(
                 Reason.STACKS_DIFFER,
                 f"{stack.name} must be of the same contrast and place as {first.name}: a correlation of at least "
-                f"{min_correlation:g}, got {found.correlation:.2f}; leave it out",
+                f"{min_correlation:g}, got {found.similarity:.2f}; leave it out",
             )
         registrations.append(found)
     return registrations
@@ -182,7 +182,7 @@ def _register(stack: Stack, first: Stack, register: bool) -> Registration:
         raise CaseError(Reason.STACKS_DIFFER, f"{stack.name} and {first.name}: {error}") from error
     if register:
         return found
-    return Registration(np.eye(4), 0.0, 0.0, found.correlation_before, found.correlation_before)
+    return Registration(np.eye(4), 0.0, 0.0, found.similarity_before, found.similarity_before)
 
 
 def _match(stack: Stack, first: Stack, movement: np.ndarray) -> tuple[Stack, tuple[float, float]]:

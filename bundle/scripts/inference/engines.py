@@ -105,7 +105,7 @@ class Engine:
 
         Raises:
             TypeError: if there is nothing to convert.
-            ValueError: if the network is on another device than the engine's.
+            ValueError: if the network is on another device than the engine's, or takes a guide.
             ModuleNotFoundError: if the engine's package is not installed.
         """
         if self.name == "torch":
@@ -117,6 +117,8 @@ class Engine:
     def _convert(self, network: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         if not isinstance(network, nn.Module):
             raise TypeError(f"network must be a torch module for engine {self.name}; set engine to torch")
+        if getattr(network, "takes_guide", False):
+            raise ValueError(f"engine must be torch for {type(network).__name__}, got {self.name}; set engine to torch")
         if self.name == "torchscript":
             return torchscript_model(network)
         if isinstance(network, torch.jit.ScriptModule):

@@ -20,6 +20,9 @@ from .engines import Engine
 __all__ = ["ThroughPlaneInferer"]
 
 
+Told = tuple[torch.Tensor, ...]  # positions, condition and, if any, the guide
+
+
 class _Box(NamedTuple):
     """Rows and columns of an image."""
 
@@ -75,7 +78,8 @@ class ThroughPlaneInferer(Inferer):
 
     Attributes:
         applied: ``(images (b, rows, thick), (positions, condition)) -> (b, 1 or 2, rows, thin)``: the network as the
-            last scan was super-resolved, adapted and converted, in the same precision. The self-check asks it again.
+            last scan was super-resolved, adapted and converted, in the same precision, but without a guide. The
+            self-check asks it again.
 
     Raises:
         ValueError: if a size is out of range, or the engine knows no mixed precision.
@@ -133,6 +137,7 @@ class ThroughPlaneInferer(Inferer):
         self,
         inputs: torch.Tensor,
         network: Callable[..., torch.Tensor],
+        guide: torch.Tensor | None = None,
         *args: Any,
         **kwargs: Any,
     ) -> torch.Tensor:
@@ -142,6 +147,8 @@ class ThroughPlaneInferer(Inferer):
             inputs: ``(1, 1, H1, H2, n_slices)`` MetaTensor, unit range, thick axis last, with the meta data of
                 :class:`scripts.transforms.orient.OrientThickAxisLast` and :class:`scripts.transforms.grid.ChooseGridd`.
             network: maps images, positions and condition as :class:`scripts.networks.srnet.SRNet` does.
+            guide: ``(1, 2, H1, H2, n_thin)`` for a network that takes one
+                (:class:`scripts.networks.guided.GuidedSRNet`), cut and turned as the images are.
             args: not used; MONAI's signature.
             kwargs: not used.
 
@@ -151,8 +158,14 @@ class ThroughPlaneInferer(Inferer):
 
         Raises:
             TypeError: if the inputs have no meta data.
-            ValueError: if their shape is wrong, or the network has no expected error.
+            ValueError: if their shape is wrong, the network has no expected error, or guide and network do not go
+                together.
         """
+        if (guide is not None) != getattr(network, "takes_guide", False):
+            raise ValueError(
+                f"a guide must be given to a network that takes one and to no other, got {type(network).__name__} "
+                f"{'without' if guide is None else 'with'} one; use guide_ct and network_guided.json together"
+            )
         if not isinstance(inputs, MetaTensor):
             raise TypeError(
                 "inputs must be a MetaTensor that knows its grid, got a plain tensor; use the preprocessing"
@@ -181,8 +194,9 @@ class ThroughPlaneInferer(Inferer):
                 # (slices, rows, thick): views, so both orientations read and write the same memory
                 images = volume.transpose(0, side).flip(flip)
                 told = operator.told(float(spacing_mm[1 - side] / spacing_mm[2]), volume.device)
+                beside = None if guide is None else guide[0].movedim(0, -1).transpose(0, side).flip(flip).movedim(-1, 1)
                 mean = result[0, 0].transpose(0, side)
-                for which, output in self._forward(images, *told, network):
+                for which, output in self._forward(images, *told, network, beside):
                     found = output.flip([axis + 1 for axis in flip]) if flip else output
                     delta = found[:, 0] - mean[which]
                     mean[which] += delta / count
@@ -201,10 +215,12 @@ class ThroughPlaneInferer(Inferer):
         positions: torch.Tensor,
         condition: torch.Tensor,
         network: Callable[..., torch.Tensor],
+        guide: torch.Tensor | None,
     ) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield ``(which, (b, 1 or 2, rows, thin))`` until every image has been done once.
 
-        The second channel, there if ``error_map`` is, is the expected absolute error; where only air is, it is 0.
+        ``guide``, if any, is ``(slices, 2, rows, thin)``. The second channel, there if ``error_map`` is, is the
+        expected absolute error; where only air is, it is 0.
         """
         for which, box in self._groups(images):
             batch = images[which]
@@ -215,7 +231,9 @@ class ThroughPlaneInferer(Inferer):
                 # the thin slices of these thick ones
                 inside = (positions >= box.columns.start - 0.5) & (positions < box.columns.stop - 0.5)
                 first, count = int(inside.float().argmax()), int(inside.sum())
-                told = (positions.narrow(0, first, count) - box.columns.start, condition)
+                told: Told = (positions.narrow(0, first, count) - box.columns.start, condition)
+                if guide is not None:
+                    told = (*told, guide[which, :, box.rows].narrow(-1, first, count))
                 output[:, :, box.rows, first : first + count] = self._windows(
                     batch[:, box.rows, box.columns], told, network
                 )
@@ -244,9 +262,7 @@ class ThroughPlaneInferer(Inferer):
                 first, common, own = index, box, max(box.area, least)
         yield slice(first, len(boxes)), common
 
-    def _windows(
-        self, rows: torch.Tensor, told: tuple[torch.Tensor, torch.Tensor], network: Callable[..., torch.Tensor]
-    ) -> torch.Tensor:
+    def _windows(self, rows: torch.Tensor, told: Told, network: Callable[..., torch.Tensor]) -> torch.Tensor:
         """``(b, h, n)`` to ``(b, 1 or 2, h, N)``, in windows along the rows where the image is too large."""
         window = max(1, self.window_pixels // rows.shape[2])
         if rows.shape[1] <= window:
@@ -254,13 +270,13 @@ class ThroughPlaneInferer(Inferer):
         parts = []
         for start in range(0, rows.shape[1], window):
             low, high = max(0, start - self.halo), min(rows.shape[1], start + window + self.halo)
-            part = self._network(rows[:, low:high], told, network)
+            part = self._network(
+                rows[:, low:high], (*told[:2], *(guide[:, :, low:high] for guide in told[2:])), network
+            )
             parts.append(part[:, :, start - low : start - low + min(window, rows.shape[1] - start)])
         return torch.cat(parts, dim=2)
 
-    def _network(
-        self, rows: torch.Tensor, told: tuple[torch.Tensor, torch.Tensor], network: Callable[..., torch.Tensor]
-    ) -> torch.Tensor:
+    def _network(self, rows: torch.Tensor, told: Told, network: Callable[..., torch.Tensor]) -> torch.Tensor:
         enabled = self.autocast is not None and (self.engine is None or self.engine.is_torch)
         dtype = getattr(torch, self.autocast) if self.autocast else None
         with torch.autocast(rows.device.type, dtype=dtype, enabled=enabled):

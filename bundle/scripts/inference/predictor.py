@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from monai.transforms import SaveImaged
 from ..quality.self_check import SaveQualityd
 from ..transforms.load import as_meta_tensor
 from ..volume import KEPT_DTYPES, Volume
+from .guide import guided_batch
 
 __all__ = ["Predictor"]
 
@@ -24,6 +26,8 @@ class Predictor:
 
     Args:
         bundle_root: the bundle's folder; ``None`` is the one that this file lies in.
+        overrides: config files that go after ``inference.json``: paths, or names in the bundle's ``configs``, such as
+            ``network_guided.json``.
         ids: overrides of ids of ``inference.json``, such as ``device="cpu"``; nested ones as
             ``**{"network_def::blocks": 4}``.
 
@@ -32,10 +36,12 @@ class Predictor:
         FileNotFoundError: if there are no weights.
     """
 
-    def __init__(self, bundle_root: str | Path | None = None, **ids: object) -> None:
+    def __init__(
+        self, bundle_root: str | Path | None = None, overrides: Sequence[str | Path] = (), **ids: object
+    ) -> None:
         root = Path(__file__).resolve().parents[2] if bundle_root is None else Path(bundle_root)
         parser = ConfigParser()
-        parser.read_config(root / "configs" / "inference.json")
+        parser.read_config([root / "configs" / name for name in ("inference.json", *overrides)])
         unknown = [name for name in ids if name not in parser]
         if unknown:
             raise ValueError(f"ids must be those of inference.json, got {', '.join(unknown)}; see docs/configs.md")
@@ -79,7 +85,10 @@ class Predictor:
             data = transform(data)
         image = data["image"]
         with torch.no_grad():
-            data["pred"] = self.inferer(image[None].to(self.device), self.network)[0].to(image.device)
+            inputs, _, guide, _ = guided_batch(
+                {key: data[key][None] for key in ("image", "guide") if key in data}, self.device
+            )
+            data["pred"] = self.inferer(inputs, self.network, *guide)[0].to(image.device)
         for transform in self.finish:
             data = transform(data)
         return data["pred"][0]

@@ -103,11 +103,22 @@ class SRNet(nn.Module):
             ``(B, 2, H, N)``: the image, and the natural logarithm of its expected absolute error (unit range). No
             gradient flows from the second into the features.
         """
+        positions, condition = self._told(image, positions, condition)
+        return self._image(image, positions, self._thin_features(image, positions, condition))
+
+    def _told(
+        self, image: torch.Tensor, positions: torch.Tensor | None, condition: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions and condition, those of ``untold_factor`` where they are ``None``."""
         if positions is None:
             positions = default_positions(image, self.untold_factor)
         if condition is None:
             share = 1 / self.untold_factor
             condition = torch.tensor([[share, 1.0, 12**-0.5, share]], device=image.device)
+        return positions, condition
+
+    def _thin_features(self, image: torch.Tensor, positions: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """``(B, C, H, N)`` features of the thin slices, at least 0."""
         modulation = self.modulation(condition).unflatten(1, (len(self.blocks), 2, -1))[..., None, None]
         shallow = self.shallow_1(image)
         x = self.shallow_2(shallow)
@@ -116,7 +127,10 @@ class SRNet(nn.Module):
             x = block(x * (1 + modulation[:, index, 0]) + modulation[:, index, 1])
             outputs.append(x)
         x = self.fusion(torch.cat(outputs, dim=1)) + shallow
-        thin = F.relu(self.refine(F.relu(self._decode(x, positions, condition))))
+        return F.relu(self.refine(F.relu(self._decode(x, positions, condition))))
+
+    def _image(self, image: torch.Tensor, positions: torch.Tensor, thin: torch.Tensor) -> torch.Tensor:
+        """The image and its expected error, ``(B, 2, H, N)``, from the features of the thin slices."""
         pred = interpolate_cubic(image, positions) + self.reconstruct(thin)
         return torch.cat([pred, self.error_scale(thin.detach())], dim=1)
 

@@ -13,7 +13,7 @@ from ..geometry import SliceGrid
 __all__ = ["BatchOperator", "Told", "supervised_batch", "told"]
 
 Batch = dict[str, torch.Tensor]
-Told = tuple[torch.Tensor, torch.Tensor]
+Told = tuple[torch.Tensor, ...]
 
 
 def told(batch: Batch, *sources: str) -> Told:
@@ -25,11 +25,15 @@ def told(batch: Batch, *sources: str) -> Told:
             source, whose keys have no prefix.
 
     Returns:
-        ``(N,)`` positions and ``(B, 4)`` conditions.
+        ``(N,)`` positions, ``(B, 4)`` conditions and, where the patches have one, their guides ``(B, 2, H, N)``
+        (:class:`scripts.networks.guided.GuidedSRNet`).
     """
     prefixes = [f"{source}_" for source in sources] or [""]
     condition = torch.cat([batch[f"{prefix}condition"] for prefix in prefixes])
-    return batch[f"{prefixes[0]}positions"][0], condition
+    acquisition = (batch[f"{prefixes[0]}positions"][0], condition)
+    if f"{prefixes[0]}guide" not in batch:
+        return acquisition
+    return (*acquisition, torch.cat([batch[f"{prefix}guide"] for prefix in prefixes]))
 
 
 def supervised_batch(batch: Batch, device: str | torch.device, non_blocking: bool = False, **_: Any) -> tuple:
@@ -49,7 +53,7 @@ class BatchOperator:
         self.profile = profile
 
     def __call__(
-        self, hr: torch.Tensor, n_slices: int, positions: torch.Tensor, condition: torch.Tensor
+        self, hr: torch.Tensor, n_slices: int, positions: torch.Tensor, condition: torch.Tensor, *_: torch.Tensor
     ) -> torch.Tensor:
         """``(B, 1, H, N)`` to ``(B, 1, H, n_slices)``; the other arguments as :func:`told` gives them."""
         grid = SliceGrid.of_positions(n_slices, positions.tolist())

@@ -13,13 +13,17 @@ from ..files import whole
 __all__ = ["load_weights", "require_weights", "save_weights"]
 
 
-def load_weights(network: nn.Module, path: str | None, wanted_by: str = "this workflow") -> nn.Module:
+def load_weights(
+    network: nn.Module, path: str | None, wanted_by: str = "this workflow", trained: str | None = None
+) -> nn.Module:
     """Load a bare state dict, strictly.
 
     Args:
         network: receives the weights in place.
         path: file written by :func:`save_weights`; ``None`` leaves the network as it is.
         wanted_by: who needs the file, for the error message.
+        trained: how the names of the parameters begin that are trained; all others are frozen. The file may lack
+            these, all of them together, so that a network can be trained that extends another.
 
     Returns:
         ``network``.
@@ -28,12 +32,18 @@ def load_weights(network: nn.Module, path: str | None, wanted_by: str = "this wo
         FileNotFoundError: if there is no such file.
         ValueError: if the file does not fit the network.
     """
+    if trained is not None:
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name.startswith(trained))
     if path is None:
         return network
     if not Path(path).is_file():
         raise FileNotFoundError(_missing(path, wanted_by))
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if trained is not None and not any(name.startswith(trained) for name in state):
+            own = {name: value for name, value in network.state_dict().items() if name.startswith(trained)}
+            state = {**own, **state}
         network.load_state_dict(state)
     except Exception as error:  # torch raises anything from KeyError to UnpicklingError here
         raise ValueError(

@@ -68,10 +68,19 @@ class RandDegraded(Randomizable, MapTransform):
     ``data[key]`` becomes the thick-slice input, ``data["label"]`` the thin-slice target, ``data["positions"]`` and
     ``data["condition"]`` what the network is told. K is read from ``data["scale_factor"]``, the spacings of the patch
     from ``data["spacing_mm"]``.
+
+    Args:
+        keys: patches.
+        beside: keys of what lies on the thin grid beside the patch, such as a guide, cut to the target's columns.
+        allow_missing_keys: as in MONAI.
+        degrade: arguments of :class:`RandDegrade`.
     """
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False, **degrade: Any) -> None:
+    def __init__(
+        self, keys: KeysCollection, beside: Sequence[str] = (), allow_missing_keys: bool = False, **degrade: Any
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.beside = tuple(beside)
         self.degrade = RandDegrade(**degrade)
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandDegraded:
@@ -88,6 +97,9 @@ class RandDegraded(Randomizable, MapTransform):
             result[key], result["label"], result["positions"], result["condition"] = self.degrade(
                 result[key], float(result["scale_factor"]), rows_mm / thin_mm
             )
+        for key in self.beside:
+            columns = result[key].shape[-1] - 2 * self.degrade.margin
+            result[key] = result[key].narrow(-1, self.degrade.margin, columns).contiguous()
         return result
 
 

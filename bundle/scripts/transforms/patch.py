@@ -11,6 +11,7 @@ A volume enters with its thick axis last (axis 2). Which planes a patch may lie 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,39 @@ from torch.nn import functional as F
 
 from ..geometry import SliceGrid
 
-__all__ = ["PLANES", "RandPlanePatch", "RandPlanePatchd", "resample"]
+__all__ = ["PLANES", "Place", "RandPlanePatch", "RandPlanePatchd", "cut", "resample"]
 
 PLANES: dict[str, tuple[tuple[int, int], ...]] = {
     "any": ((0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)),
     "in_plane": ((0, 1), (1, 0)),
     "through_plane": ((0, 2), (1, 2)),
 }
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a volume a patch lies, and how large its pixels are.
+
+    Attributes:
+        plane: volume axes of the patch's rows and columns.
+        slice_index: of the slice, along the third axis.
+        starts: first voxel along rows and columns.
+        lengths: voxels along rows and columns.
+        zooms: voxels per pixel of the patch.
+        size: pixels of the patch.
+    """
+
+    plane: tuple[int, int]
+    slice_index: int
+    starts: tuple[int, int]
+    lengths: tuple[int, int]
+    zooms: tuple[float, float]
+    size: tuple[int, int]
+
+    @property
+    def slice_axis(self) -> int:
+        """Volume axis across the patch."""
+        return 3 - sum(self.plane)
 
 
 class RandPlanePatch(Randomizable, Transform):
@@ -43,9 +70,14 @@ class RandPlanePatch(Randomizable, Transform):
         min_std: a patch is drawn again while its standard deviation (unit range) is below this; air teaches nothing.
         attempts: how often at most.
 
+    Attributes:
+        place: where the last patch lay.
+
     Raises:
         ValueError: for an unknown ``planes``.
     """
+
+    place: Place
 
     def __init__(
         self,
@@ -84,10 +116,12 @@ class RandPlanePatch(Randomizable, Transform):
         planes = self._usable_planes(spacing_mm)
         size = (self.size[0], self.size[1] if columns is None else columns)
         for _ in range(max(1, self.attempts)):
-            patch, spacing = self._draw(volume, spacing_mm, planes[self.R.randint(len(planes))], size)
+            self.place = self._draw(volume.shape[1:], spacing_mm, planes[self.R.randint(len(planes))], size)
+            patch = cut(volume, self.place)
             if float(patch.std()) >= self.min_std:
                 break
-        return patch, spacing
+        pixels_mm = [zoom * spacing_mm[axis] for zoom, axis in zip(self.place.zooms, self.place.plane, strict=True)]
+        return patch, torch.tensor(pixels_mm, dtype=torch.float32)
 
     def _usable_planes(self, spacing_mm: Sequence[float]) -> list[tuple[int, int]]:
         limit = np.inf if self.column_spacing_mm is None else self.column_spacing_mm[1]
@@ -103,25 +137,16 @@ class RandPlanePatch(Randomizable, Transform):
         return usable
 
     def _draw(
-        self, volume: torch.Tensor, spacing_mm: Sequence[float], plane: tuple[int, int], size: tuple[int, int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        row_axis, column_axis = plane
-        (slice_axis,) = {0, 1, 2} - {row_axis, column_axis}
-        image = volume[0].select(slice_axis, self.R.randint(volume.shape[1 + slice_axis]))
-        if row_axis > column_axis:
-            image = image.T
+        self, shape: Sequence[int], spacing_mm: Sequence[float], plane: tuple[int, int], size: tuple[int, int]
+    ) -> Place:
+        slice_index = self.R.randint(shape[3 - sum(plane)])
         zooms = (
-            self._zoom(self.row_spacing_mm, spacing_mm[row_axis], least=0.0),
-            self._zoom(self.column_spacing_mm, spacing_mm[column_axis], least=1.0),
+            self._zoom(self.row_spacing_mm, spacing_mm[plane[0]], least=0.0),
+            self._zoom(self.column_spacing_mm, spacing_mm[plane[1]], least=1.0),
         )
-        region = []
-        for axis in (0, 1):
-            length = min(max(round(size[axis] * zooms[axis]), 1), image.shape[axis])
-            start = self.R.randint(image.shape[axis] - length + 1)
-            image = image.narrow(axis, start, length)
-            region.append(length)
-        patch = resample(image[None].float(), [self._pixels(region[a], zooms[a], size[a]) for a in (0, 1)], size)
-        return patch, torch.tensor([zooms[a] * spacing_mm[plane[a]] for a in (0, 1)], dtype=torch.float32)
+        lengths = [min(max(round(size[a] * zooms[a]), 1), shape[plane[a]]) for a in (0, 1)]
+        starts = [self.R.randint(shape[plane[a]] - lengths[a] + 1) for a in (0, 1)]
+        return Place(plane, slice_index, (starts[0], starts[1]), (lengths[0], lengths[1]), zooms, size)
 
     def _zoom(self, spacing_range_mm: Sequence[float] | None, own_mm: float, least: float) -> float:
         """Volume voxels per patch pixel."""
@@ -130,10 +155,17 @@ class RandPlanePatch(Randomizable, Transform):
         low, high = np.log(spacing_range_mm[0]), np.log(spacing_range_mm[1])
         return max(least, float(np.exp(self.R.uniform(low, high))) / own_mm)
 
-    @staticmethod
-    def _pixels(region: int, zoom: float, size: int) -> int:
-        """How many patch pixels a region gives: fewer than ``size`` where the volume is too small."""
-        return min(size, max(1, round(region / zoom)))
+
+def cut(volume: torch.Tensor, place: Place) -> torch.Tensor:
+    """The patch of ``(1, I, J, K)`` that lies there: ``(1, rows, columns)`` float32."""
+    image = volume[0].select(place.slice_axis, place.slice_index)
+    if place.plane[0] > place.plane[1]:
+        image = image.T
+    for axis in (0, 1):
+        image = image.narrow(axis, place.starts[axis], place.lengths[axis])
+    # fewer pixels than asked for where the volume is too small
+    pixels = [min(place.size[a], max(1, round(place.lengths[a] / place.zooms[a]))) for a in (0, 1)]
+    return resample(image[None].float(), pixels, place.size)
 
 
 def resample(image: torch.Tensor, pixels: Sequence[int], size: Sequence[int]) -> torch.Tensor:

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SRNet that looks at the patient's own CT while it makes the thin slices.
+
+Bone, fat, air and skin have their edges at the same places in CT and in MR, and CT shows them sharply in every
+direction. Which intensities belong together differs from scan to scan, so this is not learned but read off the scan:
+within a small square, the MR that cubic interpolation shows is fitted by the CT as it would look through the same
+slices, and what the slices hide of the CT is added with the coefficients of that fit (:func:`explained_detail`; a
+guided filter, He et al., IEEE TPAMI 2013). What is learned is how far to trust the fit at every pixel, from the fit's
+residual, the CT, and the features that SRNet has made of the MR alone.
+
+The guide enters after everything else, on the thin grid. Where nothing is known of the CT, nothing is added, so that
+there the result is that of SRNet, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .interpolation import interpolate_cubic
+from .rdn import ResidualDenseBlock, check_sizes
+from .srnet import SRNet
+
+__all__ = ["GuidedSRNet", "explained_detail", "through_slices"]
+
+
+def through_slices(
+    thin: torch.Tensor, known: torch.Tensor, n_slices: int, positions: torch.Tensor, width: torch.Tensor
+) -> torch.Tensor:
+    """An image on the thin grid as cubic interpolation of its thick slices shows it.
+
+    The slices have a Gaussian profile of the standard deviation of the scan's own.
+
+    Args:
+        thin: ``(B, C, H, N)``.
+        known: ``(B, 1, H, N)``, 1 or 0; what is not known takes no part.
+        n_slices: n.
+        positions: ``(N,)`` thick coordinates of the thin slices.
+        width: ``(B,)`` or ``(1,)`` standard deviation of the slice profile over the slice spacing.
+    """
+    slices = torch.arange(n_slices, device=thin.device, dtype=positions.dtype)
+    offsets = (positions[:, None] - slices) / width[:, None, None].clamp(min=0.05)  # (B, N, n)
+    weights = torch.exp(-0.5 * offsets**2)[:, None]
+    # the smallest weight keeps a slice of which nothing is known from dividing by 0
+    return interpolate_cubic((thin * known) @ weights / ((known @ weights) + 1e-6), positions)
+
+
+def explained_detail(
+    image: torch.Tensor, sharp: torch.Tensor, blurred: torch.Tensor, side: int, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What an image lacks, if it is locally a linear function of others.
+
+    Around every pixel, ``image = a . blurred + b`` is fitted by least squares.
+
+    Args:
+        image: ``(B, 1, H, N)``.
+        sharp: ``(B, C, H, N)``, the others.
+        blurred: the same, as blurred as the image.
+        side: of the square of the fit, odd, pixels.
+        eps: added to the variances (unit range squared); differences of the others that are smaller count as noise.
+
+    Returns:
+        The detail ``a . (sharp - blurred)``, and the fit's residual ``image - a . blurred - b``, ``(B, 1, H, N)`` each.
+    """
+
+    def mean(x: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(x, side, 1, side // 2, count_include_pad=False)
+
+    count = sharp.shape[1]
+    first, second = torch.tril_indices(count, count, device=image.device)
+    centre, others = mean(image), mean(blurred)
+    moments = mean(blurred[:, first] * blurred[:, second]) - others[:, first] * others[:, second]
+    covariance = moments.new_zeros(len(moments), count, count, *moments.shape[2:])
+    covariance[:, first, second] = covariance[:, second, first] = moments
+    covariance = covariance.movedim((1, 2), (-2, -1)) + eps * torch.eye(count, device=image.device)
+    shared = (mean(blurred * image) - others * centre).movedim(1, -1)
+    factors = torch.linalg.solve(covariance, shared).movedim(-1, 1)
+    detail = (factors * (sharp - blurred)).sum(dim=1, keepdim=True)
+    return detail, image - centre - (factors * (blurred - others)).sum(dim=1, keepdim=True)
+
+
+class GuidedSRNet(SRNet):
+    """SRNet with a guide.
+
+    Fresh, it does exactly what :class:`SRNet` with the same weights does: the last convolution of the new part starts
+    at 0. The parameters of the new part begin with ``guidance.``.
+
+    Args:
+        guide_features: channels between the guide's blocks.
+        guide_growth: channels that each of their convolutions adds.
+        guide_layers: convolutions per block.
+        guide_blocks: how many blocks.
+        guide_windows: ranges of the CT in unit range, each of which the network sees as an image of its own, from -1
+            to 1; a narrow one shows what differs between soft tissues.
+        guide_sides: of the squares of :func:`explained_detail`, odd, pixels.
+        guide_eps: see :func:`explained_detail`.
+        srnet: arguments of :class:`SRNet`.
+
+    Raises:
+        ValueError: if a size is out of range, or a window is empty.
+    """
+
+    takes_guide = True
+
+    def __init__(
+        self,
+        guide_features: int,
+        guide_growth: int,
+        guide_layers: int,
+        guide_blocks: int,
+        guide_windows: Sequence[Sequence[float]],
+        guide_sides: Sequence[int],
+        guide_eps: float,
+        **srnet: int,
+    ) -> None:
+        super().__init__(**srnet)
+        check_sizes(
+            guide_features=guide_features, guide_growth=guide_growth, guide_layers=guide_layers,
+            guide_blocks=guide_blocks, guide_windows=len(guide_windows), guide_sides=len(guide_sides),
+        )  # fmt: skip
+        for low, high in guide_windows:
+            if not low < high:
+                raise ValueError(f"guide_windows must be (low, high) with low < high, got {(low, high)}; correct them")
+        if any(side < 3 or side % 2 == 0 for side in guide_sides):
+            raise ValueError(f"guide_sides must be odd and >= 3, got {list(guide_sides)}; correct them")
+        self.windows = [(float(low), float(high)) for low, high in guide_windows]
+        self.sides = [int(side) for side in guide_sides]
+        self.eps = guide_eps
+        channels = len(self.windows) + 2 * len(self.sides) + 2 + self.thin_features
+        last = nn.Conv2d(guide_features, self.thin_features + len(self.sides), kernel_size=3, padding=1)
+        self.guidance = nn.Sequential(
+            nn.Conv2d(channels, guide_features, kernel_size=3, padding=1),
+            nn.ReLU(),
+            *(ResidualDenseBlock(guide_features, guide_growth, guide_layers) for _ in range(guide_blocks)),
+            nn.ReLU(),
+            last,
+        )
+        with torch.no_grad():
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        positions: torch.Tensor | None = None,
+        condition: torch.Tensor | None = None,
+        guide: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Super-resolve slices that contain the thick axis.
+
+        Args:
+            image: see :meth:`SRNet.forward`.
+            positions: see :meth:`SRNet.forward`.
+            condition: see :meth:`SRNet.forward`.
+            guide: ``(B, 2, H, N)`` on the grid of the result: the CT in unit range, and 1 where it is known, else 0;
+                ``None``: nothing is known.
+
+        Returns:
+            ``(B, 2, H, N)``, as :meth:`SRNet.forward`.
+        """
+        positions, condition = self._told(image, positions, condition)
+        thin = self._thin_features(image, positions, condition)
+        if guide is None:
+            return self._image(image, positions, thin)
+        known = guide[:, 1:]
+        seen, details = self._see(image, positions, condition[:, 2], guide[:, :1], known)
+        added = known * self.guidance(torch.cat([seen, thin], dim=1))
+        trust = added[:, self.thin_features :]
+        pred = self._image(image, positions, thin + added[:, : self.thin_features])
+        return torch.cat([pred[:, :1] + (trust * details).sum(dim=1, keepdim=True), pred[:, 1:]], dim=1)
+
+    @torch.no_grad()
+    def _see(
+        self,
+        image: torch.Tensor,
+        positions: torch.Tensor,
+        width: torch.Tensor,
+        ct: torch.Tensor,
+        known: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the learned part is shown, and the detail that the CT explains, one channel for each side."""
+        with torch.autocast(image.device.type, enabled=False):  # variances are small differences
+            sharp = torch.cat([((ct - low) * (2 / (high - low)) - 1).clamp(-1, 1) for low, high in self.windows], dim=1)
+            blurred = through_slices(sharp, known, image.shape[-1], positions, width)
+            cubic = interpolate_cubic(image.float(), positions)
+            fits = [explained_detail(cubic, sharp, blurred, side, self.eps) for side in self.sides]
+            details = known * torch.cat([detail for detail, _ in fits], dim=1)
+            residuals = known * torch.cat([residual for _, residual in fits], dim=1)
+        return torch.cat([sharp * known, known, cubic, details, residuals], dim=1), details

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is the patient's own CT worth as a guide, and what does a wrong one cost?
+
+Made-up people have a CT and an MR of one anatomy. SRNet (``small.json``) learns stages 1 and 2 on the CT and the thick
+MR of some of them. From these weights, for each seed, stage 2 goes on without a guide, and the guide's part is trained
+on CT alone (``train_guided.json``) for the same processor seconds. Then the thick MR of other people is super-resolved:
+without a guide, with their own CT at 0 to 3 mm from its place, with the next person's CT, and with their own CT that
+registration has to bring back from a movement of 15 mm and 5 degrees (first seed). Results are compared with the thin
+MR after data consistency, as in inference. The row ``no CT`` is the guided network without a guide: the weights that
+both trainings start from.
+
+Every training is the bundle's own command; what is there is not trained again. Writes ``guide.md``, ``guide.json`` and
+``guide.png``.
+
+    python -m studies.guide --output OUT
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import nibabel as nib
+import numpy as np
+
+from phantom import make_patient
+from tools.run_bundle import BUNDLE, ROOT, accept_overrides, run_bundle
+
+matplotlib.use("agg")
+from matplotlib import pyplot as plt
+from scipy.spatial.transform import Rotation
+from scripts.evaluation.metrics import foreground, psnr
+from scripts.files import write_json
+from scripts.inference.predictor import Predictor
+from scripts.reasons import CaseError
+from scripts.transforms.degrade import thicken
+from tqdm import tqdm
+
+SIZES, SMALL_GUIDE, RECIPE = (str(ROOT / "studies" / f) for f in ("small.json", "small_guided.json", "guide.json"))
+SHAPE, SPACING_MM, SCALE_FACTOR = (96, 112, 96), (1.0, 1.0, 1.0), 4
+SHIFTS_MM = (0, 1, 2, 3)
+WRONG, REGISTERED = "wrong person", "own, registered"
+
+
+def make_people(output: Path, seeds: range) -> None:
+    """``ct/``, ``mr_hr/`` and ``mr/`` (thick) of made-up people, as ``phantom`` makes them."""
+    for seed in tqdm(seeds, desc=output.name, unit="person", disable=None):
+        if (output / "mr" / f"phantom{seed:03d}.nii.gz").exists():
+            continue
+        person = make_patient(seed, SHAPE, SPACING_MM, ("t1", "t2")[seed % 2], (6.0, -4.0, 3.0))
+        thick, thick_affine = thicken(person.mr, person.affine_ras, scale_factor=SCALE_FACTOR, thick_axis=2)
+        for name, array, affine in (
+            ("ct", person.ct, person.affine_ras), ("mr_hr", person.mr, person.affine_ras), ("mr", thick, thick_affine),
+        ):  # fmt: skip
+            (output / name).mkdir(parents=True, exist_ok=True)
+            image = nib.Nifti1Image(np.rint(array).astype(np.int16), affine)
+            nib.save(image, output / name / f"phantom{seed:03d}.nii.gz")
+
+
+def train(data: Path, weights: Path, *configs: str, **ids: Any) -> Path:
+    """One training by the bundle's own command, unless its weights are there, which are named after the stage."""
+    if not weights.exists():
+        people = {"ct_dir": data / "ct", "mr_dir": data / "mr"}
+        run_bundle(["common.json", *configs, SIZES, RECIPE], "training", output_dir=weights.parent, **people, **ids)
+    return weights
+
+
+def moved(ct: Path, target: Path, movement: np.ndarray) -> Path:
+    """The CT with its affine moved."""
+    image = nib.load(ct)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), movement @ image.affine), target)
+    return target
+
+
+def shift(mm: float, seed: int) -> np.ndarray:
+    """``(4, 4)``: a shift of so many mm in a direction that the seed gives."""
+    direction = np.random.default_rng([seed, 7]).standard_normal(3)
+    matrix = np.eye(4)
+    matrix[:3, 3] = mm * direction / np.linalg.norm(direction)
+    return matrix
+
+
+def away(seed: int) -> np.ndarray:
+    """``(4, 4)``: what registration has to undo."""
+    matrix = shift(15, seed)
+    matrix[:3, :3] = Rotation.from_rotvec([3, -4, 0], degrees=True).as_matrix()
+    return matrix
+
+
+def guides(data: Path, seed: int, seeds: range, folder: Path) -> dict[str, tuple[Path, bool]]:
+    """Row of the table to the CT that guides it, and whether it is registered."""
+    own, other = (data / "ct" / f"phantom{s:03d}.nii.gz" for s in (seed, seeds[(seed - seeds[0] + 1) % len(seeds)]))
+    found = {f"own, {mm} mm": (moved(own, folder / f"{seed}_{mm}.nii.gz", shift(mm, seed)), False) for mm in SHIFTS_MM}
+    found[WRONG] = (other, False)
+    found[REGISTERED] = (moved(own, folder / f"{seed}_away.nii.gz", away(seed)), True)
+    return found
+
+
+def super_resolve(weights: Path, scan: Path, ct: Path | None, register: bool = False) -> np.ndarray:
+    """Through the bundle's own inference, scanner units."""
+    settings: dict[str, Any] = {"slice_profile": "gaussian", "device": "cpu", "progress": False}
+    settings |= {"output_dtype": "float32", "ckpt_path": str(weights)}
+    if ct is None:
+        return Predictor(BUNDLE, [SIZES], **settings)(scan).numpy()
+    configs = ["network_guided.json", SMALL_GUIDE, SIZES]
+    return Predictor(BUNDLE, configs, guide_ct=str(ct), guide_register=register, **settings)(scan).numpy()
+
+
+def score(
+    data: Path, people: range, start: Path, unguided: Path, guided: Path, register: bool
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Row to person to ``psnr`` and ``psnr_foreground``; a CT that inference refuses leaves its entry out."""
+    rows: dict[str, dict[str, dict[str, float]]] = {"unguided": {}, "no CT": {}}
+    for person in tqdm(people, desc=f"scoring {guided.parent.parent.name}", unit="person", disable=None):
+        scan = data / "mr" / f"phantom{person:03d}.nii.gz"
+        truth = nib.load(data / "mr_hr" / scan.name).get_fdata(dtype=np.float32)
+        tissue, data_range = foreground(truth), float(np.ptp(truth))
+        wanted: list[tuple[str, Path, Path | None, bool]] = [
+            ("unguided", unguided, None, False), ("no CT", start, None, False),
+        ]  # fmt: skip
+        for row, (ct, registered) in guides(data, person, people, guided.parents[2] / "guides").items():
+            if register or not registered:
+                wanted.append((row, guided, ct, registered))
+        for row, weights, guide, registered in wanted:
+            rows.setdefault(row, {})
+            try:
+                result = super_resolve(weights, scan, guide, registered)
+            except CaseError as error:
+                tqdm.write(f"{row}, person {person}: {error}")
+                continue
+            rows[row][str(person)] = {
+                "psnr": psnr(result, truth, data_range),
+                "psnr_foreground": psnr(result[tissue], truth[tissue], data_range),
+            }
+    return rows
+
+
+def gains(rows: dict[str, dict[str, dict[str, float]]], row: str, figure: str = "psnr") -> list[float]:
+    """Gain in dB over the unguided network, person by person, in order."""
+    return [found[figure] - rows["unguided"][person][figure] for person, found in sorted(rows[row].items())]
+
+
+def table(results: dict[int, dict[str, dict[str, dict[str, float]]]]) -> list[str]:
+    """Markdown: of every row the gain over the unguided network, seed by seed and over all."""
+    seeds = sorted(results)
+    lines = [
+        "| guide | "
+        + " | ".join(f"seed {seed}, dB" for seed in seeds)
+        + " | mean | worst person | tissue, mean | used |",
+        "|---" * (len(seeds) + 5) + "|",
+    ]
+    for row in results[seeds[0]]:
+        if row == "unguided":
+            continue
+        each = [gains(results[seed], row) if row in results[seed] else [] for seed in seeds]
+        every = [gain for found in each for gain in found]
+        people = sum(len(results[seed]["unguided"]) for seed in seeds if row in results[seed])
+        if not every:
+            lines.append(f"| {row} |" + " |" * (len(seeds) + 3) + f" 0 of {people} |")
+            continue
+        cells = [f"{np.mean(found):+.2f}" if found else "" for found in each]
+        scored = [seed for seed in seeds if row in results[seed]]
+        tissue = np.mean([gain for seed in scored for gain in gains(results[seed], row, "psnr_foreground")])
+        cells += [f"{np.mean(every):+.2f}", f"{min(every):+.2f}", f"{tissue:+.2f}", f"{len(every)} of {people}"]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def draw(data: Path, people: range, unguided: Path, guided: Path, path: Path) -> None:
+    """One coronal slice of the first person: scan, guide, without and with it, the wrong guide, truth; errors below."""
+    scan = data / "mr" / f"phantom{people[0]:03d}.nii.gz"
+    truth = nib.load(data / "mr_hr" / scan.name).get_fdata(dtype=np.float32)
+    found = guides(data, people[0], people, guided.parents[2] / "guides")
+    rows = (("guided", "own, 0 mm"), ("guided, 2 mm off", "own, 2 mm"), ("wrong person's CT", WRONG))
+    images = {
+        "thick": np.repeat(nib.load(scan).get_fdata(dtype=np.float32), SCALE_FACTOR, axis=2),
+        "own CT": nib.load(found["own, 0 mm"][0]).get_fdata(dtype=np.float32),
+        "unguided": super_resolve(unguided, scan, None),
+        **{name: super_resolve(guided, scan, found[row][0]) for name, row in rows},
+        "truth": truth,
+    }
+    high = np.percentile(truth, 99.8)
+    figure, axes = plt.subplots(2, len(images), figsize=(2.4 * len(images), 4.6), layout="constrained")
+    for (name, volume), (above, below) in zip(images.items(), axes.T, strict=True):
+        image = volume[:, SHAPE[1] // 2].T
+        low, top = (-150, 400) if name == "own CT" else (0, high)
+        above.imshow(image, cmap="gray", vmin=low, vmax=top, origin="lower")
+        above.set_title(name, fontsize=9)
+        if name not in ("own CT", "truth"):
+            error = np.abs(image - truth[:, SHAPE[1] // 2].T)
+            below.imshow(error, cmap="magma", vmin=0, vmax=0.3 * high, origin="lower")
+        for axis in (above, below):
+            axis.axis("off")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1), help="of the trainings")
+    parser.add_argument("--train", type=int, default=8, help="made-up people to train on")
+    parser.add_argument("--test", type=int, default=6, help="made-up people to score on")
+    parser.add_argument("--start", type=float, default=100, help="processor seconds of stages 1 and 2 each")
+    parser.add_argument("--budget", type=float, default=100, help="processor seconds after that, for either")
+    accept_overrides(parser)
+    arguments = parser.parse_args()
+    output, people = arguments.output.resolve(), range(arguments.test)
+    data = output / "train"
+    make_people(data, range(100, 100 + arguments.train))
+    make_people(output / "test", people)
+    train(data, output / "start" / "stage1.pt", "train_stage1.json", budget_s=arguments.start)
+    start = train(data, output / "start" / "stage2.pt", "train_stage2.json", budget_s=arguments.start)
+    results = {}
+    for seed in arguments.seeds:
+        folder, ids = output / f"seed{seed}", {"seed": seed, "start_weights": start, "budget_s": arguments.budget}
+        unguided = train(data, folder / "unguided" / "stage2.pt", "train_stage2.json", **ids)
+        configs = ("train_stage1.json", "network_guided.json", "train_guided.json", SMALL_GUIDE)
+        guided = train(data, folder / "guided" / "guided.pt", *configs, **ids, **dict(arguments.set))
+        if not (folder / "scores.json").exists():
+            register = seed == arguments.seeds[0]
+            write_json(folder / "scores.json", score(output / "test", people, start, unguided, guided, register))
+        results[seed] = json.loads((folder / "scores.json").read_text())
+        lines = table(results)
+        (output / "guide.md").write_text("\n".join(lines) + "\n")
+        print("\n".join(lines))
+    write_json(output / "guide.json", results)
+    first = output / f"seed{arguments.seeds[0]}"
+    draw(
+        output / "test", people, first / "unguided" / "stage2.pt", first / "guided" / "guided.pt", output / "guide.png"
+    )
+
+
+if __name__ == "__main__":
+    main()

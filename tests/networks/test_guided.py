@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SRNet with a guide: what it starts as, and that it keeps to SRNet where nothing is known of the CT."""
+
+import pytest
+import torch
+from scripts.networks.guided import GuidedSRNet
+from scripts.networks.srnet import SRNet
+from scripts.training.weights import load_weights, save_weights
+
+from tests.conftest import TINY_GUIDE, TINY_NETWORK, told
+
+POSITIONS, CONDITION = told(6, 4)
+
+
+@pytest.fixture
+def pair():
+    """SRNet, and the guided network with the same weights."""
+    torch.manual_seed(0)
+    plain, guided = SRNet(**TINY_NETWORK).eval(), GuidedSRNet(**TINY_NETWORK, **TINY_GUIDE).eval()
+    torch.nn.init.normal_(plain.modulation[2].weight, std=0.1)
+    guided.load_state_dict({**guided.state_dict(), **plain.state_dict()})
+    return plain, guided
+
+
+def shaken(guided):
+    """As after some training."""
+    torch.nn.init.normal_(guided.guidance[-1].weight, std=0.1)
+    return guided
+
+
+def guide_of(known):
+    guide = torch.rand(2, 2, 12, 24) * 2 - 1
+    guide[:, 1] = known
+    return guide
+
+
+def test_a_fresh_guided_network_is_srnet_bit_for_bit(pair):
+    plain, guided = pair
+    image = torch.rand(2, 1, 12, 6)
+    expected = plain(image, POSITIONS, CONDITION)
+    for guide in (None, guide_of(0), guide_of(1)):
+        assert torch.equal(guided(image, POSITIONS, CONDITION, guide), expected)
+    assert torch.equal(guided(image), plain(image))
+
+
+def test_where_nothing_is_known_it_stays_srnet_bit_for_bit(pair):
+    plain, guided = pair
+    shaken(guided)
+    image = torch.rand(2, 1, 12, 6)
+    expected = plain(image, POSITIONS, CONDITION)
+    assert torch.equal(guided(image, POSITIONS, CONDITION, guide_of(0)), expected)
+    known = torch.zeros(12, 24)
+    known[:, :10] = 1
+    found = guided(image, POSITIONS, CONDITION, guide_of(known))
+    assert (found - expected)[..., :10].abs().amin(dim=(0, 1, 2)).max() > 0
+    assert torch.equal(found[..., 11:], expected[..., 11:])  # the last convolution reaches one pixel further
+
+
+def test_the_guide_is_seen_through_its_windows(pair):
+    """Beyond the ends of all windows CT values are alike."""
+    _, guided = pair
+    shaken(guided)
+    guided.windows = [(-0.2, 0.2)]
+    guided.guidance[0] = torch.nn.Conv2d(guided.guidance[0].in_channels - 1, 4, kernel_size=3, padding=1)
+    image, inside = torch.rand(2, 1, 12, 6), guide_of(1)
+    inside[:, 0] = 0.2
+    outside = inside.clone()
+    outside[:, 0] = 0.9
+    other = inside.clone()
+    other[:, 0] = 0.1
+    run = lambda guide: guided(image, POSITIONS, CONDITION, guide)  # noqa: E731
+    assert torch.equal(run(inside), run(outside))
+    assert not torch.equal(run(inside), run(other))
+
+
+def test_weights_of_srnet_start_it_only_where_that_is_asked_for(tmp_path, pair):
+    plain, guided = pair
+    save_weights(plain, tmp_path / "plain.pt")
+    fresh = GuidedSRNet(**TINY_NETWORK, **TINY_GUIDE)
+    with pytest.raises(ValueError, match="bare state dict of GuidedSRNet"):
+        load_weights(fresh, str(tmp_path / "plain.pt"))
+    load_weights(fresh, str(tmp_path / "plain.pt"), trained="guidance.")
+    assert torch.equal(fresh.shallow_1.weight, plain.shallow_1.weight)
+    assert {n.split(".")[0] for n, p in fresh.named_parameters() if p.requires_grad} == {"guidance"}
+    save_weights(shaken(guided), tmp_path / "guided.pt")
+    load_weights(fresh, str(tmp_path / "guided.pt"), trained="guidance.")
+    assert torch.equal(fresh.guidance[-1].weight, guided.guidance[-1].weight)
+    torch.save({k: v for k, v in guided.state_dict().items() if k != "guidance.0.weight"}, tmp_path / "part.pt")
+    with pytest.raises(ValueError, match="bare state dict"):
+        load_weights(fresh, str(tmp_path / "part.pt"), trained="guidance.")
+
+
+@pytest.mark.parametrize("wrong", [{"guide_blocks": 0}, {"guide_windows": []}, {"guide_windows": [[0.2, 0.2]]}])
+def test_sizes_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        GuidedSRNet(**TINY_NETWORK, **{**TINY_GUIDE, **wrong})
