@@ -140,7 +140,7 @@ def test_terms_without_what_they_need_are_left_out(case):
     assert "ct_l1" not in build()(**{**case, "ct_restored": None}).weighted
     bare = DisentanglementLoss(
         AdversarialLoss("log"), None, None, **{**WEIGHTS, "lambda_percep": 0, "lambda_consistency": 0},
-        detach_targets=False,
+        detach_targets=False, judge_super_resolved=False,
     )  # fmt: skip
     assert bare(**case).weighted.keys() == {"adv", "self", "cycle", "latent", "ct_l1"}
 
@@ -160,4 +160,6 @@ def test_a_weight_without_its_loss_is_refused():
         losses = [AdversarialLoss("log"), PerceptualLoss(phi), DataConsistencyLoss(thicken, 1)]
         losses[position] = None
         with pytest.raises(ValueError, match=f"lambda_{word} must be 0"):
-            DisentanglementLoss(*losses, **{**WEIGHTS, f"lambda_{word}": 0.5}, detach_targets=False)
+            DisentanglementLoss(
+                *losses, **{**WEIGHTS, f"lambda_{word}": 0.5}, detach_targets=False, judge_super_resolved=False
+            )

@@ -71,7 +71,7 @@ class DisentanglementLoss(nn.Module):
         lambda_consistency: float,
         lambda_ct: float,
         detach_targets: bool,
-        judge_super_resolved: bool = False,
+        judge_super_resolved: bool,
     ) -> None:
         super().__init__()
         self.weights = {
