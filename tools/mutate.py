@@ -82,6 +82,7 @@ TESTS = {
     "bundle/scripts/transforms/plain.py": "tests/transforms/test_plain.py",
     "bundle/scripts/transforms/save.py": "tests/transforms/test_load_save.py",
     "bundle/configs/train_stage3.json": "tests/training/test_stage3_step.py",
+    "bundle/configs/stage3_paper.json": "tests/training/test_stage3_step.py",
 }
 # Faults that the tests once missed, even all at once: (file, original text, replacement).
 FAULTS = {
@@ -208,8 +209,9 @@ def mutants(path: Path) -> Iterator[tuple[int, str, str]]:
     """Line, description and full text of every mutant of a file."""
     text = path.read_text()
     if path.suffix == ".json":
-        for match in re.finditer(r'("lambda_\w+": )([\d.]+)', text):
-            changed = f"{match[1]}{float(match[2]) + 1}"
+        for match in re.finditer(r'("(?:lambda|judge|detach)_\w+": )([\d.]+|true|false)', text):
+            switched = {"true": "false", "false": "true"}.get(match[2])
+            changed = match[1] + (switched or str(float(match[2]) + 1))
             yield text[: match.start()].count("\n") + 1, f"{match[0]} -> {changed}", text.replace(match[0], changed)
         return
     tree = ast.parse(text)
