@@ -329,6 +329,33 @@ def test_without_the_ct_anchor_srnet_sees_the_mr_alone():
     assert "ct_l1_ct" not in outputs[0]
 
 
+class Twice(nn.Module):
+    """An SRNet that notes what it is told: each thick slice twice, and a second channel, in low precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain, self.heard = nn.Parameter(torch.ones(())), []
+
+    def forward(self, thick, positions, condition):
+        self.heard.append((positions, condition))
+        thin = self.gain * thick.repeat_interleave(2, dim=-1)
+        return torch.cat([thin, thin + 9], dim=1).bfloat16()
+
+
+@pytest.mark.parametrize(("weights", "sources"), [({}, ("mr", "ct")), ({"lambda_ct": 0.0}, ("mr",))])
+def test_srnet_is_told_of_each_patch_and_its_first_channel_counts(weights, sources):
+    setting = Setting(**weights)
+    setting.network = Twice()
+    (batch,) = setting.batches
+    batch["ct_condition"] = batch["ct_condition"] + 1
+    outputs, _, _ = setting.train()
+    ((positions, condition),) = setting.network.heard
+    assert torch.equal(positions, POSITIONS)
+    assert torch.equal(condition, torch.cat([batch[f"{source}_condition"] for source in sources]))
+    expected = batch["mr_image"].repeat_interleave(2, dim=-1).bfloat16().float()
+    torch.testing.assert_close(outputs[0]["pred"], expected, rtol=0, atol=0)  # float32 again
+
+
 def test_warmup_freezes_srnet_for_so_many_iterations():
     setting = Setting(iterations=3)
     sizes = []
