@@ -124,7 +124,7 @@ EQUIVALENT = {
     ("if mr.shape[2] % 4 or mr.shape[3] % 4", "mr -> ct"): "both have one shape, checked in the line before",
     (
         "thin = self.network(thick.contiguous(memory_format=torch.channels_last), *acquisition)[:, :1].float()",
-        "self.network(thick.contiguous(memory_format=torch.channels_last), *acquisition)[:, :1].float() -> "
+        "self.network(thick.contiguous(memory_format=torch. ... last), *acquisition)[:, :1].float() -> "
         "self.network(thick.contiguous(memory_format=torch.channels_last), *acquisition)[:, :1]",
     ): "SRNet's cubic skip makes its result float32 already",
     ("non_blocking: bool = False", "False -> True"): "copies on a CPU never block",
