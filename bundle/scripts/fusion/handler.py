@@ -162,13 +162,11 @@ class Fusion:
         """What ``fused.json`` holds: the grid, and of each stack its movement, intensities and what is unexplained."""
         entries = []
         for index, stack in enumerate(self.stacks):
-            gain, offset = fused.gains[index]
             entry: dict[str, Any] = {
                 "case": stack.name,
                 "slice_spacing_mm": float(voxel_spacing_mm(stack.affine)[stack.thick_axis]),
                 "scale_factor": stack.operator.grid.scale_factor,
-                "gain": gain,
-                "offset": offset,
+                "gain": fused.gains[index],
                 "unexplained_share_of_range": [residuals[index] for residuals in fused.residuals],
             }
             if index:

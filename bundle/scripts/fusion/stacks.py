@@ -11,6 +11,7 @@ import torch
 
 from ..degradation import SliceProfileOperator
 from ..reasons import CaseError, Reason
+from .gain import fit_gain, gain_field
 from .registration import Registration, register_rigid
 from .resampling import Interpolated, grid_voxels
 
@@ -71,7 +72,8 @@ class Fused:
         volume: ``(I, J, K)`` float32, units of the first stack.
         affine: ``(4, 4)`` RAS.
         registrations: of every stack but the first, in order.
-        gains: ``(gain, offset)`` that took the intensities of every stack to those of the first.
+        gains: ``(lowest, middle, highest)`` of the field that took the intensities of every stack to those of the
+            first, where both are known (percentiles 1, 50, 99).
         residuals: rms of what was left unexplained of each stack, before each round and after the last, as a share of
             the first stack's range.
     """
@@ -79,21 +81,23 @@ class Fused:
     volume: np.ndarray
     affine: np.ndarray
     registrations: list[Registration]
-    gains: list[tuple[float, float]]
+    gains: list[tuple[float, float, float]]
     residuals: list[list[float]]
 
 
 def fuse_stacks(
     stacks: Sequence[Stack], rounds: int, min_angle_degrees: float, min_correlation: float, register: bool = True
 ) -> Fused:
-    """Start with the mean of the single-stack results; then let every stack correct it in turn.
+    """Start with the mean of the single-stack results; then let all stacks correct it at once, again and again.
 
     A correction is that of data consistency, made on the stack's own thin grid, where D is one matrix, and carried to
-    the common grid (projections onto the volumes that explain a stack, in turn). Registered movements are undone.
+    the common grid. The mean of all corrections is added (Cimmino's method): where stacks contradict each other it ends
+    between them, and few rounds leave their noise alone. Registered movements are undone. A stack counts less where it
+    has been made brighter than elsewhere, since its noise has too.
 
     Args:
         stacks: at least two; the grid of the first one's result is the common grid.
-        rounds: how often every stack corrects.
+        rounds: how often all stacks correct.
         min_angle_degrees: between the slices of any two stacks.
         min_correlation: of every stack with the first one's result, after registration.
         register: correct movement of the patient between the stacks; else the affines alone count.
@@ -104,23 +108,29 @@ def fuse_stacks(
     registrations = register_stacks(stacks, min_angle_degrees, min_correlation, register)
     first = stacks[0]
     voxels = grid_voxels(first.thin.shape)
-    total, weight = first.thin.astype(np.float64), np.ones(first.thin.shape)
-    gains, placed = [(1.0, 0.0)], [_Placed(first, np.eye(4))]
+    ones = np.ones(first.thin.shape, np.float32)
+    parts, weights, gains = [_Placed(first, np.eye(4))], [ones], [(1.0, 1.0, 1.0)]
+    volume = first.thin.astype(np.float32)
     for stack, found in zip(stacks[1:], registrations, strict=True):
-        matched, gain = _match(stack, first, found.matrix)
-        moved, known = Interpolated(matched.thin, matched.thin_affine).at(
-            voxels, np.linalg.inv(found.matrix) @ first.thin_affine
-        )
-        total += moved
-        weight += known
+        matched, weight, gain = _match(stack, first, found.matrix)
+        parts.append(_Placed(matched, found.matrix))
+        weights.append(Interpolated(weight, stack.thin_affine, order=1).at(voxels, parts[-1].seen_from(first))[0])
+        volume += weights[-1] * parts[-1].carried(matched.thin, first, voxels)
         gains.append(gain)
-        placed.append(_Placed(matched, found.matrix))
-    volume = (total / weight).astype(np.float32)
+    total = np.sum(weights, axis=0)
+    volume /= total
     value_range = float(first.thick.max() - first.thick.min())
     residuals = []
-    for _ in range(rounds):
-        residuals.append([part.correct(volume, first.thin_affine, voxels) / value_range for part in placed])
-    residuals.append([part.look(volume, first.thin_affine)[1] / value_range for part in placed])
+    for round_ in range(rounds + 1):
+        changes, unexplained = [], []
+        for part in parts:
+            change, rms = part.look(volume, first)
+            changes.append(change)
+            unexplained.append(rms / value_range)
+        residuals.append(unexplained)
+        if round_ < rounds:
+            for part, weight, change in zip(parts, weights, changes, strict=True):
+                volume += weight / total * part.carried(change, first, voxels)
     if (lowest := float(first.thick.min())) >= 0:  # a magnitude image
         volume = volume.clip(lowest)
     return Fused(volume, first.thin_affine, registrations, gains, residuals)
@@ -147,14 +157,7 @@ def register_stacks(
     first, *others = stacks
     registrations = []
     for stack in others:
-        found = _register(stack, first, register)
-        if found.similarity < min_correlation:
-            raise CaseError(
-                Reason.STACKS_DIFFER,
-                f"{stack.name} must be of the same contrast and place as {first.name}: a correlation of at least "
-                f"{min_correlation:g}, got {found.similarity:.2f}; leave it out",
-            )
-        registrations.append(found)
+        registrations.append(_register(stack, first, min_correlation, register))
     return registrations
 
 
@@ -172,32 +175,42 @@ def _check_angles(stacks: Sequence[Stack], min_angle_degrees: float) -> None:
                 )
 
 
-def _register(stack: Stack, first: Stack, register: bool) -> Registration:
+def _register(stack: Stack, first: Stack, min_correlation: float, register: bool) -> Registration:
+    def run(thick: np.ndarray) -> Registration:
+        return register_rigid(
+            first.thin, first.thin_affine, thick, stack.affine, stack.thick_axis, stack.operator.thickness_to_spacing
+        )
+
     try:
-        found = register_rigid(
-            first.thin, first.thin_affine, stack.thick, stack.affine, stack.thick_axis,
-            stack.operator.thickness_to_spacing,
-        )  # fmt: skip
+        found = run(stack.thick)
+        correlation = found.similarity if register else found.similarity_before
+        if correlation < min_correlation:
+            raise CaseError(
+                Reason.STACKS_DIFFER,
+                f"{stack.name} must be of the same contrast and place as {first.name}: a correlation of at least "
+                f"{min_correlation:g}, got {correlation:.2f}; leave it out",
+            )
+        if not register:
+            return Registration(np.eye(4), 0.0, 0.0, correlation, correlation)
+        before = found.similarity_before
+        for _ in range(2):  # where a coil falls off, the best match lies elsewhere: it is sought again without
+            found = run(_match(stack, first, found.matrix)[0].thick)
+        return replace(found, similarity_before=before)
     except ValueError as error:
         raise CaseError(Reason.STACKS_DIFFER, f"{stack.name} and {first.name}: {error}") from error
-    if register:
-        return found
-    return Registration(np.eye(4), 0.0, 0.0, found.similarity_before, found.similarity_before)
 
 
-def _match(stack: Stack, first: Stack, movement: np.ndarray) -> tuple[Stack, tuple[float, float]]:
-    """A stack on the intensity scale of the first one, by a straight line through what both show.
-
-    The line gives both the same mean and standard deviation: least squares would take each one's own blur for error and
-    make the line too flat.
-    """
+def _match(stack: Stack, first: Stack, movement: np.ndarray) -> tuple[Stack, np.ndarray, tuple[float, float, float]]:
+    """A stack with the brightness of the first one, the weight of each voxel of its result, and the gain."""
     seen, known = Interpolated(first.thin, first.thin_affine).at(
         grid_voxels(stack.thin.shape), movement @ stack.thin_affine
     )
-    gain = float(seen[known].std() / stack.thin[known].std())
-    offset = float(seen[known].mean() - gain * stack.thin[known].mean())
-    thick, thin = (np.float32(gain) * volume + np.float32(offset) for volume in (stack.thick, stack.thin))
-    return replace(stack, thick=thick, thin=thin), (gain, offset)
+    floor, own_floor = float(first.thick.min()), float(stack.thick.min())
+    fit = fit_gain(seen - floor, stack.thin - own_floor, known)
+    thick, thin = (floor + gain_field(fit, volume.shape) * (volume - own_floor) for volume in (stack.thick, stack.thin))
+    gain = gain_field(fit, stack.thin.shape)
+    low, middle, high = (float(value) for value in np.percentile(gain[known], [1, 50, 99]))
+    return replace(stack, thick=thick, thin=thin), np.minimum(1, (middle / gain) ** 2), (low, middle, high)
 
 
 @dataclass(frozen=True)
@@ -207,33 +220,36 @@ class _Placed:
     stack: Stack
     movement: np.ndarray
 
-    def correct(self, volume: np.ndarray, affine: np.ndarray, voxels: np.ndarray) -> float:
-        """Let the stack correct the volume on the common grid, **in place**; rms of what was unexplained before."""
-        change, rms = self.look(volume, affine)
-        if self._on(volume, affine):
-            volume += change
-        else:
-            back = np.linalg.inv(self.movement) @ affine
-            volume += Interpolated(change, self.stack.thin_affine).at(voxels, back)[0]
-        return rms
+    def seen_from(self, first: Stack) -> np.ndarray:
+        """``(4, 4)``: voxels of the common grid to places of this stack, mm."""
+        return np.linalg.inv(self.movement) @ first.thin_affine
 
-    def look(self, volume: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, float]:
+    def carried(self, volume: np.ndarray, first: Stack, voxels: np.ndarray) -> np.ndarray:
+        """What lies on the stack's thin grid, on the common one; 0 where the stack shows nothing."""
+        if self._on(first):
+            return volume
+        return Interpolated(volume, self.stack.thin_affine).at(voxels, self.seen_from(first))[0]
+
+    def look(self, volume: np.ndarray, first: Stack) -> tuple[np.ndarray, float]:
         """The change that the stack would make on its own thin grid, and the rms of what the volume leaves unexplained.
 
         What lies outside the volume is taken from the stack's own result, which explains its slices.
         """
         stack = self.stack
-        if self._on(volume, affine):
+        if self._on(first):
             change, unexplained = stack.correction(volume, stack.thick)
             return change, float(np.sqrt(np.mean(np.square(unexplained, dtype=np.float64))))
-        there, known = Interpolated(volume, affine).at(grid_voxels(stack.thin.shape), self.movement @ stack.thin_affine)
+        there, known = Interpolated(volume, first.thin_affine).at(
+            grid_voxels(stack.thin.shape), self.movement @ stack.thin_affine
+        )
         change, unexplained = stack.correction(np.where(known, there, stack.thin), stack.thick)
         lines = torch.from_numpy(np.ascontiguousarray(np.moveaxis(known, stack.thick_axis, -1), dtype=np.float32))
         inside = np.moveaxis(stack.operator.degrade(lines).numpy() > 0.999, -1, stack.thick_axis)
         seen = np.square(unexplained[inside], dtype=np.float64)
         return change, float(np.sqrt(seen.mean())) if seen.size else 0.0
 
-    def _on(self, volume: np.ndarray, affine: np.ndarray) -> bool:
+    def _on(self, first: Stack) -> bool:
         """Whether the stack's thin grid is the common one."""
         stack = self.stack
-        return stack.thin.shape == volume.shape and np.allclose(self.movement @ stack.thin_affine, affine, atol=1e-6)
+        same = stack.thin.shape == first.thin.shape
+        return same and np.allclose(self.movement @ stack.thin_affine, first.thin_affine, atol=1e-6)
