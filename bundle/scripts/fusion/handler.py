@@ -76,6 +76,7 @@ class Fusion:
         profile: str,
         slice_thickness_mm: float | None,
         rounds: int,
+        least_progress: float,
         min_angle_degrees: float,
         min_correlation: float,
         register: bool,
@@ -84,8 +85,8 @@ class Fusion:
         self.profile = profile
         self.slice_thickness_mm = slice_thickness_mm
         self.how: dict[str, Any] = {
-            "rounds": rounds, "min_angle_degrees": min_angle_degrees, "min_correlation": min_correlation,
-            "register": register,
+            "rounds": rounds, "least_progress": least_progress,
+            "min_angle_degrees": min_angle_degrees, "min_correlation": min_correlation, "register": register,
         }  # fmt: skip
         self.stacks: list[Stack] = []
         self.logger = logging.getLogger(type(self).__name__)

@@ -86,18 +86,25 @@ class Fused:
 
 
 def fuse_stacks(
-    stacks: Sequence[Stack], rounds: int, min_angle_degrees: float, min_correlation: float, register: bool = True
+    stacks: Sequence[Stack],
+    rounds: int,
+    least_progress: float,
+    min_angle_degrees: float,
+    min_correlation: float,
+    register: bool = True,
 ) -> Fused:
     """Start with the mean of the single-stack results; then let all stacks correct it at once, again and again.
 
     A correction is that of data consistency, made on the stack's own thin grid, where D is one matrix, and carried to
     the common grid. The mean of all corrections is added (Cimmino's method): where stacks contradict each other it ends
-    between them, and few rounds leave their noise alone. Registered movements are undone. A stack counts less where it
+    between them. Registered movements are undone. A stack counts less where it
     has been made brighter than elsewhere, since its noise has too.
 
     Args:
         stacks: at least two; the grid of the first one's result is the common grid.
-        rounds: how often all stacks correct.
+        rounds: how often all stacks correct, at most.
+        least_progress: the last round is the first that lowers what is unexplained by less than this share: from there
+            on, noise and contradictions would be explained.
         min_angle_degrees: between the slices of any two stacks.
         min_correlation: of every stack with the first one's result, after registration.
         register: correct movement of the patient between the stacks; else the affines alone count.
@@ -121,16 +128,18 @@ def fuse_stacks(
     volume /= total
     value_range = float(first.thick.max() - first.thick.min())
     residuals = []
-    for round_ in range(rounds + 1):
+    while True:
         changes, unexplained = [], []
         for part in parts:
             change, rms = part.look(volume, first)
             changes.append(change)
             unexplained.append(rms / value_range)
         residuals.append(unexplained)
-        if round_ < rounds:
-            for part, weight, change in zip(parts, weights, changes, strict=True):
-                volume += weight / total * part.carried(change, first, voxels)
+        done = len(residuals) - 1
+        if done == rounds or (done and np.mean(residuals[-1]) > (1 - least_progress) * np.mean(residuals[-2])):
+            break
+        for part, weight, change in zip(parts, weights, changes, strict=True):
+            volume += weight / total * part.carried(change, first, voxels)
     if (lowest := float(first.thick.min())) >= 0:  # a magnitude image
         volume = volume.clip(lowest)
     return Fused(volume, first.thin_affine, registrations, gains, residuals)
