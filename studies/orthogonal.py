@@ -268,7 +268,7 @@ def main() -> None:
     moved = result["registration"]
     print(
         f"moved by {moved['shift_mm']:.2f} mm and {moved['rotation_degrees']:.2f} degrees, correlation "
-        f"{moved['correlation_before']:.3f} -> {moved['correlation']:.3f}; {result['voxels']} voxels known in both"
+        f"{moved['similarity_before']:.3f} -> {moved['similarity']:.3f}; {result['voxels']} voxels known in both"
     )
     names = [f"{low:g}-{high:g}" for low, high in pairwise(arguments.limits)]
     print("| Nyquist frequencies | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
