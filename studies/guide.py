@@ -64,7 +64,7 @@ def train(data: Path, weights: Path, *configs: str, **ids: Any) -> Path:
     """One training by the bundle's own command, unless its weights are there, which are named after the stage."""
     if not weights.exists():
         people = {"ct_dir": data / "ct", "mr_dir": data / "mr"}
-        run_bundle(["common.json", *configs, SIZES, RECIPE], "training", output_dir=weights.parent, **people, **ids)
+        run_bundle(["common.json", *configs], "training", output_dir=weights.parent, **people, **ids)
     return weights
 
 
@@ -106,7 +106,7 @@ def super_resolve(weights: Path, scan: Path, ct: Path | None, register: bool = F
     settings |= {"output_dtype": "float32", "ckpt_path": str(weights)}
     if ct is None:
         return Predictor(BUNDLE, [SIZES], **settings)(scan).numpy()
-    configs = ["network_guided.json", SMALL_GUIDE, SIZES]
+    configs = [SIZES, "network_guided.json", SMALL_GUIDE]
     return Predictor(BUNDLE, configs, guide_ct=str(ct), guide_register=register, **settings)(scan).numpy()
 
 
@@ -214,13 +214,13 @@ def main() -> None:
     data = output / "train"
     make_people(data, range(100, 100 + arguments.train))
     make_people(output / "test", people)
-    train(data, output / "start" / "stage1.pt", "train_stage1.json", budget_s=arguments.start)
-    start = train(data, output / "start" / "stage2.pt", "train_stage2.json", budget_s=arguments.start)
+    train(data, output / "start" / "stage1.pt", "train_stage1.json", SIZES, RECIPE, budget_s=arguments.start)
+    start = train(data, output / "start" / "stage2.pt", "train_stage2.json", SIZES, RECIPE, budget_s=arguments.start)
     results = {}
     for seed in arguments.seeds:
         folder, ids = output / f"seed{seed}", {"seed": seed, "start_weights": start, "budget_s": arguments.budget}
-        unguided = train(data, folder / "unguided" / "stage2.pt", "train_stage2.json", **ids)
-        configs = ("train_stage1.json", "network_guided.json", "train_guided.json", SMALL_GUIDE)
+        unguided = train(data, folder / "unguided" / "stage2.pt", "train_stage2.json", SIZES, RECIPE, **ids)
+        configs = ("train_stage1.json", SIZES, RECIPE, "network_guided.json", "train_guided.json", SMALL_GUIDE)
         guided = train(data, folder / "guided" / "guided.pt", *configs, **ids, **dict(arguments.set))
         if not (folder / "scores.json").exists():
             register = seed == arguments.seeds[0]

@@ -2,14 +2,13 @@
 """SRNet that looks at the patient's own CT while it makes the thin slices.
 
 Bone, fat, air and skin have their edges at the same places in CT and in MR, and CT shows them sharply in every
-direction. Which intensities belong together differs from scan to scan, so this is not learned but read off the scan:
-within a small square, the MR that cubic interpolation shows is fitted by the CT as it would look through the same
-slices, and what the slices hide of the CT is added with the coefficients of that fit (:func:`explained_detail`; a
-guided filter, He et al., IEEE TPAMI 2013). What is learned is how far to trust the fit at every pixel, from the fit's
-residual, the CT, and the features that SRNet has made of the MR alone.
+direction. Which intensities belong together differs from scan to scan, so this is not learned but read off the scan.
+SRNet super-resolves the CT too, made as thick as the MR: what that result lacks is what SRNet cannot restore from such
+slices. Within a small square, SRNet's result of the MR is fitted by that of the CT, and what the latter lacks is added
+with the coefficients of the fit (:func:`explained_detail`; a guided filter, He et al., IEEE TPAMI 2013). What is
+learned is how far to trust the fit at every pixel.
 
-The guide enters after everything else, on the thin grid. Where nothing is known of the CT, nothing is added, so that
-there the result is that of SRNet, bit for bit.
+Where nothing is known of the CT, nothing is added, so that there the result is that of SRNet, bit for bit.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .interpolation import interpolate_cubic
 from .rdn import ResidualDenseBlock, check_sizes
 from .srnet import SRNet
 
@@ -30,9 +28,9 @@ __all__ = ["GuidedSRNet", "explained_detail", "through_slices"]
 def through_slices(
     thin: torch.Tensor, known: torch.Tensor, n_slices: int, positions: torch.Tensor, width: torch.Tensor
 ) -> torch.Tensor:
-    """An image on the thin grid as cubic interpolation of its thick slices shows it.
+    """The thick slices of an image on the thin grid.
 
-    The slices have a Gaussian profile of the standard deviation of the scan's own.
+    They have a Gaussian profile of the standard deviation of the scan's own.
 
     Args:
         thin: ``(B, C, H, N)``.
@@ -40,12 +38,15 @@ def through_slices(
         n_slices: n.
         positions: ``(N,)`` thick coordinates of the thin slices.
         width: ``(B,)`` or ``(1,)`` standard deviation of the slice profile over the slice spacing.
+
+    Returns:
+        ``(B, C, H, n)``; 0 where nothing is known.
     """
     slices = torch.arange(n_slices, device=thin.device, dtype=positions.dtype)
     offsets = (positions[:, None] - slices) / width[:, None, None].clamp(min=0.05)  # (B, N, n)
     weights = torch.exp(-0.5 * offsets**2)[:, None]
     # the smallest weight keeps a slice of which nothing is known from dividing by 0
-    return interpolate_cubic((thin * known) @ weights / ((known @ weights) + 1e-6), positions)
+    return ((thin * known) @ weights) / ((known @ weights) + 1e-6)
 
 
 def explained_detail(
@@ -93,8 +94,8 @@ class GuidedSRNet(SRNet):
         guide_growth: channels that each of their convolutions adds.
         guide_layers: convolutions per block.
         guide_blocks: how many blocks.
-        guide_windows: ranges of the CT in unit range, each of which the network sees as an image of its own, from -1
-            to 1; a narrow one shows what differs between soft tissues.
+        guide_windows: ranges of the CT in unit range, each of which becomes an image of its own, from -1 to 1; the
+            first alone and all together explain the MR. A narrow one shows what differs between soft tissues.
         guide_sides: of the squares of :func:`explained_detail`, odd, pixels.
         guide_eps: see :func:`explained_detail`.
         srnet: arguments of :class:`SRNet`.
@@ -129,10 +130,10 @@ class GuidedSRNet(SRNet):
         self.windows = [(float(low), float(high)) for low, high in guide_windows]
         self.sides = [int(side) for side in guide_sides]
         self.eps = guide_eps
-        channels = len(self.windows) + 2 * len(self.sides) + 2 + self.thin_features
-        last = nn.Conv2d(guide_features, self.thin_features + len(self.sides), kernel_size=3, padding=1)
+        fits = len(self.sides) * len({1, len(self.windows)})
+        last = nn.Conv2d(guide_features, fits, kernel_size=3, padding=1)
         self.guidance = nn.Sequential(
-            nn.Conv2d(channels, guide_features, kernel_size=3, padding=1),
+            nn.Conv2d(len(self.windows) + 2 + 2 * fits, guide_features, kernel_size=3, padding=1),
             nn.ReLU(),
             *(ResidualDenseBlock(guide_features, guide_growth, guide_layers) for _ in range(guide_blocks)),
             nn.ReLU(),
@@ -159,34 +160,38 @@ class GuidedSRNet(SRNet):
                 ``None``: nothing is known.
 
         Returns:
-            ``(B, 2, H, N)``, as :meth:`SRNet.forward`.
+            ``(B, 2, H, N)``, as :meth:`SRNet.forward`; the expected error is that of the result without a guide.
         """
         positions, condition = self._told(image, positions, condition)
-        thin = self._thin_features(image, positions, condition)
+        pred = super().forward(image, positions, condition)
         if guide is None:
-            return self._image(image, positions, thin)
-        known = guide[:, 1:]
-        seen, details = self._see(image, positions, condition[:, 2], guide[:, :1], known)
-        added = known * self.guidance(torch.cat([seen, thin], dim=1))
-        trust = added[:, self.thin_features :]
-        pred = self._image(image, positions, thin + added[:, : self.thin_features])
+            return pred
+        seen, details = self._see(pred[:, :1], image.shape[-1], positions, condition, guide)
+        trust = self.guidance(seen)
         return torch.cat([pred[:, :1] + (trust * details).sum(dim=1, keepdim=True), pred[:, 1:]], dim=1)
 
     @torch.no_grad()
     def _see(
         self,
-        image: torch.Tensor,
+        pred: torch.Tensor,
+        n_slices: int,
         positions: torch.Tensor,
-        width: torch.Tensor,
-        ct: torch.Tensor,
-        known: torch.Tensor,
+        condition: torch.Tensor,
+        guide: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the learned part is shown, and the detail that the CT explains, one channel for each side."""
-        with torch.autocast(image.device.type, enabled=False):  # variances are small differences
-            sharp = torch.cat([((ct - low) * (2 / (high - low)) - 1).clamp(-1, 1) for low, high in self.windows], dim=1)
-            blurred = through_slices(sharp, known, image.shape[-1], positions, width)
-            cubic = interpolate_cubic(image.float(), positions)
-            fits = [explained_detail(cubic, sharp, blurred, side, self.eps) for side in self.sides]
+        """What the learned part is shown, and the detail that the CT explains, one channel for each fit."""
+        ct, known, count = guide[:, :1], guide[:, 1:], len(self.windows)
+        sharp = torch.cat([((ct - low) * (2 / (high - low)) - 1).clamp(-1, 1) for low, high in self.windows], dim=1)
+        thick = through_slices(sharp, known, n_slices, positions, condition[:, 2]).flatten(0, 1)[:, None]
+        told = condition.expand(len(guide), -1).repeat_interleave(count, dim=0)
+        restored = super().forward(thick, positions, told)[:, :1].reshape(sharp.shape)
+        with torch.autocast(guide.device.type, enabled=False):  # variances are small differences
+            pred, restored = pred.float(), restored.float()
+            fits = [
+                explained_detail(pred, sharp[:, :used], restored[:, :used], side, self.eps)
+                for side in self.sides
+                for used in sorted({1, count})
+            ]
             details = known * torch.cat([detail for detail, _ in fits], dim=1)
             residuals = known * torch.cat([residual for _, residual in fits], dim=1)
-        return torch.cat([sharp * known, known, cubic, details, residuals], dim=1), details
+        return torch.cat([sharp * known, known, pred, details, residuals], dim=1), details

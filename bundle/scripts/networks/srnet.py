@@ -104,7 +104,17 @@ class SRNet(nn.Module):
             gradient flows from the second into the features.
         """
         positions, condition = self._told(image, positions, condition)
-        return self._image(image, positions, self._thin_features(image, positions, condition))
+        modulation = self.modulation(condition).unflatten(1, (len(self.blocks), 2, -1))[..., None, None]
+        shallow = self.shallow_1(image)
+        x = self.shallow_2(shallow)
+        outputs: list[torch.Tensor] = []
+        for index, block in enumerate(self.blocks):
+            x = block(x * (1 + modulation[:, index, 0]) + modulation[:, index, 1])
+            outputs.append(x)
+        x = self.fusion(torch.cat(outputs, dim=1)) + shallow
+        thin = F.relu(self.refine(F.relu(self._decode(x, positions, condition))))
+        pred = interpolate_cubic(image, positions) + self.reconstruct(thin)
+        return torch.cat([pred, self.error_scale(thin.detach())], dim=1)
 
     def _told(
         self, image: torch.Tensor, positions: torch.Tensor | None, condition: torch.Tensor | None
@@ -116,23 +126,6 @@ class SRNet(nn.Module):
             share = 1 / self.untold_factor
             condition = torch.tensor([[share, 1.0, 12**-0.5, share]], device=image.device)
         return positions, condition
-
-    def _thin_features(self, image: torch.Tensor, positions: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """``(B, C, H, N)`` features of the thin slices, at least 0."""
-        modulation = self.modulation(condition).unflatten(1, (len(self.blocks), 2, -1))[..., None, None]
-        shallow = self.shallow_1(image)
-        x = self.shallow_2(shallow)
-        outputs: list[torch.Tensor] = []
-        for index, block in enumerate(self.blocks):
-            x = block(x * (1 + modulation[:, index, 0]) + modulation[:, index, 1])
-            outputs.append(x)
-        x = self.fusion(torch.cat(outputs, dim=1)) + shallow
-        return F.relu(self.refine(F.relu(self._decode(x, positions, condition))))
-
-    def _image(self, image: torch.Tensor, positions: torch.Tensor, thin: torch.Tensor) -> torch.Tensor:
-        """The image and its expected error, ``(B, 2, H, N)``, from the features of the thin slices."""
-        pred = interpolate_cubic(image, positions) + self.reconstruct(thin)
-        return torch.cat([pred, self.error_scale(thin.detach())], dim=1)
 
     def _decode(self, features: torch.Tensor, positions: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """``(B, F, H, n)`` on the thick grid to ``(B, C, H, N)`` on the thin one."""
