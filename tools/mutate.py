@@ -122,11 +122,6 @@ EQUIVALENT = {
     ("features.update(zip(group, found.split(len(ct)), strict=True))", "True -> False"): "as many parts as images",
     ("features.update(zip(group, found.split(len(ct)), strict=True))", "ct -> mr"): "MR and CT batch are equally long",
     ("if mr.shape[2] % 4 or mr.shape[3] % 4", "mr -> ct"): "both have one shape, checked in the line before",
-    (
-        "thin = self.network(thick.contiguous(memory_format=torch.channels_last), *acquisition)[:, :1].float()",
-        "self.network(thick.contiguous(memory_format=torch. ... last), *acquisition)[:, :1].float() -> "
-        "self.network(thick.contiguous(memory_format=torch.channels_last), *acquisition)[:, :1]",
-    ): "SRNet's cubic skip makes its result float32 already",
     ("non_blocking: bool = False", "False -> True"): "copies on a CPU never block",
     ("round(float(ratio), 4) for ratio", "4 -> 5"): "rounding only keeps the operator's cache short",
     ("length=count, seed=0,", "0 -> 1"): "another fixed set of slices serves as well",
