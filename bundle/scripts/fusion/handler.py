@@ -25,7 +25,7 @@ from ..networks.interpolation import interpolate_cubic
 from ..reasons import CaseError, Reason
 from ..transforms.consistency import noise_to_signal, scan_operator
 from ..transforms.orient import padding_of, slice_grid
-from .stacks import Fused, Stack, fuse_stacks, register_stacks
+from .stacks import Fused, Stack, check_stacks, fuse_stacks
 
 __all__ = ["Fusion", "stack_cases"]
 
@@ -117,7 +117,7 @@ class Fusion:
                 evaluator.failures.append((str(item["case"]), case_error(error)))
         evaluator.raise_for_failures()
         with _exit_if_refused():
-            register_stacks(stacks, self.how["min_angle_degrees"], self.how["min_correlation"], self.how["register"])
+            check_stacks(stacks, self.how["min_angle_degrees"], self.how["min_correlation"], self.how["register"])
 
     def __call__(self, engine: Any) -> None:
         """Keep the stack that has just been super-resolved."""

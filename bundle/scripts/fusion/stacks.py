@@ -15,7 +15,7 @@ from .gain import fit_gain, gain_field
 from .registration import Registration, register_rigid
 from .resampling import Interpolated, grid_voxels
 
-__all__ = ["Fused", "Stack", "fuse_stacks", "register_stacks"]
+__all__ = ["Fused", "Stack", "check_stacks", "fuse_stacks"]
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def fuse_stacks(
 
     A correction is that of data consistency, made on the stack's own thin grid, where D is one matrix, and carried to
     the common grid. The mean of all corrections is added (Cimmino's method): where stacks contradict each other it ends
-    between them. Registered movements are undone. A stack counts less where it
-    has been made brighter than elsewhere, since its noise has too.
+    between them. Registered movements are undone. A stack counts less where it has been made brighter than elsewhere,
+    since its noise has too.
 
     Args:
         stacks: at least two; the grid of the first one's result is the common grid.
@@ -112,8 +112,11 @@ def fuse_stacks(
     Raises:
         CaseError: ``STACKS_DIFFER`` if the stacks do not fit together.
     """
-    registrations = register_stacks(stacks, min_angle_degrees, min_correlation, register)
+    registrations = check_stacks(stacks, min_angle_degrees, min_correlation, register)
     first = stacks[0]
+    if register:
+        pairs = zip(stacks[1:], registrations, strict=True)
+        registrations = [_without_coils(stack, first, found) for stack, found in pairs]
     voxels = grid_voxels(first.thin.shape)
     ones = np.ones(first.thin.shape, np.float32)
     parts, weights, gains = [_Placed(first, np.eye(4))], [ones], [(1.0, 1.0, 1.0)]
@@ -145,10 +148,10 @@ def fuse_stacks(
     return Fused(volume, first.thin_affine, registrations, gains, residuals)
 
 
-def register_stacks(
+def check_stacks(
     stacks: Sequence[Stack], min_angle_degrees: float, min_correlation: float, register: bool = True
 ) -> list[Registration]:
-    """Where every stack but the first lies, and whether all fit together.
+    """Whether the stacks fit together, and where every one but the first lies as far as their intensities agree.
 
     Args:
         stacks: at least two; before the network has been asked, ``thin`` may be what cubic interpolation makes.
@@ -166,7 +169,16 @@ def register_stacks(
     first, *others = stacks
     registrations = []
     for stack in others:
-        registrations.append(_register(stack, first, min_correlation, register))
+        found = _register(stack, first, stack.thick)
+        if not register:
+            found = Registration(np.eye(4), 0.0, 0.0, found.similarity_before, found.similarity_before)
+        if found.similarity < min_correlation:
+            raise CaseError(
+                Reason.STACKS_DIFFER,
+                f"{stack.name} must be of the same contrast and place as {first.name}: a correlation of at least "
+                f"{min_correlation:g}, got {found.similarity:.2f}; leave it out",
+            )
+        registrations.append(found)
     return registrations
 
 
@@ -184,29 +196,21 @@ def _check_angles(stacks: Sequence[Stack], min_angle_degrees: float) -> None:
                 )
 
 
-def _register(stack: Stack, first: Stack, min_correlation: float, register: bool) -> Registration:
-    def run(thick: np.ndarray) -> Registration:
+def _register(stack: Stack, first: Stack, thick: np.ndarray) -> Registration:
+    try:
         return register_rigid(
             first.thin, first.thin_affine, thick, stack.affine, stack.thick_axis, stack.operator.thickness_to_spacing
         )
-
-    try:
-        found = run(stack.thick)
-        correlation = found.similarity if register else found.similarity_before
-        if correlation < min_correlation:
-            raise CaseError(
-                Reason.STACKS_DIFFER,
-                f"{stack.name} must be of the same contrast and place as {first.name}: a correlation of at least "
-                f"{min_correlation:g}, got {correlation:.2f}; leave it out",
-            )
-        if not register:
-            return Registration(np.eye(4), 0.0, 0.0, correlation, correlation)
-        before = found.similarity_before
-        for _ in range(2):  # where a coil falls off, the best match lies elsewhere: it is sought again without
-            found = run(_match(stack, first, found.matrix)[0].thick)
-        return replace(found, similarity_before=before)
     except ValueError as error:
         raise CaseError(Reason.STACKS_DIFFER, f"{stack.name} and {first.name}: {error}") from error
+
+
+def _without_coils(stack: Stack, first: Stack, found: Registration, passes: int = 2) -> Registration:
+    """Where a coil falls off, the best match lies elsewhere: it is sought again with the gain that was found."""
+    again = found
+    for _ in range(passes):
+        again = _register(stack, first, _match(stack, first, again.matrix)[0].thick)
+    return replace(again, similarity_before=found.similarity_before)
 
 
 def _match(stack: Stack, first: Stack, movement: np.ndarray) -> tuple[Stack, np.ndarray, tuple[float, float, float]]:
@@ -215,7 +219,10 @@ def _match(stack: Stack, first: Stack, movement: np.ndarray) -> tuple[Stack, np.
         grid_voxels(stack.thin.shape), movement @ stack.thin_affine
     )
     floor, own_floor = float(first.thick.min()), float(stack.thick.min())
-    fit = fit_gain(seen - floor, stack.thin - own_floor, known)
+    try:
+        fit = fit_gain(seen - floor, stack.thin - own_floor, known)
+    except ValueError as error:
+        raise CaseError(Reason.STACKS_DIFFER, f"{stack.name} and {first.name}: {error}") from error
     thick, thin = (floor + gain_field(fit, volume.shape) * (volume - own_floor) for volume in (stack.thick, stack.thin))
     gain = gain_field(fit, stack.thin.shape)
     low, middle, high = (float(value) for value in np.percentile(gain[known], [1, 50, 99]))
