@@ -91,9 +91,10 @@ def test_outputs_logs_and_inference_takes_the_weights(stage, tmp_path):
     assert (tmp_path / "sr" / "a_sr.nii.gz").exists()
 
 
-@pytest.mark.parametrize("overlays", [(), PAPER])
-def test_resume_equals_an_uninterrupted_run_bit_for_bit(stage, overlays):
+@pytest.mark.parametrize(("overlays", "lambda_translated"), [((), 0.0), ((), 20.0), (PAPER, 0.0)])
+def test_resume_equals_an_uninterrupted_run_bit_for_bit(stage, overlays, lambda_translated):
     settings = {
+        "lambda_translated": lambda_translated,
         "checkpoint_interval": 2, "lr_step_iterations": 2, "learning_rate": 1e-3,
         "warmup_iterations": 2, "val_interval": 100,
     }  # fmt: skip
@@ -105,6 +106,16 @@ def test_resume_equals_an_uninterrupted_run_bit_for_bit(stage, overlays):
     for name in a.keys() - {"rng"}:  # a data loader draws from torch's generator when it is made; training never does
         assert equal(a[name], b[name]), name
     assert equal(weights(whole / "stage3.pt"), weights(parts / "stage3.pt"))
+
+
+def test_translated_pairs_are_logged_with_their_gradient(stage):
+    ids = {"gradient_norm_interval": 1, "log_interval": 1, "warmup_iterations": 1}
+    logged, _ = scalars(
+        stage(3, lambda_translated=20.0, translated_min_sharpness=0.0, **ids) / "tensorboard" / "stage3"
+    )
+    assert logged["gradient_norm/translated"][-1] > 0
+    (tag,) = [tag for tag in logged if tag.endswith("translated_mr")]
+    assert logged[tag][-1] > 0
 
 
 def test_variants_differ_as_they_say(stage):

@@ -15,6 +15,7 @@ from scripts.losses.adversarial import AdversarialLoss
 from scripts.losses.data_consistency import DataConsistencyLoss
 from scripts.losses.disentanglement import DisentanglementLoss
 from scripts.losses.perceptual import PerceptualLoss
+from scripts.losses.translated import TranslatedPairsLoss
 from scripts.networks.citnet import CITNet
 from scripts.networks.discriminators import DiscriminatorPair
 from scripts.networks.rdn import RDN
@@ -61,6 +62,7 @@ class Setting:
             **self.weights,
             detach_targets=detach_targets,
             judge_super_resolved=judge_super_resolved,
+            translated=TranslatedPairsLoss(0.0),
         )
         self.batches = [
             {
@@ -354,6 +356,41 @@ def test_srnet_is_told_of_each_patch_and_its_first_channel_counts(weights, sourc
     assert torch.equal(condition, torch.cat([batch[f"{source}_condition"] for source in sources]))
     expected = batch["mr_image"].repeat_interleave(2, dim=-1).bfloat16().float()
     torch.testing.assert_close(outputs[0]["pred"], expected, rtol=0, atol=0)  # float32 again
+
+
+def test_translated_pairs_teach_srnet_alone_and_after_the_warmup():
+    without, ours = Setting(iterations=2), Setting(iterations=2, lambda_translated=4.0)
+    start = copy.deepcopy(ours)
+    _, _, plain = without.train(warmup_iterations=1)
+    outputs, _, found = ours.train(warmup_iterations=1, operator=thicken)
+    assert "translated_mr" not in outputs[0]
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, plain[0][name], msg=name)
+    # up to the second iteration both have done the same; SRNet still is what it was at the start
+    batch, net = ours.batches[1], one_step_later(start)
+    with torch.no_grad():
+        x = start.network(batch["mr_image"])
+        target = net.mr.generator(net.ct.content(batch["ct_label"]), net.mr.attribute(x))
+    expected = (start.network(thicken(target)) - target).abs().mean()
+    torch.testing.assert_close(outputs[1]["translated_mr"], expected.detach(), atol=1e-5, rtol=1e-4)
+    pull = gradient({"srnet": start.network}, 4 * expected)
+    for name, value in plain[1].items():
+        if name.startswith("citnet"):
+            torch.testing.assert_close(found[1][name], value, msg=name)
+    close({name: found[1][name] - plain[1][name] for name in pull}, pull, 2e-2)
+
+
+def one_step_later(start):
+    """CITNet after the first iteration of the warm-up."""
+    once = copy.deepcopy(start)
+    once.batches = once.batches[:1]
+    once.train(warmup_iterations=1, operator=thicken)
+    return once.citnet
+
+
+def test_translated_pairs_need_an_operator():
+    with pytest.raises(ValueError, match="operator must be given where lambda_translated is > 0"):
+        Setting(lambda_translated=1.0).train()
 
 
 def test_warmup_freezes_srnet_for_so_many_iterations():

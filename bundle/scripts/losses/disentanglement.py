@@ -17,6 +17,7 @@ from .data_consistency import DataConsistencyLoss
 from .latent import LatentLoss
 from .perceptual import PerceptualLoss
 from .self_reconstruction import SelfReconstructionLoss
+from .translated import TranslatedPairsLoss
 
 __all__ = ["DisentanglementLoss", "Objective"]
 
@@ -27,7 +28,7 @@ class Objective(NamedTuple):
     Attributes:
         total: the weighted sum.
         weighted: its summands, by equation: ``adv``, ``self``, ``cycle``, ``latent``, ``percep``, ``consistency``,
-            ``ct_l1``; those that are switched off are not there.
+            ``ct_l1``, ``translated``; those that are switched off are not there.
         terms: every term before weighting, for example ``cycle_mr``.
     """
 
@@ -40,7 +41,8 @@ class DisentanglementLoss(nn.Module):
     """``L_adv + lambda_1 (L_self + L_cycle) + lambda_2 L_latent + lambda_3 L_percep``, plus anchors.
 
     The anchors hold SRNet to what is known, since L_self and L_cycle compare with an image that SRNet makes itself:
-    ``lambda_consistency ||D(x~_H) - x_L||_1 + lambda_ct ||F(D(y_H)) - y_H||_1``.
+    ``lambda_consistency ||D(x~_H) - x_L||_1 + lambda_ct ||F(D(y_H)) - y_H||_1``. Translated pairs give it sharp targets
+    that look like MR: ``lambda_translated ||F(D(x')) - x'||_1``.
 
     Args:
         adversarial: Eq. 5 and 6.
@@ -54,6 +56,8 @@ class DisentanglementLoss(nn.Module):
         lambda_ct: of the second anchor; 0 leaves it out.
         detach_targets: where x~_H is what an image is compared with (Eq. 1, 2, 4), it does not learn from that.
         judge_super_resolved: ``log D_X(x~_H)`` of Eq. 5 is minimised over SRNet too.
+        translated: of pairs made of x'; not looked at where ``lambda_translated`` is 0.
+        lambda_translated: of these pairs; 0 leaves them out.
 
     Raises:
         ValueError: if a weight is negative, or one is positive and its loss is missing.
@@ -72,6 +76,8 @@ class DisentanglementLoss(nn.Module):
         lambda_ct: float,
         detach_targets: bool,
         judge_super_resolved: bool,
+        translated: TranslatedPairsLoss | None = None,
+        lambda_translated: float = 0.0,
     ) -> None:
         super().__init__()
         self.weights = {
@@ -82,11 +88,13 @@ class DisentanglementLoss(nn.Module):
             "percep": lambda_percep,
             "consistency": lambda_consistency,
             "ct_l1": lambda_ct,
+            "translated": lambda_translated,
         }
         for name, weight in self.weights.items():
             if not weight >= 0:
                 raise ValueError(f"the weight of {name} must be >= 0, got {weight}; correct the lambda")
-        for name, loss in (("percep", perceptual), ("consistency", data_consistency)):
+        needed = {"percep": perceptual, "consistency": data_consistency, "translated": translated}
+        for name, loss in needed.items():
             if self.weights[name] > 0 and loss is None:
                 raise ValueError(f"lambda_{name} must be 0 without a loss for it, got {self.weights[name]}; add one")
         self.adversarial = adversarial
@@ -95,6 +103,7 @@ class DisentanglementLoss(nn.Module):
         self.latent = LatentLoss()
         self.perceptual = perceptual
         self.data_consistency = data_consistency
+        self.translated = translated
         self.detach_targets = detach_targets
         self.judge_super_resolved = judge_super_resolved
 
@@ -109,6 +118,7 @@ class DisentanglementLoss(nn.Module):
         mr_thick: torch.Tensor | None = None,
         mr_told: tuple[torch.Tensor, torch.Tensor] | None = None,
         ct_restored: torch.Tensor | None = None,
+        translated: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> Objective:
         """Evaluate Eq. 7.
 
@@ -122,6 +132,7 @@ class DisentanglementLoss(nn.Module):
             mr_thick: x_L, for the first anchor; ``None`` leaves it out.
             mr_told: positions and conditions that SRNet was given for x_L; needed with it.
             ct_restored: F(D(y_H)), for the second anchor; ``None`` leaves it out.
+            translated: F(D(x')) and x'; ``None`` leaves the pairs out.
         """
         target = mr.detach() if self.detach_targets else mr
         adversarial = {"mr": self.adversarial.generator(fake_mr), "ct": self.adversarial.generator(fake_ct)}
@@ -150,6 +161,8 @@ class DisentanglementLoss(nn.Module):
             groups["consistency"] = {"mr": self.data_consistency(mr, mr_thick, *mr_told)}
         if self.weights["ct_l1"] > 0 and ct_restored is not None:
             groups["ct_l1"] = {"ct": F.l1_loss(ct_restored, ct)}
+        if self.translated is not None and self.weights["translated"] > 0 and translated is not None:
+            groups["translated"] = self.translated(*translated, ct)
         weighted = {name: self.weights[name] * torch.stack(list(g.values())).sum() for name, g in groups.items()}
         terms = {f"{name}_{part}": value for name, g in groups.items() for part, value in g.items()}
         return Objective(torch.stack(list(weighted.values())).sum(), weighted, terms)

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..losses.disentanglement import DisentanglementLoss
 from ..networks.citnet import Translation
-from .acquisition import told
+from .acquisition import BatchOperator, told
 
 __all__ = ["JointTrainer"]
 
@@ -48,6 +48,7 @@ class JointTrainer(SupervisedTrainer):
             (that of x~_H, section 1), or ``both``: iterations 1, 3, 5, ... take the draw, the others the MR's own.
         warmup_iterations: SRNet is frozen for the first so many.
         autocast: ``bfloat16``, ``float16`` or ``None`` for full precision.
+        operator: D of the translated pairs; not looked at where their weight is 0.
         supervised: everything else :class:`monai.engines.SupervisedTrainer` takes: ``network`` is SRNet, ``optimizer``
             is over the parameters of CITNet and SRNet.
 
@@ -69,6 +70,7 @@ class JointTrainer(SupervisedTrainer):
         ct_to_mr_attribute: str = "prior",
         warmup_iterations: int = 0,
         autocast: str | None = None,
+        operator: BatchOperator | None = None,
         **supervised: Any,
     ) -> None:
         super().__init__(loss_function=loss_function, event_names=[AdversarialIterationEvents], **supervised)
@@ -80,6 +82,9 @@ class JointTrainer(SupervisedTrainer):
             )
         if warmup_iterations < 0:
             raise ValueError(f"warmup_iterations must be >= 0, got {warmup_iterations}; correct the id")
+        if loss_function.weights["translated"] > 0 and operator is None:
+            raise ValueError("operator must be given where lambda_translated is > 0, got none; add it to the trainer")
+        self.operator = operator
         self.citnet = citnet
         self.discriminators = discriminators
         self.discriminator_optimizer = discriminator_optimizer
@@ -132,6 +137,23 @@ class JointTrainer(SupervisedTrainer):
         count = len(batch["mr_image"])
         return thin[:count], thin[count:] if anchored else None
 
+    def _translated_pairs(
+        self, batch: Batch, mr: torch.Tensor, made: Translation
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """F(D(x')) and x', the CT image's content with the MR image's own attribute code; only SRNet learns of it."""
+        if self.loss_function.weights["translated"] == 0 or self.state.iteration <= self.warmup_iterations:
+            return None
+        assert self.operator is not None
+        # without the wrappers: the gradients of the two passes through SRNet are then added before they are averaged
+        citnet, network = _bare(self.citnet), _bare(self.network)
+        acquisition = told(batch, "ct")
+        with torch.no_grad(), self._autocast():
+            translated = citnet.mr.generator(made.content_ct, citnet.mr.attribute(mr)).float()
+        thick = self.operator(translated, batch["ct_image"].shape[-1], *acquisition)
+        with self._autocast():
+            restored = network(thick.contiguous(memory_format=torch.channels_last), *acquisition)[:, :1].float()
+        return restored, translated
+
     def _train_discriminators(self, mr: torch.Tensor, ct: torch.Tensor, made: Translation, steps: bool) -> None:
         """Maximise Eq. 5 and 6 over D_X and D_Y; nobody else learns."""
         with self._autocast():
@@ -163,8 +185,7 @@ class JointTrainer(SupervisedTrainer):
         steps: bool,
     ) -> None:
         """Minimise Eq. 7 over encoders, generators and SRNet; the discriminators judge, and do not learn."""
-        judges = self.discriminators
-        judges = judges.module if isinstance(judges, DistributedDataParallel) else judges
+        judges = _bare(self.discriminators)
         judges.requires_grad_(False)
         judges_real = self.loss_function.judge_super_resolved
         with self._autocast():
@@ -182,6 +203,7 @@ class JointTrainer(SupervisedTrainer):
                 mr_thick=batch["mr_image"],
                 mr_told=told(batch, "mr"),
                 ct_restored=ct_restored,
+                translated=self._translated_pairs(batch, mr, made),
             )
         self.state.output |= {
             Keys.LOSS: objective.total.detach(),
@@ -202,6 +224,11 @@ class JointTrainer(SupervisedTrainer):
 def detached(made: Translation) -> Translation:
     """The same without its graph."""
     return Translation(*(tensor.detach() for tensor in made))
+
+
+def _bare(module: nn.Module) -> Any:
+    """Without the wrapper of several processes."""
+    return module.module if isinstance(module, DistributedDataParallel) else module
 
 
 def _halves(judged: list[torch.Tensor]) -> tuple[Logits, Logits]:
