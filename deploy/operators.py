@@ -106,7 +106,8 @@ class SuperResolutionOperator(MonaiBundleInferenceOperator):
         super()._init_config(config_names)
         self.parser["bundle_root"] = str(self.bundle_path)  # the SDK leaves the value of the file
         # the inferer of the bundle computes the other inputs of the network
-        self._inputs = {"image": self._inputs["image"]}
+        for name in set(self._inputs) - {"image"}:
+            del self._inputs[name]
 
     def _receive_input(self, name: str, op_input: Any, context: Any) -> tuple[np.ndarray, dict[str, Any]]:
         image = op_input.receive(name)
