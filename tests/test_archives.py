@@ -152,6 +152,7 @@ def test_archives_in_a_folder_belong_to_it(tree):
     assert {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_what_was_unpacked_stays_for_the_process_and_not_longer(tree):
     """Cases are paths: they must be there as long as anybody may read them."""
     items = find_cases(tree).items

@@ -66,6 +66,7 @@ def test_three_stacks_beat_the_best_of_them_by_far(truth):
         assert unexplained < 0.006 < fused.residuals[0][0]
 
 
+@pytest.mark.slow
 def test_movement_and_gain_are_found_and_undone(truth):
     acquisitions = [
         acquired(truth, 2, name="a"),

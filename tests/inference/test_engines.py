@@ -78,6 +78,7 @@ def test_results_stay_when_the_next_is_computed(network):
         torch.testing.assert_close(first, kept, atol=0, rtol=0)
 
 
+@pytest.mark.slow
 def test_onnx_model_says_which_axes_are_dynamic(network):
     import onnx
 

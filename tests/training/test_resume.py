@@ -43,6 +43,7 @@ def earlier(training_data, tmp_path):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_resume_under_accumulation_mixed_precision_and_averaging(earlier, training_data, tmp_path, stage):
     """An interval of 3 does not fit an accumulation of 2: the checkpoint is written at 4, where the optimiser steps."""

@@ -91,6 +91,7 @@ def test_outputs_logs_and_inference_takes_the_weights(stage, tmp_path):
     assert (tmp_path / "sr" / "a_sr.nii.gz").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("overlays", "lambda_translated"), [((), 0.0), ((), 20.0), (PAPER, 0.0)])
 def test_resume_equals_an_uninterrupted_run_bit_for_bit(stage, overlays, lambda_translated):
     settings = {

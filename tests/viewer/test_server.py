@@ -109,6 +109,7 @@ def test_the_case_tells_names_and_no_paths(server, phantom_pair):
     assert str(phantom_pair.parent) not in ask(server, f"/{server.token}/series.json")[2].decode()
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_while_a_large_volume_is_read(tmp_path):
     """A file of 2 GB, read by two clients at once, by the command in a process of its own."""
     write_pair(tmp_path, "big", smooth_volume((8, 8, 16)), make_affine([1, 1, 1]))

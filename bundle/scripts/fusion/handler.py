@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collect the stacks of a session as the evaluator super-resolves them, fuse them, write volume and report."""
+"""Collect the stacks of a session after super-resolution, fuse them, and write the volume and a report."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def stack_cases(stacks: list[str]) -> Cases:
 
 @contextmanager
 def _exit_if_refused() -> Iterator[None]:
-    """End the process with one line and code 3 where stacks do not fit together."""
+    """End the process with one line and code 3 if the stacks do not fit together."""
     try:
         yield
     except CaseError as error:
@@ -61,13 +61,13 @@ class Fusion:
     """Handler of an evaluator whose cases are the stacks of one session.
 
     Args:
-        output_dir: gets ``fused.nii.gz`` (float32, units and axes of the first stack) and ``fused.json``.
+        output_dir: folder for ``fused.nii.gz`` (float32, units and axes of the first stack) and ``fused.json``.
         profile: slice profile of the stacks.
         slice_thickness_mm: overrides the headers' thickness.
-        rounds: see :func:`scripts.fusion.stacks.fuse_stacks`; likewise the others.
-        min_angle_degrees: between the slices of any two stacks.
-        min_correlation: of every stack with the first one's result.
-        register: correct movement between the stacks.
+        rounds: see :func:`scripts.fusion.stacks.fuse_stacks`.
+        min_angle_degrees: smallest angle between the slices of any two stacks.
+        min_correlation: smallest correlation of a stack with the result of the first one.
+        register: whether to correct movement between the stacks.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Fusion:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def check(self, evaluator: CaseEvaluator) -> None:
-        """Refuse stacks that do not fit together, as cubic interpolation shows them, before the network takes minutes.
+        """Refuse stacks that do not fit together, by their cubic interpolations, before the network takes minutes.
 
         Args:
             evaluator: its cases are the stacks; they are read, the network is not asked.
@@ -113,14 +113,14 @@ class Fusion:
                 cubic = interpolate_cubic(image.as_tensor(), slice_grid(image).positions_tensor())
                 thin = Orientation.of(affine, int(image.meta["thick_axis"])).undo(cubic)
                 stacks.append(self._stack(str(item["case"]), image, affine, thin, eps=0))
-            except Exception as error:  # whatever is wrong with one, the others are looked at too
+            except Exception as error:  # whatever is wrong with one stack, the others are checked too
                 evaluator.failures.append((str(item["case"]), case_error(error)))
         evaluator.raise_for_failures()
         with _exit_if_refused():
             check_stacks(stacks, self.how["min_angle_degrees"], self.how["min_correlation"], self.how["register"])
 
     def __call__(self, engine: Any) -> None:
-        """Keep the stack that has just been super-resolved."""
+        """Collect the stack that has just been super-resolved."""
         (item,) = engine.state.output
         image = item["image"].cpu()
         name = str(image.meta["filename_or_obj"]).removesuffix(".nii.gz")
@@ -140,7 +140,7 @@ class Fusion:
         return Stack(name, slices[0].numpy(), affine, thin[0].numpy(), thin_affine, thick_axis, operator, eps)
 
     def write(self) -> None:
-        """Fuse, write both files whole or not at all, and say what was done.
+        """Fuse the stacks, write both files completely or not at all, and log what was done.
 
         Raises:
             SystemExit: with one line and code 3, if the stacks do not fit together.
@@ -160,7 +160,7 @@ class Fusion:
             self.logger.info("%s", stack)
 
     def report(self, fused: Fused) -> dict[str, Any]:
-        """What ``fused.json`` holds: the grid, and of each stack its movement, intensities and what is unexplained."""
+        """Content of ``fused.json``: the grid, and for each stack its movement, intensities and residuals."""
         entries = []
         for index, stack in enumerate(self.stacks):
             entry: dict[str, Any] = {

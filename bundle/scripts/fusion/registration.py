@@ -20,12 +20,12 @@ Similarity = Callable[[np.ndarray, np.ndarray], float]
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Pearson's correlation of the values of two scans at the same places, for scans of one contrast."""
+    """Pearson's correlation of the values of two scans at the same positions, for scans of one contrast."""
     return float(np.corrcoef(one, other)[0, 1])
 
 
 def mutual_information(one: np.ndarray, other: np.ndarray, bins: int = 24) -> float:
-    """How much the values of two scans tell about each other at the same places, for scans of different contrasts.
+    """Mutual information of the values of two scans at the same positions, for scans of different contrasts.
 
     Normalised (Studholme et al., Pattern Recognition 1999), less one: ``(H(a) + H(b)) / H(a, b) - 1``, from 0
     (nothing) to 1 (one determines the other). The bins hold equally many values, as far as these differ.
@@ -33,7 +33,7 @@ def mutual_information(one: np.ndarray, other: np.ndarray, bins: int = 24) -> fl
     Args:
         one: ``(n,)``.
         other: ``(n,)``.
-        bins: of each histogram, at most.
+        bins: the most bins of each histogram.
     """
     shares = np.arange(1, bins) / bins
     a, b = (np.searchsorted(np.quantile(v, shares), v, side="right") for v in (one, other))
@@ -49,13 +49,13 @@ def _entropy(shares: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Registration:
-    """How the patient lay when the fixed volume was acquired, as seen from the moving one.
+    """Position of the patient in the fixed scan relative to the moving one.
 
     Attributes:
-        matrix: ``(4, 4)`` rigid matrix; a place of the fixed scan, in mm, to the same tissue in the moving one.
+        matrix: ``(4, 4)`` rigid matrix from a position in the fixed scan, in mm, to the same tissue in the moving one.
         rotation_degrees: angle of the rotation.
         shift_mm: how far the centre of the common field moves.
-        similarity_before: of the two volumes where both are known, with the affines alone.
+        similarity_before: similarity of the volumes where both are known, with the affines alone.
         similarity: the same after the movement.
         similarity_elsewhere: the largest at any other place that a search has found; 0 without a search. Where the
             scans do not show the same, many places are about as good as each other.
@@ -70,7 +70,7 @@ class Registration:
 
     @property
     def distinctness(self) -> float:
-        """By which share the similarity is less at the next best place; about 0 at a chance place."""
+        """Share by which the similarity at the next best position is smaller; about 0 for a chance position."""
         return 1 - self.similarity_elsewhere / self.similarity if self.similarity > 0 else 0.0
 
 
@@ -147,7 +147,7 @@ def register_rigid(
     """Find the movement under which a thin-slice volume looks most like the slices of a thick stack.
 
     The similarity of the intensities is maximised over three angles and three shifts (Powell's method), over random
-    voxels of the stack. What the thin volume shows is averaged over the thickness of the stack's slices.
+    voxels of the stack. The thin volume is averaged over the thickness of the slices of the stack.
 
     Args:
         moving: ``(I, J, K)`` thin slices.
@@ -157,10 +157,10 @@ def register_rigid(
         thick_axis: voxel axis of the slices of ``fixed``.
         thickness_to_spacing: their thickness over their spacing.
         smoothing_mm: standard deviation of the Gaussian that smooths the volume, and the stack in its slices.
-        points: voxels of ``fixed`` that are looked at, at most.
+        points: the most voxels of ``fixed`` that are compared.
         least_overlap: share of the voxels of ``fixed`` that must lie in ``moving``.
-        similarity: of the values at the same places, the larger the better.
-        least_value: voxels of ``fixed`` below this are not looked at. Air lies around all patients alike.
+        similarity: function of the values at the same positions; larger is better.
+        least_value: voxels of ``fixed`` below this are left out, because air surrounds every patient.
         search_mm: look for the place first, among shifts of up to so much along each axis of space from where the
             affines put the scans and from where their centres meet; 0 trusts the affines to 10 mm and degrees. The
             similarities are then times the overlap.
@@ -205,7 +205,7 @@ def _search(
 
 
 def _centre(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """``(3,)`` middle of a volume in mm."""
+    """``(3,)`` centre of a volume in mm."""
     return affine[:3, :3] @ ((np.asarray(volume.shape) - 1) / 2) + affine[:3, 3]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A volume at the voxels of another grid, placed by the affines of both."""
+"""Resample a volume to the voxels of another grid, by the affines of both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def grid_voxels(shape: Sequence[int]) -> np.ndarray:
 
 
 class Interpolated:
-    """A volume that can be asked anywhere; nothing is known outside its voxel centres.
+    """A volume that can be interpolated at any position; outside its voxel centres, nothing is known.
 
     Args:
         volume: ``(I, J, K)``.
@@ -40,7 +40,8 @@ class Interpolated:
             affine_ras: ``(4, 4)`` of that grid; a rigid movement of the patient goes in front of it.
 
         Returns:
-            Float32 values, 0 outside, and where they are known (bool), both of the shape of one coordinate.
+            Float32 values, 0 outside, and a bool that is true where they are known, both of the shape of one
+            coordinate.
         """
         matrix = self.to_voxel @ np.asarray(affine_ras, dtype=np.float64)
         own = np.tensordot(matrix[:3, :3], voxels, axes=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thick stacks of one session into one volume that explains all of them."""
+"""Fuse thick stacks of one session into one volume that agrees with all of them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Stack:
     """One stack, as acquired and as its network has super-resolved it; stored axes, scanner units.
 
     Attributes:
-        name: of the case.
+        name: name of the case.
         thick: ``(I, J, K)``, the acquired slices.
-        affine: ``(4, 4)`` RAS of them.
+        affine: ``(4, 4)`` RAS of ``thick``.
         thin: the single-stack result.
-        thin_affine: ``(4, 4)`` RAS of it.
+        thin_affine: ``(4, 4)`` RAS of ``thin``.
         thick_axis: voxel axis of the slices.
         operator: D of the stack, along that axis.
         eps: noise-to-signal ratio of its data consistency (:meth:`SliceProfileOperator.enforce`).
@@ -49,7 +49,7 @@ class Stack:
         return normal / np.linalg.norm(normal)
 
     def correction(self, estimate: np.ndarray, slices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What data consistency adds to an estimate on the thin grid, and what the estimate left unexplained.
+        """Change of an estimate on the thin grid by data consistency, and the residual of the estimate.
 
         Args:
             estimate: shape of ``thin``, float32.
@@ -66,7 +66,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Fused:
-    """The volume, on the thin grid of the first stack, and what was done.
+    """The fused volume, on the thin grid of the first stack, with facts about the fusion.
 
     Attributes:
         volume: ``(I, J, K)`` float32, units of the first stack.
@@ -160,7 +160,7 @@ def check_stacks(
         register: as for :func:`fuse_stacks`.
 
     Returns:
-        One for each stack but the first, in order.
+        One registration for each stack except the first, in order.
 
     Raises:
         CaseError: ``STACKS_DIFFER`` if the stacks do not fit together.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What computes the network: PyTorch itself, or what it is converted to when a run starts.
+"""Engines that compute the network: PyTorch itself, or a form to which it is converted when a run starts.
 
-The conversion is made of the network in memory, weights and all, so there is no exported file that could be out of
-step with ``model.pt``, and an adapted network is converted like any other. Figures: ``docs/exports.md``.
+The network in memory is converted, including its weights. So there is no exported file that could disagree with
+``model.pt``, and an adapted network is converted like any other. Figures: ``docs/exports.md``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def onnx_model(network: nn.Module) -> bytes:
 
 
 class _Compiled(nn.Module):
-    """A converted network with the look of the original."""
+    """A converted network with the interface of the original."""
 
     def __init__(self, compute: Compute) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Engine:
         return self.name in ("torch", "torchscript")
 
     def __call__(self, network: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        """Convert a network, once: asked for the same object again, the conversion of before is returned.
+        """Convert a network. For the same object, the earlier conversion is returned.
 
         Raises:
             TypeError: if there is nothing to convert.

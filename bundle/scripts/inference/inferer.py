@@ -35,7 +35,7 @@ class _Box(NamedTuple):
         return (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start)
 
     def union(self, other: _Box) -> _Box:
-        """The smallest box that holds both."""
+        """The smallest box that contains both."""
         return _Box(*(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(self, other, strict=True)))
 
 
@@ -50,9 +50,9 @@ def _span(tissue: torch.Tensor, margin: int) -> slice:
 class ThroughPlaneInferer(Inferer):
     """Run SRNet over all slices of both through-plane orientations.
 
-    Each pass takes the volume apart into images that contain the thick axis, super-resolves them in batches and adds
-    the result to one running mean. Air costs nothing: of each image only the box that holds tissue (and
-    ``air_margin`` pixels around it) is given to the network, the rest is interpolated.
+    Each pass splits the volume into images that contain the thick axis, super-resolves them in batches and adds the
+    result to one running mean. Air costs nothing: only the box of each image that contains tissue (and ``air_margin``
+    pixels around it) is given to the network, and the rest is interpolated.
 
     Args:
         profile: slice profile of the scans.

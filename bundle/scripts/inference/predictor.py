@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bundle from Python: a path or an array in, a volume out, everything else as ``inference.json`` says."""
+"""Use the bundle from Python: from a path or an array to a volume, with the settings of ``inference.json``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults between slices, which no slice shows on its own: motion, and steps of intensity.
+"""Measure faults between slices, which no single slice shows: motion, and steps of intensity.
 
-Every measure holds a slice against the mean of its two neighbours, where anatomy that changes steadily cancels. A
-fault of one slice stands out, and so does a difference between the passes of an interleaved scan, which are the odd
+Every measure compares a slice with the mean of its two neighbours, so that steady changes of anatomy cancel. What
+remains is a fault of one slice, or a difference between the two passes of an interleaved scan, which acquire the odd
 and the even slices.
 """
 
@@ -25,12 +25,12 @@ def slice_shifts(
 
     Args:
         slices: ``(H1, H2, n)``, unit range.
-        sigma: of the Gaussian that smooths them, pixels; shifts of about twice that are found.
-        iterations: of the least squares.
+        sigma: standard deviation of the Gaussian that smooths them, in pixels; shifts up to about twice that are found.
+        iterations: number of least-squares steps.
         min_tissue: slices with a smaller share of tissue are left out.
 
     Returns:
-        ``(m, 2)`` shifts in pixels, one per slice that has tissue; positive where the slice lies further along.
+        ``(m, 2)`` shifts in pixels, one per slice with tissue; positive if the slice is displaced along the axis.
     """
     stack = _smooth(slices.movedim(-1, 0).float(), sigma)
     target = (stack[:-2] + stack[2:]) / 2
@@ -73,19 +73,19 @@ def _translate(images: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
 
 
 def intensity_steps(slices: torch.Tensor, share: float = 0.5, min_tissue: float = 0.05) -> torch.Tensor:
-    """By how much every inner slice is brighter than the mean of its neighbours.
+    """Relative brightness of every inner slice against the mean of its neighbours.
 
-    A fault of the slice changes all of its tissue alike, and a change of anatomy makes one part brighter and another
-    darker. So the step is what a share of the tissue agrees on.
+    A fault of the slice changes all of its tissue alike, but a change of anatomy makes one part brighter and another
+    darker. So the step is the change on which a share of the tissue agrees.
 
     Args:
         slices: ``(H1, H2, n)``, unit range.
-        share: of the tissue, at least 0.5, which is the median.
+        share: share of the tissue that must agree, at least 0.5, which gives the median.
         min_tissue: slices with a smaller share of tissue are left out and count as 0.
 
     Returns:
-        ``(n - 2,)``: the slice over its neighbours' mean, less 1: the smallest change that ``share`` of the tissue
-        exceeds in one direction, or 0 if there is no such direction.
+        ``(n - 2,)``: the slice divided by the mean of its neighbours, minus 1: the smallest change that ``share`` of
+        the tissue exceeds in one direction, or 0 if there is no such direction.
     """
     stack = slices.movedim(-1, 0).float()
     around, own = (stack[:-2] + stack[2:]) / 2, stack[1:-1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured of a scan, each with the limit beyond which it is a fault."""
+"""The quality figures of a scan, and the limits beyond which they indicate a fault."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def measure(slices: torch.Tensor, step_share: float = 0.8) -> dict[str, float | 
 
     Args:
         slices: ``(H1, H2, n)``, unit range.
-        step_share: of a slice's tissue that must agree on ``largest_step``.
+        step_share: share of a slice's tissue that must agree on ``largest_step``.
 
     Returns:
         * ``noise_sigma``: standard deviation of the noise, as a share of the range of intensities;
         * ``detail_db``: see :func:`scripts.quality.within.detail_db`;
         * ``ghosting``: see :func:`scripts.quality.within.ghosting`;
         * ``motion_pixels``: median of the in-plane shifts of slices against their neighbours;
-        * ``odd_even_step``: by what share the even slices are brighter or darker than the odd ones;
-        * ``largest_step``: by what share nearly all tissue of one slice is brighter or darker than its neighbours.
+        * ``odd_even_step``: relative difference in brightness between even and odd slices;
+        * ``largest_step``: largest relative difference of nearly all tissue of a slice from its neighbours.
 
-        ``None`` stands for what cannot be told from this scan.
+        ``None`` stands for a figure that cannot be measured on this scan.
     """
     shifts = slice_shifts(slices).norm(dim=1)
-    # at the ends anatomy itself begins and stops
+    # at the ends, the anatomy itself begins and stops
     steps, agreed = intensity_steps(slices)[1:-1], intensity_steps(slices, step_share)[1:-1]
     signs = 1 - 2 * (torch.arange(len(steps)) % 2)
     return {
@@ -52,12 +52,12 @@ def measure(slices: torch.Tensor, step_share: float = 0.8) -> dict[str, float | 
 
 
 def with_limits(numbers: Mapping[str, float | None], limits: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """Every number beside its limit: ``{"value": v, "at_most": limit}`` or ``{"value": v, "at_least": limit}``."""
+    """Every number with its limit: ``{"value": v, "at_most": limit}`` or ``{"value": v, "at_least": limit}``."""
     return {name: {"value": value, **limits[name]} for name, value in numbers.items()}
 
 
 def flags(numbers: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Names of the numbers of :func:`with_limits` that lie beyond their limit."""
+    """Names of the numbers of :func:`with_limits` that are beyond their limits."""
     return [
         name
         for name, number in numbers.items()
