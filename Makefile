@@ -10,7 +10,7 @@ TABLE_ARGS = --hr $(HR) $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(if $(CT),--ct
 	$(if $(REFERENCE),--reference $(REFERENCE)) \
 	--output "$(OUT)" $(ARGS)
 
-.PHONY: help setup demo test test-fast check train smoke ablation calibrate mutate table1 table2 bench model docs release test-docs test-clients test-container clean
+.PHONY: help setup demo test test-fast check train smoke ablation guidance-study calibrate mutate table1 table2 bench model docs release test-docs test-clients test-container clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -49,6 +49,9 @@ smoke: setup ## three tiny stages on made-up patients, in minutes: does training
 
 ablation: setup ## what each stage brings: make ablation CT=<folder> MR=<folder> HR=<folder> OUT=<folder>
 	$(RUN) -m studies.stage3_ablation --ct "$(CT)" --mr "$(MR)" --hr "$(HR)" --output "$(OUT)" $(ARGS)
+
+guidance-study: setup ## does CT guidance pay, on made-up people: make guidance-study OUT=<folder>
+	$(RUN) -m studies.guidance --output "$(OUT)" $(ARGS)
 
 calibrate: setup ## figures and pictures of the self-check: make calibrate HR=<folder> HEAD=<file> MR=<folder> OUT=<folder>
 	$(RUN) -m studies.calibrate --data "$(HR)" --output "$(OUT)" $(ARGS)

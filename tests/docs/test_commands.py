@@ -55,6 +55,7 @@ SMALLER = {
     r"make train": "--config smoke.json " + words({"lambda_percep": 0}),
     r"thinslice (IN|--exact)": "--exact " + ids(RUN, "--set {}={}"),
     r"make ablation": "--seeds 0 --iterations 2 2 2 --crop 24",
+    r"make guidance-study": "--settings coarse --variants base --seeds 0 --people 2 --budget 1",
     r"make model": f"--iterations 2 2 {words(TINY)}",
     r"make table": TABLE,
     r"make mutate": "--files training/handlers --record mutation.jsonl",
