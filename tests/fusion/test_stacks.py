@@ -105,6 +105,17 @@ def test_a_coil_that_falls_off_by_two_thirds_is_made_up_for(truth):
     assert error_db(fused.volume, truth) > error_db(stacks[0].thin, truth) + 2.5
 
 
+def test_a_few_values_below_zero_do_not_change_the_gain(truth):
+    def undershoot(thick):
+        thick = thick.copy()
+        thick[2, 2, 2] = -200
+        return thick
+
+    stacks = [acquired(truth, 2, name="a")[0], spoilt(acquired(truth, 1, name="b")[0], undershoot)]
+    fused = fuse_stacks(stacks, 1, 0.1, 30, 0.5, register=False)
+    assert fused.gains[1][1] == pytest.approx(1, abs=0.03)
+
+
 def test_noise_of_the_stacks_is_not_explained_by_made_up_detail(truth):
     rng = np.random.default_rng(0)
     stacks = [

@@ -218,8 +218,8 @@ def _match(stack: Stack, first: Stack, movement: np.ndarray) -> tuple[Stack, np.
     seen, known = Interpolated(first.thin, first.thin_affine).at(
         grid_voxels(stack.thin.shape), movement @ stack.thin_affine
     )
-    # a magnitude of 0 is 0 in both scans, wherever their darkest slice lies
-    floor, own_floor = (min(0.0, float(scan.thick.min())) for scan in (first, stack))
+    # a magnitude of 0 is 0 in both scans; a few values below it are what interpolation has left
+    floor, own_floor = (min(0.0, float(np.percentile(scan.thick, 0.5))) for scan in (first, stack))
     try:
         fit = fit_gain(seen - floor, stack.thin - own_floor, known)
     except ValueError as error:
