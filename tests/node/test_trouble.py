@@ -223,7 +223,7 @@ def test_a_dead_letter_is_listed_and_tried_again(tmp_path, node):
     assert send(one.port, tmp_path / "scan").returncode == 0
     wait_for(lambda: states(one) == {"dead": 1})
     lines = status(tmp_path / "spool")
-    assert "NOT_SENT: PACS must be there" in lines[0]
+    assert "NOT_SENT: PACS must be reachable" in lines[0]
     assert "1 dead" in lines[-1]
     with storescp(tmp_path / "pacs", port) as pacs:
         assert retry(tmp_path / "spool", uid) is State.PRODUCED  # from another process, while the node runs

@@ -80,8 +80,7 @@ class StageCheckpoint:
 
     Raises:
         ValueError: when training starts, if the stage would end in the middle of an accumulation or before the
-        iteration
-            of the checkpoint.
+            iteration of the checkpoint.
     """
 
     def __init__(
