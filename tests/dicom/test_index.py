@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +191,22 @@ def test_a_damaged_index_is_made_anew(tmp_path):
 def test_an_unknown_modality_is_an_error_of_the_caller(tmp_path):
     with pytest.raises(ValueError, match=r"modality must be one of .* got 'PT'"):
         index_tree(tmp_path, tmp_path / "index", "PT")
+
+
+class AtOnce:
+    """An executor whose jobs are done before anybody can ask, as when the caller is held up."""
+
+    def __init__(self, *words):
+        self.shutdown = lambda **options: None
+
+    def submit(self, work, job):
+        future = Future()
+        future.set_result(work(job))
+        return future
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 4, 5, 23])
+def test_no_job_is_lost_when_all_that_are_under_way_are_done_at_once(monkeypatch, jobs):
+    monkeypatch.setattr(module, "ProcessPoolExecutor", AtOnce)
+    with module._Helpers(2) as helpers:
+        assert sorted(helpers.map(lambda job: job, iter(range(jobs)))) == list(range(jobs))

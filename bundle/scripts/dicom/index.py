@@ -466,7 +466,7 @@ class _Helpers:
 
     def map(self, work: Callable[[Any], T], jobs: Iterator[Any]) -> Iterator[T]:
         """Yield the results in any order; only a few jobs are under way at a time."""
-        first = list(islice(jobs, 2))
+        first = list(islice(jobs, 2 * self.processes))
         if len(first) < 2 or self.processes == 1:
             yield from map(work, first)
             yield from map(work, jobs)
@@ -475,10 +475,10 @@ class _Helpers:
             self.pool = ProcessPoolExecutor(self.processes, get_context("forkserver"), _begin)
         under_way: set[Future[T]] = {self.pool.submit(work, job) for job in first}
         while under_way:
-            for job in islice(jobs, 2 * self.processes - len(under_way)):
-                under_way.add(self.pool.submit(work, job))
             done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
+            # also when all of them were done at once
+            under_way |= {self.pool.submit(work, job) for job in islice(jobs, 2 * self.processes - len(under_way))}
 
 
 def _begin() -> None:
