@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from scipy.ndimage import gaussian_filter1d
-from scripts.degradation import SliceProfileOperator
+from scripts.degradation import FWHM_PER_SIGMA, SliceProfileOperator
 from scripts.evaluation.metrics import psnr
 from scripts.files import whole, write_json, write_text
 from scripts.geometry import SliceGrid
@@ -49,7 +49,6 @@ VARIANTS = ("base", "r1", "r2", "anchored", "r1_r2", "paper")  # the most tellin
 SETTINGS = {"coarse": 2.5, "fine": 0.0}  # FWHM in pixels of the MR scanner within its slices
 SHAPE, SPACING_MM, SCALE_FACTOR, TEST_ROWS = (84, 96, 84), (1.2, 1.2, 1.2), 4, 32
 FIRST_PERSON = {("ct",): 0, ("mr",): 100, ("test/mr", "test/ct"): 1000}  # folders of a person, and the first seed
-FWHM_PER_SIGMA = 2.3548
 NOISE = 12.0
 
 
