@@ -45,19 +45,19 @@ def test_slices_of_air_have_no_shift():
 def test_a_tenth_less_signal_in_every_other_slice_is_a_step_of_a_tenth(stack):
     dark = stack.clone()
     dark[..., 1::2] = (dark[..., 1::2] + 1) * 0.9 - 1
-    steps = intensity_steps(dark)
+    steps = intensity_steps(dark, [0.5])[0]
     torch.testing.assert_close(steps[0::2], torch.full((4,), -0.1), atol=0.01, rtol=0)
     torch.testing.assert_close(steps[1::2], torch.full((3,), 1 / 0.9 - 1), atol=0.01, rtol=0)
-    assert float(intensity_steps(stack).abs().max()) < 0.01
+    assert float(intensity_steps(stack, [0.5]).abs().max()) < 0.01
 
 
 def test_a_step_is_what_nearly_all_tissue_agrees_on():
     """Ten voxels change by -0.1, 0, 0.1 ... 0.8: eight tenths of them exceed 0.08. A darker part undoes the step."""
     slices = torch.zeros(10, 1, 3)
     slices[:, 0, 1] = torch.arange(10) / 10 - 0.1
-    assert float(intensity_steps(slices, 0.8)) == pytest.approx(0.08)  # between the second and the third of ten
-    assert float(intensity_steps(slices, 0.5)) == pytest.approx(0.35)
+    assert float(intensity_steps(slices, [0.8])) == pytest.approx(0.08)  # between the second and the third of ten
+    assert float(intensity_steps(slices, [0.5])) == pytest.approx(0.35)
     slices[:3, 0, 1] = -0.2
-    assert float(intensity_steps(slices, 0.8)) == 0
+    assert float(intensity_steps(slices, [0.8])) == 0
     slices[:9, 0, 1] = -0.2
-    assert float(intensity_steps(slices, 0.8)) == pytest.approx(-0.2)
+    assert float(intensity_steps(slices, [0.8])) == pytest.approx(-0.2)

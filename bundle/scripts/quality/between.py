@@ -8,6 +8,8 @@ and the even slices.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional as F
 
@@ -72,7 +74,7 @@ def _translate(images: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(images[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
 
 
-def intensity_steps(slices: torch.Tensor, share: float = 0.5, min_tissue: float = 0.05) -> torch.Tensor:
+def intensity_steps(slices: torch.Tensor, shares: Sequence[float], min_tissue: float = 0.05) -> torch.Tensor:
     """Relative brightness of every inner slice against the mean of its neighbours.
 
     A fault of the slice changes all of its tissue alike, but a change of anatomy makes one part brighter and another
@@ -80,20 +82,21 @@ def intensity_steps(slices: torch.Tensor, share: float = 0.5, min_tissue: float 
 
     Args:
         slices: ``(H1, H2, n)``, unit range.
-        share: share of the tissue that must agree, at least 0.5, which gives the median.
+        shares: shares of the tissue that must agree, each at least 0.5, which gives the median.
         min_tissue: slices with a smaller share of tissue are left out and count as 0.
 
     Returns:
-        ``(n - 2,)``: the slice divided by the mean of its neighbours, minus 1: the smallest change that ``share`` of
-        the tissue exceeds in one direction, or 0 if there is no such direction.
+        ``(shares, n - 2)``: the slice divided by the mean of its neighbours, minus 1: the smallest change that a share
+        of the tissue exceeds in one direction, or 0 if there is no such direction.
     """
     stack = slices.movedim(-1, 0).float()
     around, own = (stack[:-2] + stack[2:]) / 2, stack[1:-1]
-    steps = torch.zeros(len(own))
+    steps = torch.zeros(len(shares), len(own))
+    agreed = torch.tensor(shares)
     for index, (a, b) in enumerate(zip(around, own, strict=True)):
         tissue = (a > TISSUE_LEVEL) & (b > TISSUE_LEVEL)
         if float(tissue.float().mean()) > min_tissue:
             ratio = (b[tissue] + 1) / (a[tissue] + 1) - 1
-            darkest, brightest = torch.quantile(ratio, torch.tensor([1 - share, share]))
-            steps[index] = darkest.clamp(min=0) + brightest.clamp(max=0)
+            darkest, brightest = torch.quantile(ratio, torch.stack([1 - agreed, agreed]).flatten()).chunk(2)
+            steps[:, index] = darkest.clamp(min=0) + brightest.clamp(max=0)
     return steps

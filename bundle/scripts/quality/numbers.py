@@ -39,7 +39,7 @@ def measure(slices: torch.Tensor, step_share: float = 0.8) -> dict[str, float | 
     """
     shifts = slice_shifts(slices).norm(dim=1)
     # at the ends, the anatomy itself begins and stops
-    steps, agreed = intensity_steps(slices)[1:-1], intensity_steps(slices, step_share)[1:-1]
+    steps, agreed = intensity_steps(slices, (0.5, step_share))[:, 1:-1]
     signs = 1 - 2 * (torch.arange(len(steps)) % 2)
     return {
         "noise_sigma": in_plane_noise_sigma(slices[None]) / 2,
