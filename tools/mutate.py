@@ -113,7 +113,7 @@ FAULTS = {
     ),
     "the period monitor zeroed": (
         "bundle/scripts/training/collapse.py",
-        "period_peak(images, self.scale_factor)",
+        "period_peak(images, self.probe.scale_factor)",
         "0.0",
     ),
 }

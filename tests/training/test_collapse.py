@@ -47,10 +47,16 @@ def test_a_grid_is_seen_and_only_at_its_own_period():
     assert period_peak(smooth, 4) < 1e-3
 
 
-def probe_of(*series):
-    """One image per look."""
-    waiting = list(series)
-    return lambda: waiting.pop(0)
+class Looks:
+    """One image per look; K = 2."""
+
+    scale_factor = 2
+
+    def __init__(self, *series):
+        self.waiting = list(series)
+
+    def __call__(self):
+        return self.waiting.pop(0)
 
 
 def sharp(s):
@@ -66,12 +72,12 @@ def periodic(p):
 
 
 def monitor(probe, max_growth=100.0, max_peak=100.0, interval=1, writer=None):
-    return CollapseMonitor(probe, 2, interval, max_growth, max_peak, writer)
+    return CollapseMonitor(probe, interval, max_growth, max_peak, writer)
 
 
 def test_it_looks_at_the_start_and_at_intervals():
     writer, made = Recorder(), engine()
-    monitor(probe_of(sharp(1), sharp(2), sharp(3)), interval=2, writer=writer).attach(made)
+    monitor(Looks(sharp(1), sharp(2), sharp(3)), interval=2, writer=writer).attach(made)
     run(made, 5)
     assert writer.scalars["collapse/gradient_ratio"] == [
         (step, pytest.approx(value)) for step, value in ((0, 1), (2, 4), (4, 9))
@@ -81,7 +87,7 @@ def test_it_looks_at_the_start_and_at_intervals():
 
 def test_growth_is_measured_from_the_start():
     made = engine()
-    monitor(probe_of(sharp(2), sharp(2.4), sharp(2.5)), max_growth=1.5).attach(made)
+    monitor(Looks(sharp(2), sharp(2.4), sharp(2.5)), max_growth=1.5).attach(made)
     with pytest.raises(TrainingDivergedError) as caught:
         run(made, 9)
     assert made.state.iteration == 2
@@ -93,7 +99,7 @@ def test_growth_is_measured_from_the_start():
 def test_a_grid_alone_stops_the_run_when_it_exceeds_the_start_by_the_bound():
     """Figure ``2 p``: from 0.2 to 1.1 is 0.9 more, to 1.3 is 1.1 more."""
     made = engine()
-    monitor(probe_of(periodic(0.1), periodic(0.55), periodic(0.65)), max_peak=1.0).attach(made)
+    monitor(Looks(periodic(0.1), periodic(0.55), periodic(0.65)), max_peak=1.0).attach(made)
     with pytest.raises(TrainingDivergedError, match=r"period-2 figure 1\.300 \(start 0\.200\)"):
         run(made, 9)
     assert made.state.iteration == 2
@@ -101,7 +107,7 @@ def test_a_grid_alone_stops_the_run_when_it_exceeds_the_start_by_the_bound():
 
 def test_a_resumed_run_compares_with_the_first_start():
     made = engine()
-    handler = monitor(probe_of(sharp(1), sharp(1), sharp(1.1), sharp(1.1)), max_growth=1.5)
+    handler = monitor(Looks(sharp(1), sharp(1), sharp(1.1), sharp(1.1)), max_growth=1.5)
     handler.attach(made)
     run(made, 1)
     assert handler.first == (pytest.approx(1.0), pytest.approx(0.0, abs=1e-6))
@@ -123,7 +129,7 @@ def test_the_probe_shows_the_network_of_now_on_always_the_same_slices():
     generator = torch.Generator().manual_seed(0)
     volumes = [{"image": torch.rand(1, 16, 16, 8, generator=generator), "spacing_mm": (1.0, 1.0, 4.0)}]
     network = Scale(1)
-    probes = [ThickSliceProbe(network, volumes, Crop(), count=3, scale_factor=2.0) for _ in range(2)]
+    probes = [ThickSliceProbe(network, volumes, Crop(), count=3, scale_factor=2) for _ in range(2)]
     first, again = (probe() for probe in probes)
     assert first.shape == (3, 1, 8, 6)
     assert network.told == ((0.0, 0.5, 1.0, 1.5, 2.0, 2.5), [[2.0] * 4] * 3)
@@ -140,4 +146,4 @@ def test_the_probe_answers_in_float32_whatever_the_network_computes_in():
             return super().forward(*inputs).bfloat16()
 
     volumes = [{"image": torch.rand(1, 16, 16, 8), "spacing_mm": (1.0, 1.0, 4.0)}]
-    assert ThickSliceProbe(Coarse(1), volumes, Crop(), count=1, scale_factor=2.0)().dtype == torch.float32
+    assert ThickSliceProbe(Coarse(1), volumes, Crop(), count=1, scale_factor=2)().dtype == torch.float32

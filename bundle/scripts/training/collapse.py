@@ -8,6 +8,7 @@ raises it, smoothing lowers it. ``period_peak`` measures a period-K pattern, suc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from ignite.engine import Engine, Events
@@ -39,6 +40,14 @@ def period_peak(images: torch.Tensor, scale_factor: int) -> float:
     return float((phases.max() - phases.min()) / phases.mean().clamp_min(1e-12))
 
 
+class Probe(Protocol):
+    """What :class:`CollapseMonitor` looks at, such as :class:`ThickSliceProbe`."""
+
+    scale_factor: int
+
+    def __call__(self) -> torch.Tensor: ...
+
+
 class ThickSliceProbe:
     """The network's current output on a fixed set of real thick-slice patches.
 
@@ -47,13 +56,14 @@ class ThickSliceProbe:
         volumes: thick-slice MR volumes.
         transform: random through-plane patch; it is seeded here, so that the set is always the same.
         count: number of patches.
-        scale_factor: K of the probe.
+        scale_factor: K of the patches, a whole number.
     """
 
     def __init__(
-        self, network: nn.Module, volumes: Sequence, transform: Callable, count: int, scale_factor: float
+        self, network: nn.Module, volumes: Sequence, transform: Callable, count: int, scale_factor: int
     ) -> None:
         self.network = network
+        self.scale_factor = scale_factor
         patches = MixedPatches(
             {"mr": volumes}, {"mr": transform}, length=count, seed=0,
             scale_factors=lambda _: scale_factor, batch_size=count,
@@ -73,8 +83,7 @@ class CollapseMonitor:
     """Log both figures of the network's output on fixed thick slices, and stop the run if they grow too much.
 
     Args:
-        probe: returns the network's current output on fixed real thick slices, ``(B, 1, H, K * n)``.
-        scale_factor: K.
+        probe: returns the network's current output on fixed real thick slices, ``(B, 1, H, K * n)``, and knows its K.
         interval: iterations between measurements.
         max_growth: stop if the gradient ratio has grown by this factor since the start.
         max_peak: stop if the period-K figure exceeds its start by this much.
@@ -90,15 +99,13 @@ class CollapseMonitor:
 
     def __init__(
         self,
-        probe: Callable[[], torch.Tensor],
-        scale_factor: int,
+        probe: Probe,
         interval: int,
         max_growth: float,
         max_peak: float,
         writer: object | None = None,
     ) -> None:
         self.probe = probe
-        self.scale_factor = scale_factor
         self.interval = interval
         self.max_growth = max_growth
         self.max_peak = max_peak
@@ -112,7 +119,7 @@ class CollapseMonitor:
 
     def _look(self, engine: Engine) -> None:
         images = self.probe()
-        ratio, peak = gradient_ratio(images), period_peak(images, self.scale_factor)
+        ratio, peak = gradient_ratio(images), period_peak(images, self.probe.scale_factor)
         if self.first is None:
             self.first = (ratio, peak)
         if self.writer is not None:
@@ -121,7 +128,7 @@ class CollapseMonitor:
         if ratio > self.first[0] * self.max_growth or peak > self.first[1] + self.max_peak:
             raise TrainingDivergedError(
                 f"the output must not run away, got gradient ratio {ratio:.3f} (start {self.first[0]:.3f}) and "
-                f"period-{self.scale_factor} figure {peak:.3f} (start {self.first[1]:.3f}) at iteration "
+                f"period-{self.probe.scale_factor} figure {peak:.3f} (start {self.first[1]:.3f}) at iteration "
                 f"{engine.state.iteration}: the network makes its own texture; lower the rate, choose another "
                 "variant, or look on with a larger max_gradient_growth and max_period_peak"
             )
