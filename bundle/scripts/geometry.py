@@ -12,7 +12,7 @@ Vocabulary used everywhere in this bundle:
 * *LR* is the acquired grid with ``n_slices`` along the thick axis, *HR* the grid of thin slices **over the same
   physical slab**. The scale factor ``K`` is slice spacing over thin spacing, any real number above 1.
 
-The one place where the half-voxel shift lives is :class:`SliceGrid`; the degradation operator, the network's
+Only :class:`SliceGrid` knows the half-voxel shift between the two grids. The degradation operator, the network's
 positions and the affine are all made from it.
 """
 
@@ -46,8 +46,8 @@ class SliceGrid:
     Attributes:
         n_slices: number of thick slices.
         n_thin: number of thin slices.
-        scale_factor: K = slice spacing / thin spacing, > 0, any real number.
-        first: thin coordinate of thick slice 0; thick slice ``k`` sits at ``first + k K``.
+        scale_factor: K = slice spacing / thin spacing, any real number > 0.
+        first: thin coordinate of thick slice 0; thick slice ``k`` lies at ``first + k K``.
     """
 
     n_slices: int
@@ -64,22 +64,22 @@ class SliceGrid:
 
     @classmethod
     def over_slab(cls, n_slices: int, scale_factor: float) -> SliceGrid:
-        """The thin grid of ``n_slices`` thick slices: ``round(n K)`` thin ones, centred on the slab.
+        """The thin grid of ``n_slices`` thick slices: ``round(n K)`` thin slices, centred on the slab.
 
-        For whole K, thick slice ``k`` sits at thin coordinate ``k K + (K - 1) / 2``, the centre of its K thin slices.
-        The slab's outer faces and those of the thin grid differ by at most half a thin slice, equally at both ends.
+        For a whole K, thick slice ``k`` lies at thin coordinate ``k K + (K - 1) / 2``, the centre of its K thin slices.
+        The outer faces of the slab and of the thin grid differ by at most half a thin slice, equally at both ends.
         """
         n_thin = max(1, math.floor(n_slices * scale_factor + 0.5))
         return cls(n_slices, n_thin, scale_factor, (n_thin - 1) / 2 - (n_slices - 1) / 2 * scale_factor)
 
     @classmethod
     def under_slab(cls, n_thin: int, scale_factor: float) -> SliceGrid:
-        """The thick grid that a volume of ``n_thin`` slices is degraded to: as many slices as fit, from the start.
+        """The thick grid to which a volume of ``n_thin`` slices is degraded: as many slices as fit, from the start.
 
-        The thin slices that are left over at the end are cut off: the grid is :meth:`over_slab` of those that fit.
+        Thin slices that are left over at the end are cut off. The grid is :meth:`over_slab` of the thick slices.
 
         Raises:
-            ValueError: if not even one fits.
+            ValueError: if not even one thick slice fits.
         """
         n_slices = math.floor(n_thin / scale_factor + 1e-6)
         if n_slices < 1:
@@ -89,18 +89,18 @@ class SliceGrid:
 
     @classmethod
     def covering(cls, n_thin: int, scale_factor: float) -> SliceGrid:
-        """The ``ceil(n_thin / K)`` thick slices that cover a window of ``n_thin`` thin ones, centred on it."""
+        """The ``ceil(n_thin / K)`` thick slices that cover a window of ``n_thin`` thin slices, centred on it."""
         n_slices = math.ceil(n_thin / scale_factor - 1e-6)
         return cls(n_slices, n_thin, scale_factor, (n_thin - 1) / 2 - (n_slices - 1) / 2 * scale_factor)
 
     @classmethod
     def of_positions(cls, n_slices: int, positions: Sequence[float]) -> SliceGrid:
-        """The grid whose :attr:`positions` these are (at least two)."""
+        """The grid that has these :attr:`positions`, of which there must be at least two."""
         scale_factor = round((len(positions) - 1) / (positions[-1] - positions[0]), 5)
         return cls(n_slices, len(positions), scale_factor, round(-positions[0] * scale_factor, 5))
 
     def widened(self, margin: int) -> SliceGrid:
-        """The same thick slices with ``margin`` more thin ones on both sides."""
+        """The same thick slices with ``margin`` more thin slices on both sides."""
         return replace(self, n_thin=self.n_thin + 2 * margin, first=self.first + margin)
 
     @property
@@ -114,20 +114,20 @@ class SliceGrid:
         return (np.arange(self.n_thin, dtype=np.float64) - self.first) / self.scale_factor
 
     def positions_tensor(self, device: torch.device | str | None = None) -> torch.Tensor:
-        """:attr:`positions` as ``(n_thin,)`` float32 on a device: what the networks and cubic interpolation take."""
+        """:attr:`positions` as ``(n_thin,)`` float32 on a device, for the networks and for cubic interpolation."""
         return torch.tensor(self.positions, dtype=torch.float32, device=device)
 
     @property
     def nearest_slices(self) -> np.ndarray:
-        """``(n_thin,)`` int64 index of the thick slice that is nearest to each thin one."""
+        """``(n_thin,)`` int64 index of the thick slice that is nearest to each thin slice."""
         return np.rint(self.positions).astype(np.int64).clip(0, self.n_slices - 1)
 
     def thin_affine(self, affine: np.ndarray, thick_axis: int) -> np.ndarray:
-        """``(4, 4)`` affine of the thin grid, given that of the thick one."""
+        """``(4, 4)`` affine of the thin grid, from the affine of the thick grid."""
         return np.asarray(affine, dtype=np.float64) @ np.linalg.inv(self._thick_to_thin(thick_axis))
 
     def thick_affine(self, affine: np.ndarray, thick_axis: int) -> np.ndarray:
-        """``(4, 4)`` affine of the thick grid, given that of the thin one."""
+        """``(4, 4)`` affine of the thick grid, from the affine of the thin grid."""
         return np.asarray(affine, dtype=np.float64) @ self._thick_to_thin(thick_axis)
 
     def _thick_to_thin(self, thick_axis: int) -> np.ndarray:
@@ -142,7 +142,7 @@ def check_target(target_spacing_mm: float | str | None, scale_factor: float | No
     """Check that ``target_spacing_mm`` and ``scale_factor`` are valid, alone and together.
 
     Raises:
-        ValueError: naming the one that does not.
+        ValueError: if one of them is not valid, or if both are given; the message names it.
     """
     if scale_factor is None:
         number = isinstance(target_spacing_mm, (int, float)) and target_spacing_mm > 0
@@ -168,19 +168,19 @@ def choose_scale_factor(
     scale_factor: float | None,
     max_scale_factor: float,
 ) -> tuple[float, str]:
-    """How many thin slices per thick slice a scan gets, and why.
+    """Choose how many thin slices a scan gets per thick slice.
 
     Args:
         spacing_mm: ``(3,)``, slice spacing last.
-        target_spacing_mm: thin spacing in mm, or ``isotropic``: the finer in-plane spacing.
-        scale_factor: K; wins over ``isotropic``.
-        max_scale_factor: a target that needs more gets this much.
+        target_spacing_mm: thin spacing in mm, or ``isotropic`` for the finer in-plane spacing.
+        scale_factor: K; it takes precedence over ``isotropic``.
+        max_scale_factor: largest K; a target that needs a larger one gets this one.
 
     Returns:
-        K and a line that says what was chosen and why. The line begins with ``limited`` where the target is not met.
+        K, and a line that says what was chosen and why. The line begins with ``limited`` if the target is not reached.
 
     Raises:
-        ValueError: if the scan is as fine as the target.
+        ValueError: if the slice spacing of the scan is not larger than the target.
     """
     slices_mm = float(spacing_mm[2])
     if scale_factor is not None:
@@ -205,7 +205,7 @@ def choose_scale_factor(
 
 
 def swap_lps_ras(affine: np.ndarray) -> np.ndarray:
-    """A DICOM (LPS) affine as NIfTI's RAS+, or the other way round: the first two world axes change sign.
+    """Convert a DICOM (LPS) affine to NIfTI's RAS+, or back: the first two world axes change sign.
 
     Args:
         affine: ``(4, 4)`` voxel-to-world matrix in mm.
@@ -244,8 +244,8 @@ def find_thick_axis(affine: np.ndarray, thick_axis: str | int = "auto", min_anis
 
     Args:
         affine: ``(4, 4)`` RAS affine of the acquired volume.
-        thick_axis: ``"auto"`` takes the axis of the largest spacing and demands that it is at least
-            ``min_anisotropy`` times the second largest. ``0``, ``1``, ``2`` name the voxel axis; ``"sagittal"``,
+        thick_axis: ``"auto"`` takes the axis with the largest spacing, which must be at least ``min_anisotropy`` times
+            the second largest. ``0``, ``1``, ``2`` name the voxel axis; ``"sagittal"``,
             ``"coronal"``, ``"axial"`` name the plane of the slices, whose normal must then be the nearest world axis
             of exactly one voxel axis.
         min_anisotropy: how much larger the slice spacing must be (dimensionless, > 1).
@@ -285,14 +285,14 @@ def find_thick_axis(affine: np.ndarray, thick_axis: str | int = "auto", min_anis
 
 @dataclass(frozen=True)
 class Orientation:
-    """How stored voxel axes become the working axes: in-plane axes in world order, thick axis last, none reversed.
+    """How stored voxel axes become working axes: in-plane axes in world order, thick axis last, no axis reversed.
 
-    The working axes depend on where the voxels are in the world, not on how the file stores them, so the same scan
-    saved with other axis order or flips gives the same result.
+    The working axes depend on where the voxels are in the world, not on how the file stores them. So the same scan
+    gives the same result if it is saved with another order or direction of its axes.
 
     Attributes:
-        axes: stored axis that becomes working axis 0, 1, 2.
-        flips: whether that axis is reversed.
+        axes: the stored axes that become working axes 0, 1 and 2.
+        flips: whether each of them is reversed.
     """
 
     axes: tuple[int, int, int]

@@ -25,7 +25,7 @@ Compute = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def _example(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Inputs to trace a network with: all sizes but the channel's are dynamic, and 0 and 1 would be special."""
+    """Inputs for tracing a network. All sizes except the number of channels are dynamic, so none of them is 0 or 1."""
     positions = torch.arange(64, device=device, dtype=torch.float32) / 4 - 0.375
     condition = torch.tensor([[0.25, 1.0, 0.4, 0.25]], device=device)
     return torch.zeros((2, 1, 24, 16), device=device), positions, condition
@@ -76,8 +76,8 @@ class Engine:
     Args:
         name: one of :data:`ENGINES`. ``torch`` changes nothing; ``onnxruntime`` and ``openvino`` need the package of
             that name and run on the CPU.
-        autocast: dtype name for mixed precision, or ``None`` for float32. With PyTorch the inferer sees to it;
-            ``openvino`` can compute in ``bfloat16``, ``onnxruntime`` cannot.
+        autocast: dtype name for mixed precision, or ``None`` for float32. With PyTorch the inferer applies
+            it; ``openvino`` can compute in ``bfloat16``, ``onnxruntime`` cannot.
 
     Raises:
         ValueError: for any other name, or a precision that the engine does not know.
@@ -142,7 +142,7 @@ def _onnxruntime(network: nn.Module) -> Compute:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(onnx_model(network), options, providers=["CPUExecutionProvider"])
 
-    names = [node.name for node in session.get_inputs()]  # RDN has no use for the condition
+    names = [node.name for node in session.get_inputs()]  # the ONNX model of RDN has no condition
 
     def compute(*inputs: torch.Tensor) -> torch.Tensor:
         given = dict(zip(("image", "positions", "condition"), inputs, strict=True))
@@ -157,7 +157,7 @@ def _openvino(network: nn.Module, precision: str) -> Compute:
 
     with torch.no_grad():
         model = openvino.convert_model(network, example_input=_example(torch.device("cpu")))
-    # without the hint it may compute in bfloat16 where the processor can
+    # without the hint, OpenVINO may compute in bfloat16 on a processor that supports it
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.Core().compile_model(model, "CPU", settings)
 

@@ -12,7 +12,7 @@ def outside_envelope(facts: Mapping[str, float], limits: Mapping[str, Sequence[f
     """Compare measured values of a scan with the ranges that are known to work.
 
     Args:
-        facts: name to measured value; NaN, if the source does not state it, is never outside.
+        facts: name to measured value. NaN means that the source does not state the value; it is never outside.
         limits: the same names to ``(lowest, highest)``, both of which are inside.
 
     Returns:
@@ -35,8 +35,9 @@ def other_body_part(found: str, known: Sequence[str]) -> list[str]:
     """Compare the part of the body that a scan's header names with those that the weights have seen.
 
     Args:
-        found: a word of :mod:`scripts.dicom.anatomy`; empty, if the header states none, is never outside.
-        known: words of the same kind; empty for weights that are good for all.
+        found: a word of :mod:`scripts.dicom.anatomy`. An empty string means that the header states none; it is never
+            outside.
+        known: words of the same kind; empty for weights that suit every part of the body.
 
     Returns:
         One line if the scan shows another part of the body; otherwise an empty list.

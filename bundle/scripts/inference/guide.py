@@ -42,12 +42,13 @@ def on_thin_grid(ct: torch.Tensor, known: torch.Tensor, affine: np.ndarray, imag
 
     Args:
         ct: ``(I, J, K)``, unit range.
-        known: ``(I, J, K)`` bool: where it was measured.
-        affine: ``(4, 4)`` RAS of it, as registered.
-        image: the oriented scan, its grid chosen.
+        known: ``(I, J, K)`` bool, true where the CT was measured.
+        affine: ``(4, 4)`` RAS affine of the registered CT.
+        image: the oriented scan, whose thin grid has been chosen.
 
     Returns:
-        ``(2, H1, H2, n_thin)`` float32: the CT, and 1 where it is known, else 0 (and so is it).
+        ``(2, H1, H2, n_thin)`` float32: the CT, and a mask that is 1 where the CT is known. Both are 0
+            elsewhere.
     """
     grid = slice_grid(image)
     thin_affine = grid.thin_affine(working_affine(image), 2)
@@ -58,7 +59,7 @@ def on_thin_grid(ct: torch.Tensor, known: torch.Tensor, affine: np.ndarray, imag
     shape = (*image.shape[1:3], grid.n_thin)
     guide = np.empty((2, *shape), dtype=np.float32)
     row = grid_voxels((1, *shape[1:]))
-    for index in range(shape[0]):  # row by row: coordinates take eight bytes for each of three axes
+    for index in range(shape[0]):  # row by row, because the coordinates take three float64 values per voxel
         row[0] = index
         found, _ = values.at(row, thin_affine)
         inside, _ = measured.at(row, thin_affine)
@@ -68,28 +69,28 @@ def on_thin_grid(ct: torch.Tensor, known: torch.Tensor, affine: np.ndarray, imag
 
 
 class GuideByCTd(MapTransform):
-    """Add ``data["guide"]`` for :class:`scripts.networks.guided.GuidedSRNet`; without a CT, do nothing.
+    """Add ``data["guide"]`` for :class:`scripts.networks.guided.GuidedSRNet`. Without a CT, nothing is done.
 
-    The CT is registered to the scan's tissue (rigidly, by mutual information). The registration has failed where other
-    places are about as good as the best one. What was done goes to ``data[key].meta["guide"]`` as one line.
+    The CT is registered to the scan's tissue (rigidly, by mutual information). The registration counts as failed if
+    another place fits about as well as the best one. One line in ``data[key].meta["guide"]`` says what was done.
 
     Args:
-        keys: the oriented, scaled scan whose grid is chosen.
-        path: a NIfTI file or a folder of one DICOM series, in Hounsfield units; ``None``: no guide.
-        network: the one that will take the guide.
-        register: find the movement between the scans; else their affines are trusted.
-        search_mm: how far apart the scans may lie, beside that their centres may meet
+        keys: the oriented and scaled scan, whose thin grid has been chosen.
+        path: a NIfTI file or a folder of one DICOM series, in Hounsfield units; ``None`` for no guide.
+        network: the network that will take the guide.
+        register: whether to register the CT to the scan. If false, the affines of both are trusted.
+        search_mm: largest shift that is searched, both from the affines and from aligned centres
             (:func:`scripts.fusion.registration.register_rigid`).
-        min_distinctness: by which share the mutual information must be less at the next best place.
-        min_overlap: share of the scan that the CT must show.
-        policy: ``refuse`` a scan that the CT does not fit, or go on ``unguided`` and say so.
-        window_hu: as in training (``ct_window_hu``).
-        padding_below_hu: values below this were not measured.
-        slice_thickness_mm: of the scan; overrides the header's.
+        min_distinctness: share by which the mutual information at the next best place must be lower.
+        min_overlap: share of the scan that the CT must cover.
+        policy: ``refuse`` a scan that the CT does not fit, or process it ``unguided`` and report that.
+        window_hu: Hounsfield units that become -1 and 1, as in training (``ct_window_hu``).
+        padding_below_hu: values below this are padding, not measurements.
+        slice_thickness_mm: overrides the thickness in the scan's header.
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ValueError: for an unknown policy, a CT without a network that takes it, or such a network without a CT.
+        ValueError: for an unknown policy, a CT without a network that takes a guide, or such a network without a CT.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class GuideByCTd(MapTransform):
         """Add the guide.
 
         Raises:
-            CaseError: ``NOT_A_CT``; ``GUIDE_DIFFERS`` under the policy ``refuse``; whatever the reader refuses.
+            CaseError: ``NOT_A_CT``, ``GUIDE_DIFFERS`` under the policy ``refuse``, or any reason of the reader.
         """
         result = dict(data)
         if self.path is None:
@@ -179,7 +180,7 @@ class GuideByCTd(MapTransform):
         return self._volume
 
     def _place(self, ct: torch.Tensor, affine: np.ndarray, image: MetaTensor) -> tuple[np.ndarray, str, bool]:
-        """The affine of the CT as registered, what was found, and whether it fits."""
+        """The affine of the registered CT, a line about the registration, and whether the CT fits."""
         if not self.register:
             return affine, "placed by the affines of both scans", True
         try:
@@ -200,7 +201,7 @@ class GuideByCTd(MapTransform):
                 f"next best one, got {found.distinctness:.0%}"
             )
             return affine, line, False
-        # the registration takes a place of the scan to that of the CT; the CT itself goes the other way
+        # the registration maps points of the scan to points of the CT, so the CT is moved by its inverse
         return np.linalg.inv(found.matrix) @ affine, line, True
 
 

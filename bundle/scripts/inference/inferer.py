@@ -20,7 +20,7 @@ from .engines import Engine
 __all__ = ["ThroughPlaneInferer"]
 
 
-Told = tuple[torch.Tensor, ...]  # positions, condition and, if any, the guide
+Told = tuple[torch.Tensor, ...]  # positions, condition and, for a guided network, the guide
 
 
 class _Box(NamedTuple):
@@ -40,7 +40,7 @@ class _Box(NamedTuple):
 
 
 def _span(tissue: torch.Tensor, margin: int) -> slice:
-    """From the first to the last true value and ``margin`` beyond, empty if there is none."""
+    """From the first to the last true value, plus ``margin`` on both sides; empty if no value is true."""
     found = tissue.nonzero()
     if not len(found):
         return slice(0, 0)
@@ -51,38 +51,39 @@ class ThroughPlaneInferer(Inferer):
     """Run SRNet over all slices of both through-plane orientations.
 
     Each pass splits the volume into images that contain the thick axis, super-resolves them in batches and adds the
-    result to one running mean. Air costs nothing: only the box of each image that contains tissue (and ``air_margin``
-    pixels around it) is given to the network, and the rest is interpolated.
+    result to one running mean. The network computes only the box of each image that contains tissue, with
+    ``air_margin`` pixels around it. The air outside the box is interpolated.
 
     Args:
         profile: slice profile of the scans.
         slice_thickness_mm: overrides the header's thickness.
-        batch_pixels: images are put together up to so many LR pixels per forward. On a CPU the activations should fit
-            the cache; a GPU wants as many as fill it.
+        batch_pixels: largest number of LR pixels in one batch. On a CPU, the activations should fit into the cache; on
+            a GPU, a batch should be large enough to use all of it.
         window_pixels: an image larger than this is cut into windows along its rows; with ``batch_pixels`` this bounds
             the memory of the activations, whatever the size of the scan.
-        halo: rows around each window, of tissue.
+        halo: rows of context on both sides of each window.
         background: values below this (unit range) are air; ``-inf`` skips nothing.
-        air_margin: pixels of air that are computed on every side of the tissue. Fewer than ``halo`` suffice, since what
-            is left out is all but constant.
-        waste: neighbouring images are computed together while their common box is larger than their own ones by no
-            more than this share.
-        flips: run every orientation also with rows, slices and both reversed, and average (four times the work).
+        air_margin: pixels of air that are computed on every side of the tissue. Fewer than ``halo`` suffice, because
+            the air that is left out is nearly constant.
+        waste: neighbouring images share a batch as long as their common box adds at most this share to the pixels of
+            their own boxes.
+        flips: also run every orientation with the rows, the slices and both reversed, and average the results (four
+            times the work).
         disagreement: append the standard deviation over all passes as a channel.
-        error_map: append the network's expected absolute error, mean of all passes, as a last channel. The network must
-            have one.
+        error_map: append the network's expected absolute error, averaged over all passes, as the last channel. The
+            network must predict it.
         autocast: dtype name for mixed precision (``bfloat16``, ``float16``), or ``None``.
-        adapt: optional callable ``(network, volume) -> network`` run once per scan before the passes.
-        engine: optional :class:`scripts.inference.engines.Engine`, which converts the network after that.
+        adapt: optional callable ``(network, volume) -> network``, called once per scan before the passes.
+        engine: optional :class:`scripts.inference.engines.Engine`, which converts the network after the adaptation.
         progress: show a progress bar.
 
     Attributes:
-        applied: ``(images (b, rows, thick), (positions, condition)) -> (b, 1 or 2, rows, thin)``: the network as the
-            last scan was super-resolved, adapted and converted, in the same precision, but without a guide. The
-            self-check asks it again.
+        applied: ``(images (b, rows, thick), (positions, condition)) -> (b, 1 or 2, rows, thin)``: the network
+            that super-resolved the last scan, adapted and converted, in the same precision, but without a guide. The
+            self-check uses it.
 
     Raises:
-        ValueError: if a size is out of range, or the engine knows no mixed precision.
+        ValueError: if a size is out of range, or the engine does not have the precision of ``autocast``.
     """
 
     applied: Callable[..., torch.Tensor]
@@ -148,18 +149,18 @@ class ThroughPlaneInferer(Inferer):
                 :class:`scripts.transforms.orient.OrientThickAxisLast` and :class:`scripts.transforms.grid.ChooseGridd`.
             network: maps images, positions and condition as :class:`scripts.networks.srnet.SRNet` does.
             guide: ``(1, 2, H1, H2, n_thin)`` for a network that takes one
-                (:class:`scripts.networks.guided.GuidedSRNet`), cut and turned as the images are.
+                (:class:`scripts.networks.guided.GuidedSRNet`), which is cut and turned like the images.
             args: not used; MONAI's signature.
             kwargs: not used.
 
         Returns:
-            ``(1, C, H1, H2, n_thin)`` float32 on the inputs' device; channel 0 is the mean, then the disagreement and
-            the expected error, if asked for.
+            ``(1, C, H1, H2, n_thin)`` float32 on the inputs' device; channel 0 is the mean, followed by the
+            disagreement and the expected error, where they are switched on.
 
         Raises:
             TypeError: if the inputs have no meta data.
-            ValueError: if their shape is wrong, the network has no expected error, or guide and network do not go
-                together.
+            ValueError: if their shape is wrong, if ``error_map`` is set and the network does not predict its error, or
+                if guide and network do not fit each other.
         """
         if (guide is not None) != getattr(network, "takes_guide", False):
             raise ValueError(
@@ -187,11 +188,11 @@ class ThroughPlaneInferer(Inferer):
             (side, flip) for side in image_axes(inputs) for flip in ([(), (1,), (2,), (1, 2)] if self.flips else [()])
         ]
         total = sum(volume.shape[side] for side, _ in passes)
-        hidden = None if self.progress else True  # None: no bar where the output is not a terminal
+        hidden = None if self.progress else True  # None hides the bar where the output is not a terminal
         progress = tqdm(total=total, unit="slice", desc="super-resolving", disable=hidden, leave=False)
         with torch.no_grad(), progress as bar:
             for count, (side, flip) in enumerate(passes, start=1):
-                # (slices, rows, thick): views, so both orientations read and write the same memory
+                # (slices, rows, thick), as views: both orientations read and write the same memory
                 images = volume.transpose(0, side).flip(flip)
                 told = operator.told(float(spacing_mm[1 - side] / spacing_mm[2]), volume.device)
                 beside = None if guide is None else guide[0].movedim(0, -1).transpose(0, side).flip(flip).movedim(-1, 1)
@@ -219,8 +220,8 @@ class ThroughPlaneInferer(Inferer):
     ) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield ``(which, (b, 1 or 2, rows, thin))`` until every image has been done once.
 
-        ``guide``, if any, is ``(slices, 2, rows, thin)``. The second channel, there if ``error_map`` is, is the
-        expected absolute error; where only air is, it is 0.
+        A ``guide`` has the shape ``(slices, 2, rows, thin)``. With ``error_map``, the second channel is the expected
+        absolute error, which is 0 where there is only air.
         """
         for which, box in self._groups(images):
             batch = images[which]
@@ -228,7 +229,7 @@ class ThroughPlaneInferer(Inferer):
             if self.error_map:
                 output = torch.cat([output, torch.zeros_like(output)], dim=1)
             if box.area:
-                # the thin slices of these thick ones
+                # the thin slices that lie within these thick slices
                 inside = (positions >= box.columns.start - 0.5) & (positions < box.columns.stop - 0.5)
                 first, count = int(inside.float().argmax()), int(inside.sum())
                 told: Told = (positions.narrow(0, first, count) - box.columns.start, condition)
@@ -240,16 +241,16 @@ class ThroughPlaneInferer(Inferer):
             yield which, output
 
     def _groups(self, images: torch.Tensor) -> Iterator[tuple[slice, _Box]]:
-        """Neighbouring images that go into one forward, and the box that holds the tissue of all of them.
+        """Neighbouring images that are computed in one batch, and the box that contains the tissue of all of them.
 
-        An image joins as long as the batch stays within ``batch_pixels`` and the common box wastes little.
+        An image joins the batch while the batch stays within ``batch_pixels`` and the common box within ``waste``.
         """
         tissue = images > self.background
         boxes = [
             _Box(*(_span(along, self.air_margin) for along in image))
             for image in zip(tissue.any(dim=2).cpu(), tissue.any(dim=1).cpu(), strict=True)
         ]
-        least = images[0].numel() / 8  # what an image of air takes: it is interpolated
+        least = images[0].numel() / 8  # the cost of an image of air alone, which is interpolated
         first, common, own = 0, boxes[0], max(boxes[0].area, least)
         for index, box in enumerate(boxes[1:], start=1):
             joined = common.union(box)
@@ -263,7 +264,7 @@ class ThroughPlaneInferer(Inferer):
         yield slice(first, len(boxes)), common
 
     def _windows(self, rows: torch.Tensor, told: Told, network: Callable[..., torch.Tensor]) -> torch.Tensor:
-        """``(b, h, n)`` to ``(b, 1 or 2, h, N)``, in windows along the rows where the image is too large."""
+        """``(b, h, n)`` to ``(b, 1 or 2, h, N)``, in windows along the rows if the image is too large."""
         window = max(1, self.window_pixels // rows.shape[2])
         if rows.shape[1] <= window:
             return self._network(rows, told, network)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Use the bundle from Python: from a path or an array to a volume, with the settings of ``inference.json``."""
+"""Use the bundle from Python: super-resolve a file or an array in memory, with the settings of ``inference.json``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Predictor:
     """Super-resolve scans one by one, in memory.
 
     Args:
-        bundle_root: the bundle's folder; ``None`` is the one that this file lies in.
-        overrides: config files that go after ``inference.json``: paths, or names in the bundle's ``configs``, such as
-            ``network_guided.json``.
-        ids: overrides of ids of ``inference.json``, such as ``device="cpu"``; nested ones as
+        bundle_root: folder of the bundle; ``None`` stands for the bundle that contains this file.
+        overrides: config files that are read after ``inference.json``, given as paths or as names of files in the
+            bundle's ``configs``, such as ``network_guided.json``.
+        ids: overrides of ids of ``inference.json``, such as ``device="cpu"``; nested ids are given as
             ``**{"network_def::blocks": 4}``.
 
     Raises:
@@ -64,11 +64,11 @@ class Predictor:
         Args:
             scan: a NIfTI file, a folder of one DICOM series, or ``(I, J, K)`` voxels in scanner units.
             affine: ``(4, 4)`` voxel-to-world matrix of an array, mm, RAS+.
-            slice_thickness_mm: of an array, where it is known; else the slice spacing counts.
+            slice_thickness_mm: slice thickness of an array; if it is not given, the slice spacing is taken.
 
         Returns:
-            The volume on the K-times grid, axes as stored, with ``affine``; in the scan's dtype where that can hold
-            it (see :class:`scripts.transforms.orient.PlaceOnGrid`).
+            The volume on the thin grid, with the stored order of axes and its ``affine``. It has the scan's dtype where
+            that can hold the values (see :class:`scripts.transforms.orient.PlaceOnGrid`).
 
         Raises:
             ValueError: for an array without an affine, a path with one, or voxels that are not ``(I, J, K)``.
@@ -81,7 +81,7 @@ class Predictor:
             if affine is not None or slice_thickness_mm is not None:
                 raise ValueError("affine and slice_thickness_mm must be left out for a file, which states its own")
             data = self.load({"image": str(scan)})
-        for transform in self.prepare:  # one by one: MONAI's Compose would wrap a CaseError
+        for transform in self.prepare:  # one by one, because MONAI's Compose would wrap a CaseError
             data = transform(data)
         image = data["image"]
         with torch.no_grad():

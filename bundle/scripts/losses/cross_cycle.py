@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eq. 2, L_cycle: an image that is translated and translated back with its own attribute code is unchanged."""
+"""Eq. 2, L_cycle: an image must not change when it is translated and translated back with its own attribute code."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["CrossCycleLoss"]
 
 
 class CrossCycleLoss(nn.Module):
-    """``||G_X(E^C_Y(y'), E^A_X(x)) - x||_1 + ||G_Y(E^C_X(x'), E^A_Y(y)) - y||_1``, means over pixels."""
+    """``||G_X(E^C_Y(y'), E^A_X(x)) - x||_1 + ||G_Y(E^C_X(x'), E^A_Y(y)) - y||_1``, as means over pixels."""
 
     def forward(
         self, mr_cycle: torch.Tensor, mr: torch.Tensor, ct_cycle: torch.Tensor, ct: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Compare ``(B, 1, H, W)`` images; the two terms of the sum, ``mr`` and ``ct``."""
+        """Return the two terms of the sum, ``mr`` and ``ct``, for ``(B, 1, H, W)`` images."""
         return {"mr": F.l1_loss(mr_cycle, mr), "ct": F.l1_loss(ct_cycle, ct)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eq. 7, L_disentangle: what encoders, generators and SRNet minimise together, and the anchors beyond the paper."""
+"""Eq. 7, L_disentangle: the loss that encoders, generators and SRNet share, with anchors that go beyond the paper."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Objective(NamedTuple):
 
     Attributes:
         total: the weighted sum.
-        weighted: its summands, by equation: ``adv``, ``self``, ``cycle``, ``latent``, ``percep``, ``consistency``,
-            ``ct_l1``, ``translated``; those that are switched off are not there.
+        weighted: the weighted terms of this sum: ``adv``, ``self``, ``cycle``, ``latent``, ``percep``,
+            ``consistency``, ``ct_l1``, ``translated``. Terms that are switched off are missing.
         terms: every term before weighting, for example ``cycle_mr``.
     """
 
@@ -40,27 +40,27 @@ class Objective(NamedTuple):
 class DisentanglementLoss(nn.Module):
     """``L_adv + lambda_1 (L_self + L_cycle) + lambda_2 L_latent + lambda_3 L_percep``, plus anchors.
 
-    The anchors hold SRNet to what is known, since L_self and L_cycle compare with an image that SRNet makes itself:
-    ``lambda_consistency ||D(x~_H) - x_L||_1 + lambda_ct ||F(D(y_H)) - y_H||_1``. Translated pairs give it sharp targets
-    that look like MR: ``lambda_translated ||F(D(x')) - x'||_1``.
+    L_self and L_cycle compare with an image that SRNet itself makes. The anchors therefore tie SRNet to known images:
+    ``lambda_consistency ||D(x~_H) - x_L||_1 + lambda_ct ||F(D(y_H)) - y_H||_1``. Translated pairs give SRNet sharp
+    targets that look like MR: ``lambda_translated ||F(D(x')) - x'||_1``.
 
     Args:
         adversarial: Eq. 5 and 6.
         perceptual: Eq. 4, or ``None`` to switch it off.
-        data_consistency: first anchor; not looked at where ``lambda_consistency`` is 0.
-        lambda_self: lambda_1 of L_self.
-        lambda_cycle: lambda_1 of L_cycle.
+        data_consistency: loss of the first anchor; not used if ``lambda_consistency`` is 0.
+        lambda_self: lambda_1, as the weight of L_self.
+        lambda_cycle: lambda_1, as the weight of L_cycle.
         lambda_latent: lambda_2.
         lambda_percep: lambda_3.
-        lambda_consistency: of the first anchor; 0 leaves it out.
-        lambda_ct: of the second anchor; 0 leaves it out.
-        detach_targets: where x~_H is what an image is compared with (Eq. 1, 2, 4), it does not learn from that.
-        judge_super_resolved: ``log D_X(x~_H)`` of Eq. 5 is minimised over SRNet too.
-        translated: of pairs made of x'; not looked at where ``lambda_translated`` is 0.
-        lambda_translated: of these pairs; 0 leaves them out.
+        lambda_consistency: weight of the first anchor; 0 leaves it out.
+        lambda_ct: weight of the second anchor; 0 leaves it out.
+        detach_targets: whether x~_H is detached where it is the target of a comparison (Eq. 1, 2, 4).
+        judge_super_resolved: whether SRNet minimises ``log D_X(x~_H)`` of Eq. 5 too.
+        translated: loss of the pairs made from x'; not used if ``lambda_translated`` is 0.
+        lambda_translated: weight of these pairs; 0 leaves them out.
 
     Raises:
-        ValueError: if a weight is negative, or one is positive and its loss is missing.
+        ValueError: if a weight is negative, or if a weight is positive and its loss is missing.
     """
 
     def __init__(
@@ -123,14 +123,14 @@ class DisentanglementLoss(nn.Module):
         """Evaluate Eq. 7.
 
         Args:
-            made: what CITNet made of the next two.
+            made: result of CITNet for the next two images.
             mr: x~_H, ``(B, 1, H, W)``.
             ct: y_H, same shape.
-            fake_mr: D_X's logits of x', per scale.
-            fake_ct: D_Y's logits of y'.
-            real_mr: D_X's logits of x~_H; needed with ``judge_super_resolved`` alone.
+            fake_mr: logits of D_X for x', per scale.
+            fake_ct: logits of D_Y for y', per scale.
+            real_mr: logits of D_X for x~_H, needed only with ``judge_super_resolved``.
             mr_thick: x_L, for the first anchor; ``None`` leaves it out.
-            mr_told: positions and conditions that SRNet was given for x_L; needed with it.
+            mr_told: positions and conditions that SRNet was given for x_L, needed with ``mr_thick``.
             ct_restored: F(D(y_H)), for the second anchor; ``None`` leaves it out.
             translated: F(D(x')) and x'; ``None`` leaves the pairs out.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""phi: high-level features of an image, from a network pretrained on photographs. Nothing is ever downloaded."""
+"""phi: high-level features of an image, from a network pretrained on photographs. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchvision.models import squeezenet, vgg
 
 __all__ = ["FEATURE_CONVENTIONS", "PretrainedFeatures", "require_features"]
 
-# What the weights were trained with: channel order, factor and offset that take a grey image in [-1, 1] there.
+# Input that the weights were trained with: channel order, and the factor and offset that map [-1, 1] to its range.
 FEATURE_CONVENTIONS = ("torchvision", "caffe")
 
 
@@ -20,13 +20,13 @@ class PretrainedFeatures(nn.Module):
 
     Args:
         backbone: ``vgg16`` (up to relu5_3) or ``squeezenet`` (version 1.1, all features).
-        weights: state dict in torchvision's layout (``features.*``; a classifier in it is not read). ``None``: the
-            file of torchvision's own name in torch hub's cache.
-        convention: ``torchvision`` (RGB in [0, 1], minus mean, over standard deviation of ImageNet) or ``caffe`` (BGR
-            in [0, 255], minus mean).
+        weights: file with a state dict in torchvision's layout (``features.*``; a classifier is not read). ``None``
+            stands for torchvision's own file in the cache of torch hub.
+        convention: ``torchvision`` (RGB in [0, 1], minus the mean and divided by the standard deviation of ImageNet) or
+            ``caffe`` (BGR in [0, 255], minus the mean).
 
     Raises:
-        FileNotFoundError: if the file does not exist; it names the file and the ids.
+        FileNotFoundError: if the file does not exist; the message names the file and the ids.
         ValueError: for an unknown backbone or convention, or a file that does not fit.
     """
 
@@ -62,14 +62,14 @@ def _vgg16() -> nn.Sequential:
 
 
 def require_features(backbone: str, weights: str | None = None) -> None:
-    """End the process, in one line, where the weights of the perceptual loss are missing.
+    """End the process with a one-line message if the weights of the perceptual loss are missing.
 
     Args:
         backbone: see :class:`PretrainedFeatures`.
-        weights: see there.
+        weights: see :class:`PretrainedFeatures`.
 
     Raises:
-        SystemExit: with that line, if there is no such file.
+        SystemExit: with this message, if the file does not exist.
     """
     try:
         _find(backbone, weights)
@@ -78,7 +78,7 @@ def require_features(backbone: str, weights: str | None = None) -> None:
 
 
 def _find(backbone: str, weights: str | None) -> Path:
-    """The file, which exists."""
+    """Path of the weights, whose existence has been checked."""
     files = {"vgg16": "vgg16-397923af.pth", "squeezenet": "squeezenet1_1-b8a52dc0.pth"}
     if backbone not in files:
         raise ValueError(f"perceptual_backbone must be one of {sorted(files)}, got {backbone!r}; correct the id")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eq. 3, L_latent: the codes that an image was made of can be read back from it."""
+"""Eq. 3, L_latent: the codes from which an image was made must be recoverable from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["LatentLoss"]
 
 
 class LatentLoss(nn.Module):
-    """``||C^_x - C_x||_1 + ||C^_y - C_y||_1 + ||A^_x - A'_x||_1 + ||A^_y - A'_y||_1``, means over code elements."""
+    """``||C^_x - C_x||_1 + ||C^_y - C_y||_1 + ||A^_x - A'_x||_1 + ||A^_y - A'_y||_1``, as means over code elements."""
 
     def forward(
         self,
@@ -24,7 +24,7 @@ class LatentLoss(nn.Module):
         attribute_ct_again: torch.Tensor,
         prior_ct: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Compare content codes ``(B, C, h, w)`` and attribute codes ``(B, A)``; the four terms of the sum."""
+        """Return the four terms of the sum, for content codes ``(B, C, h, w)`` and attribute codes ``(B, A)``."""
         return {
             "content_mr": F.l1_loss(content_mr_again, content_mr),
             "content_ct": F.l1_loss(content_ct_again, content_ct),

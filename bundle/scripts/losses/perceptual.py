@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eq. 4, L_percep: a translated image shows what its source shows, in the eyes of a pretrained network."""
+"""Eq. 4, L_percep: a translated image must have the features of its source in a pretrained network."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class PerceptualLoss(nn.Module):
 
     Args:
         features: phi, frozen (see :class:`scripts.losses.features.PretrainedFeatures`).
-        instance_norm: normalise each feature map to mean 0 and variance 1 first, which takes out the modality's
-            contrast; false is Eq. 4 to the letter.
+        instance_norm: whether each feature map is first normalised to mean 0 and variance 1, which removes the
+            contrast of the modality. Eq. 4 has no such normalisation.
     """
 
     def __init__(self, features: Callable[[torch.Tensor], torch.Tensor], instance_norm: bool = True) -> None:
@@ -29,8 +29,8 @@ class PerceptualLoss(nn.Module):
     def forward(
         self, mr_to_ct: torch.Tensor, mr: torch.Tensor, ct_to_mr: torch.Tensor, ct: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Compare ``(B, 1, H, W)`` images; the two terms of the sum, ``mr_to_ct`` and ``ct_to_mr``."""
-        # one batch of those that learn, another, without a graph, of those that do not
+        """Return the two terms of the sum, ``mr_to_ct`` and ``ct_to_mr``, for ``(B, 1, H, W)`` images."""
+        # one batch for the images with gradients, and one without a graph for the others
         images = {"mr_to_ct": mr_to_ct, "mr": mr, "ct_to_mr": ct_to_mr, "ct": ct}
         features: dict[str, torch.Tensor] = {}
         for learns in (True, False):

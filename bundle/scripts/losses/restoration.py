@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The supervised loss of SRNet: the distance from the truth, and how well its error was predicted."""
+"""The supervised loss of SRNet: the distance from the truth, and the likelihood of the predicted error."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["RestorationLoss"]
 
 
 class RestorationLoss(nn.Module):
-    """A distance of images plus, for a network with a second channel, the likelihood of its expected error.
+    """Distance of images plus, for a network with a second channel, the likelihood of its expected error.
 
     The second channel ``s`` is the logarithm of the expected absolute error. Its loss is the negative logarithm of the
-    Laplace density, ``|e| exp(-s) + s``, whose minimum is ``s = log E|e|``. ``e`` is detached: what the network says
-    about its error does not change the image.
+    Laplace density, ``|e| exp(-s) + s``, whose minimum is ``s = log E|e|``. ``e`` is detached, so the predicted
+    error has no effect on the image.
 
     Args:
         distance: compares images, such as L1 or MSE.
         lambda_error: weight of the second term.
-        least_error: errors below this (unit range) are not told apart.
+        least_error: smaller errors (unit range) count as this error.
     """
 
     def __init__(self, distance: nn.Module, lambda_error: float, least_error: float) -> None:

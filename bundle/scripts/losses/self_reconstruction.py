@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Eq. 1, L_self: an image made of its own two codes is that image."""
+"""Eq. 1, L_self: an image decoded from its own two codes must be the same image."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["SelfReconstructionLoss"]
 
 
 class SelfReconstructionLoss(nn.Module):
-    """``||G_X(E^C_X(x), E^A_X(x)) - x||_1 + ||G_Y(E^C_Y(y), E^A_Y(y)) - y||_1``, means over pixels."""
+    """``||G_X(E^C_X(x), E^A_X(x)) - x||_1 + ||G_Y(E^C_Y(y), E^A_Y(y)) - y||_1``, as means over pixels."""
 
     def forward(
         self, mr_self: torch.Tensor, mr: torch.Tensor, ct_self: torch.Tensor, ct: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Compare ``(B, 1, H, W)`` images; the two terms of the sum, ``mr`` and ``ct``."""
+        """Return the two terms of the sum, ``mr`` and ``ct``, for ``(B, 1, H, W)`` images."""
         return {"mr": F.l1_loss(mr_self, mr), "ct": F.l1_loss(ct_self, ct)}

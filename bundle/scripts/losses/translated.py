@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Translated pairs (beyond the paper): CT that looks like MR, made thick, is a pair whose sharp image is known."""
+"""Translated pairs (beyond the paper): CT that was translated to MR, and the same image made thick."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["TranslatedPairsLoss", "sharpness"]
 
 
 def sharpness(image: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of neighbours over the standard deviation, so that contrast does not matter.
+    """Mean absolute difference of neighbours, divided by the standard deviation so that contrast does not matter.
 
     Args:
         image: ``(B, 1, H, W)``.
@@ -25,11 +25,11 @@ def sharpness(image: torch.Tensor) -> torch.Tensor:
 class TranslatedPairsLoss(nn.Module):
     """``||F(D(x')) - x'||_1`` over the patches whose x' is sharp, divided by the number of all patches.
 
-    x' is the target and does not learn. A translation that is blurred would teach SRNet to blur, so a patch counts only
-    where x' is about as sharp as the CT image that it was made of.
+    x' is a target without gradient. A blurred translation would teach SRNet to blur, so a patch counts only if x' is
+    about as sharp as the CT image from which it was made.
 
     Args:
-        min_sharpness: least :func:`sharpness` of x' over that of y_H.
+        min_sharpness: lowest ratio of the :func:`sharpness` of x' to that of y_H.
 
     Raises:
         ValueError: if ``min_sharpness`` is negative.
@@ -42,7 +42,7 @@ class TranslatedPairsLoss(nn.Module):
         self.min_sharpness = min_sharpness
 
     def forward(self, restored: torch.Tensor, translated: torch.Tensor, ct: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Compare.
+        """Compare restored with translated images.
 
         Args:
             restored: F(D(x')), ``(B, 1, H, W)``.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """CITNet: translation between CT and MR through a shared content space (paper, section 2.2).
 
-X is the MR domain, Y the CT domain. One forward makes every code and every image that Eq. 1 to 6 speak of, and runs
-each network as seldom as the equations allow: images that go through the same network at the same time go as one batch.
+X is the MR domain, Y the CT domain. One forward pass makes every code and every image that occurs in Eq. 1 to 6. Images
+that go through the same network at the same time form one batch, so each network runs as rarely as possible.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ __all__ = ["CITNet", "Domain", "Translation"]
 
 
 class Translation(NamedTuple):
-    """All that one pass through CITNet makes; images ``(B, 1, H, W)``.
+    """Everything that one pass through CITNet makes; images have the shape ``(B, 1, H, W)``.
 
     Attributes:
         content_mr: C_x of the MR image, ``(B, C, H / 4, W / 4)``.
         content_ct: C_y of the CT image.
         content_mr_again: C_x recovered from the CT image made of it.
         content_ct_again: C_y recovered from the MR image made of it.
-        attribute_mr: the MR attribute code that ``ct_to_mr`` is made with, ``(B, A)``.
-        attribute_ct: the CT attribute code that ``mr_to_ct`` is made with, A'_y.
+        attribute_mr: the MR attribute code from which ``ct_to_mr`` is made, ``(B, A)``.
+        attribute_ct: A'_y, the CT attribute code from which ``mr_to_ct`` is made.
         attribute_mr_again: ``attribute_mr`` recovered from ``ct_to_mr``.
         attribute_ct_again: the same for CT.
-        mr_self: the MR image from its own two codes (Eq. 1).
-        ct_self: the CT image from its own two codes.
+        mr_self: the MR image decoded from its own two codes (Eq. 1).
+        ct_self: the CT image decoded from its own two codes.
         mr_to_ct: y', the MR image's content with a CT attribute from the prior.
         ct_to_mr: x', the CT image's content with an MR attribute, from the prior or the MR image's own.
-        mr_cycle: the MR image from ``content_mr_again`` and its own attribute (Eq. 2).
-        ct_cycle: the CT image from ``content_ct_again`` and its own attribute.
+        mr_cycle: the MR image decoded from ``content_mr_again`` and its own attribute code (Eq. 2).
+        ct_cycle: the CT image decoded from ``content_ct_again`` and its own attribute code.
     """
 
     content_mr: torch.Tensor
@@ -60,8 +60,8 @@ class Domain(nn.Module):
     Args:
         width: channels at full resolution, 64 in MUNIT.
         attribute_channels: length of the attribute code, 8 in the paper.
-        residual_blocks: in encoder and generator each, 4 in MUNIT.
-        perceptron_width: of the generator, 256 in MUNIT.
+        residual_blocks: number of residual blocks in the encoder and in the generator, 4 in MUNIT.
+        perceptron_width: hidden width of the generator's perceptron, 256 in MUNIT.
     """
 
     def __init__(self, width: int, attribute_channels: int, residual_blocks: int, perceptron_width: int) -> None:
@@ -71,12 +71,12 @@ class Domain(nn.Module):
         self.generator = Generator(width, attribute_channels, residual_blocks, perceptron_width)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """The image from its own codes."""
+        """Decode an image from its own codes."""
         return self.generator(self.content(image), self.attribute(image))
 
 
 class CITNet(nn.Module):
-    """Both domains.
+    """The networks of both domains.
 
     Args:
         width: see :class:`Domain`.
@@ -100,8 +100,9 @@ class CITNet(nn.Module):
                 raise ValueError(f"{name} must be >= 1, got {value}; correct citnet_def")
         self.mr = Domain(width, attribute_channels, residual_blocks, perceptron_width)
         self.ct = Domain(width, attribute_channels, residual_blocks, perceptron_width)
-        # Both domains start as one, so that a content code means the same in both from the first iteration. From two
-        # different starts air of one may become tissue of the other, which no cycle and no patch discriminator mends.
+        # Both domains start with the same weights, so that a content code means the same in both from the first
+        # iteration. With different weights, air in one domain may become tissue in the other, and neither a cycle
+        # loss nor a patch discriminator corrects that.
         self.ct.load_state_dict(self.mr.state_dict())
 
     def forward(
@@ -119,7 +120,7 @@ class CITNet(nn.Module):
             ct: y_H, same shape, unpaired.
             prior_mr: A'_x, ``(B, A)`` drawn from N(0, I).
             prior_ct: A'_y, same shape.
-            own_attribute: make x' with the MR image's own attribute code (section 1 of the paper) in place of A'_x.
+            own_attribute: make x' from the MR image's own attribute code (section 1 of the paper) instead of A'_x.
 
         Raises:
             ValueError: if the images differ in shape or do not fit the grid.

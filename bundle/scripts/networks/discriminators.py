@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""D_X and D_Y: does this image come from the MR (CT) domain? Judged per patch, at several scales."""
+"""D_X and D_Y judge whether an image comes from the MR or CT domain, per patch and at several scales."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["DiscriminatorPair", "MultiScaleDiscriminator"]
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """One patch discriminator per scale, each on an image half the size of the one before; no normalisation.
+    """One patch discriminator per scale, without normalisation. Each scale halves the size of the image.
 
     Args:
-        width: channels of the first layer, doubled by every further one.
+        width: channels of the first layer; every further layer doubles them.
         layers: convolutions of stride 2.
         scales: number of discriminators.
 
@@ -33,7 +33,7 @@ class MultiScaleDiscriminator(nn.Module):
         self.scales = nn.ModuleList(_patch_discriminator(width, layers) for _ in range(scales))
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """Judge.
+        """Judge whether an image is of this domain.
 
         Args:
             image: ``(B, 1, H, W)``.

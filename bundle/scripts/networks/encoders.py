@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What CITNet takes an image apart into: a content code that both modalities share, and the modality's attributes.
+"""The encoders of CITNet: a content code that both modalities share, and a code of the modality's attributes.
 
 After Huang et al., "Multimodal Unsupervised Image-to-Image Translation", ECCV 2018, written from the paper's text.
 """
@@ -15,7 +15,7 @@ __all__ = ["AttributeEncoder", "ContentEncoder"]
 
 
 class ContentEncoder(nn.Sequential):
-    """E^C: where things are. Instance normalisation takes out contrast and brightness.
+    """E^C encodes where structures are. Instance normalisation removes contrast and brightness.
 
     ``(B, 1, H, W)`` to ``(B, 4 * width, H / 4, W / 4)``.
 
@@ -37,7 +37,9 @@ class ContentEncoder(nn.Sequential):
 
 
 class AttributeEncoder(nn.Module):
-    """E^A: how the modality shows it. No normalisation, which would remove just that; no position, by global pooling.
+    """E^A encodes how the modality shows the structures.
+
+    It has no normalisation, which would remove exactly this. Global pooling removes the position.
 
     Args:
         width: channels of the first convolution.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""G: an image of one modality from a content code and that modality's attribute code."""
+"""G makes an image of one modality from a content code and an attribute code of that modality."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Generator"]
 
 
 class Generator(nn.Module):
-    """The attribute code sets scale and shift of every residual block (AdaIN) through a small perceptron.
+    """A small perceptron turns the attribute code into the scale and shift of every residual block (AdaIN).
 
     Args:
         width: channels of the last layer; the content code has four times as many.
@@ -39,7 +39,7 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(AdaptiveResidualBlock(channels) for _ in range(residual_blocks))
         self.image = nn.Sequential(
             UpsampleConv(channels, channels // 2),
-            nn.GroupNorm(1, channels // 2),  # layer normalisation over (C, H, W), one scale and shift per channel
+            nn.GroupNorm(1, channels // 2),  # layer normalisation over (C, H, W) with one scale and shift per channel
             nn.ReLU(),
             UpsampleConv(channels // 2, channels // 4),
             nn.GroupNorm(1, channels // 4),

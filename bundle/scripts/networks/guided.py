@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SRNet that looks at the patient's own CT while it makes the thin slices.
+"""SRNet with the patient's own CT as a guide.
 
 Bone, fat, air and skin have their edges at the same places in CT and in MR, and CT shows them sharply in every
-direction. Which intensities belong together differs from scan to scan, so this is not learned but read off the scan.
-SRNet super-resolves the CT too, made as thick as the MR: what that result lacks is what SRNet cannot restore from such
-slices. Within a small square, SRNet's result of the MR is fitted by that of the CT, and what the latter lacks is added
-with the coefficients of the fit (:func:`explained_detail`; a guided filter, He et al., IEEE TPAMI 2013). What is
-learned is how far to trust the fit at every pixel.
+direction. The relation between CT and MR intensities differs from scan to scan, so it is estimated from the scan
+instead of being learned. The CT is made as thick as the MR, and SRNet super-resolves both. The detail that the restored
+CT lacks is the detail that SRNet cannot restore from such slices. Within a small square, the restored CT is fitted to
+the restored MR by least squares, and the missing detail of the CT, times the coefficients of the fit, is added to the
+MR (:func:`explained_detail`; a guided filter, He et al., IEEE TPAMI 2013). The network learns how far to trust the fit
+at every pixel.
 
-Where nothing is known of the CT, nothing is added, so that there the result is that of SRNet, bit for bit.
+Where the CT is not known, nothing is added, so the result there is that of SRNet, bit for bit.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ __all__ = ["GuidedSRNet", "explained_detail", "through_slices"]
 def through_slices(
     thin: torch.Tensor, known: torch.Tensor, n_slices: int, positions: torch.Tensor, width: torch.Tensor
 ) -> torch.Tensor:
-    """The thick slices of an image on the thin grid.
+    """Make an image on the thin grid thick.
 
-    They have a Gaussian profile of the standard deviation of the scan's own.
+    The slice profile is a Gaussian with the standard deviation of the scan's own profile.
 
     Args:
         thin: ``(B, C, H, N)``.
-        known: ``(B, 1, H, N)``, 1 or 0; what is not known takes no part.
-        n_slices: n.
+        known: ``(B, 1, H, N)``, 1 where the image is known and 0 where it is left out.
+        n_slices: n, the number of thick slices.
         positions: ``(N,)`` thick coordinates of the thin slices.
         width: ``(B,)`` or ``(1,)`` standard deviation of the slice profile over the slice spacing.
 
@@ -45,23 +46,23 @@ def through_slices(
     slices = torch.arange(n_slices, device=thin.device, dtype=positions.dtype)
     offsets = (positions[:, None] - slices) / width[:, None, None].clamp(min=0.05)  # (B, N, n)
     weights = torch.exp(-0.5 * offsets**2)[:, None]
-    # the smallest weight keeps a slice of which nothing is known from dividing by 0
+    # the small constant avoids a division by 0 where nothing of a slice is known
     return ((thin * known) @ weights) / ((known @ weights) + 1e-6)
 
 
 def explained_detail(
     image: torch.Tensor, sharp: torch.Tensor, blurred: torch.Tensor, side: int, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What an image lacks, if it is locally a linear function of others.
+    """The detail that an image lacks, if it is locally a linear function of other images.
 
     Around every pixel, ``image = a . blurred + b`` is fitted by least squares.
 
     Args:
         image: ``(B, 1, H, N)``.
-        sharp: ``(B, C, H, N)``, the others.
-        blurred: the same, as blurred as the image.
-        side: of the square of the fit, odd, pixels.
-        eps: added to the variances (unit range squared); differences of the others that are smaller count as noise.
+        sharp: ``(B, C, H, N)``, the other images.
+        blurred: the other images, as blurred as ``image``.
+        side: odd side of the square of the fit, in pixels.
+        eps: added to the variances (unit range squared), so that smaller variations of ``blurred`` count as noise.
 
     Returns:
         The detail ``a . (sharp - blurred)``, and the fit's residual ``image - a . blurred - b``, ``(B, 1, H, N)`` each.
@@ -86,17 +87,18 @@ def explained_detail(
 class GuidedSRNet(SRNet):
     """SRNet with a guide.
 
-    Fresh, it does exactly what :class:`SRNet` with the same weights does: the last convolution of the new part starts
-    at 0. The parameters of the new part begin with ``guidance.``.
+    Before training, it gives exactly the result of :class:`SRNet` with the same weights, because the last convolution
+    of the new part starts at 0. The names of the new parameters begin with ``guidance.``.
 
     Args:
-        guide_features: channels between the guide's blocks.
-        guide_growth: channels that each of their convolutions adds.
+        guide_features: channels between the residual dense blocks of the new part.
+        guide_growth: channels that each convolution of these blocks adds.
         guide_layers: convolutions per block.
-        guide_blocks: how many blocks.
-        guide_windows: ranges of the CT in unit range, each of which becomes an image of its own, from -1 to 1; the
-            first alone and all together explain the MR. A narrow one shows what differs between soft tissues.
-        guide_sides: of the squares of :func:`explained_detail`, odd, pixels.
+        guide_blocks: number of these blocks.
+        guide_windows: intensity windows of the CT (unit range). Each becomes an image of its own, scaled to [-1, 1].
+            The fit is made once with the first window alone and once with all of them. A narrow window shows the
+            differences between soft tissues.
+        guide_sides: odd sides of the squares of :func:`explained_detail`, in pixels.
         guide_eps: see :func:`explained_detail`.
         srnet: arguments of :class:`SRNet`.
 
@@ -156,11 +158,11 @@ class GuidedSRNet(SRNet):
             image: see :meth:`SRNet.forward`.
             positions: see :meth:`SRNet.forward`.
             condition: see :meth:`SRNet.forward`.
-            guide: ``(B, 2, H, N)`` on the grid of the result: the CT in unit range, and 1 where it is known, else 0;
-                ``None``: nothing is known.
+            guide: ``(B, 2, H, N)`` on the grid of the result: the CT in unit range, and a mask that is 1 where it is
+                known and 0 elsewhere; ``None`` if there is no CT.
 
         Returns:
-            ``(B, 2, H, N)``, as :meth:`SRNet.forward`; the expected error is that of the result without a guide.
+            ``(B, 2, H, N)``, like :meth:`SRNet.forward`; the expected error is that of the result without a guide.
         """
         positions, condition = self._told(image, positions, condition)
         pred = super().forward(image, positions, condition)
@@ -179,13 +181,13 @@ class GuidedSRNet(SRNet):
         condition: torch.Tensor,
         guide: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the learned part is shown, and the detail that the CT explains, one channel for each fit."""
+        """The inputs of the learned part, and the detail that the CT explains, one channel per fit."""
         ct, known, count = guide[:, :1], guide[:, 1:], len(self.windows)
         sharp = torch.cat([((ct - low) * (2 / (high - low)) - 1).clamp(-1, 1) for low, high in self.windows], dim=1)
         thick = through_slices(sharp, known, n_slices, positions, condition[:, 2]).flatten(0, 1)[:, None]
         told = condition.expand(len(guide), -1).repeat_interleave(count, dim=0)
         restored = super().forward(thick, positions, told)[:, :1].reshape(sharp.shape)
-        with torch.autocast(guide.device.type, enabled=False):  # variances are small differences
+        with torch.autocast(guide.device.type, enabled=False):  # variances are small differences of large numbers
             pred, restored = pred.float(), restored.float()
             fits = [
                 explained_detail(pred, sharp[:, :used], restored[:, :used], side, self.eps)

@@ -9,7 +9,7 @@ __all__ = ["interpolate_cubic"]
 
 
 def interpolate_cubic(image: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Cubic convolution (Keys, 1981, a = -3/4, as torch's bicubic), edges replicated.
+    """Cubic convolution (Keys, 1981) with replicated edges and a = -3/4, as in torch's bicubic interpolation.
 
     Args:
         image: ``(..., n)``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The few layers of CITNet that torch does not have."""
+"""Layers of CITNet that torch does not have."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class ReflectConv(nn.Conv2d):
     """Convolution with reflect padding such that stride 1 keeps the size and stride 2 halves an even size.
 
     Args:
-        in_channels: channels in.
-        out_channels: channels out.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
         kernel_size: odd with stride 1, even with stride 2.
         stride: 1 or 2.
-        bias: false before a normalisation per channel, which takes a bias out again; its gradient would be rounding
-            noise, which Adam makes large.
+        bias: false before a normalisation per channel, which removes the bias again. Its gradient would be rounding
+            noise, which Adam would amplify.
     """
 
     def __init__(
@@ -55,18 +55,18 @@ class ResidualBlock(nn.Module):
 
 
 def adaptive_instance_norm(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """AdaIN (Huang and Belongie, ICCV 2017): ``scale * (x - mean(x)) / std(x) + shift``, statistics per image.
+    """AdaIN (Huang and Belongie, ICCV 2017): ``scale * (x - mean(x)) / std(x) + shift``, with statistics per image.
 
     Args:
         x: ``(B, C, H, W)``.
-        scale: ``(B, C)``, the standard deviation that each channel of the result has.
+        scale: ``(B, C)``, the standard deviation of each channel of the result.
         shift: ``(B, C)``, its mean.
     """
     return scale[:, :, None, None] * F.instance_norm(x) + shift[:, :, None, None]
 
 
 class AdaptiveResidualBlock(nn.Module):
-    """:class:`ResidualBlock` whose two normalisations take their scale and shift from outside.
+    """:class:`ResidualBlock` whose two normalisations take their scale and shift as an input.
 
     Args:
         channels: in and out.
@@ -92,15 +92,16 @@ class AdaptiveResidualBlock(nn.Module):
 
 
 class UpsampleConv(nn.Module):
-    """Nearest-neighbour upsampling by two, then a 5x5 convolution, computed on the small grid.
+    """Nearest-neighbour upsampling by two and a 5x5 convolution, computed on the small grid.
 
-    A nearest-neighbour upsampled image holds every value four times, so each of the four output phases sees only 3x3
-    different pixels: the 25 weights are summed into 9 per phase, and one 3x3 convolution on the small grid gives all
-    four. Same parameters, same result, 9 instead of 25 products per output pixel. Padding reflects the small grid.
+    The upsampled image holds every value four times, so each of the four output phases sees only 3x3 different pixels.
+    The 25 weights are summed into 9 per phase, and one 3x3 convolution on the small grid gives all four phases. The
+    parameters and the result are the same, with 9 instead of 25 products per output pixel. Padding reflects the small
+    grid.
 
     Args:
-        in_channels: channels in.
-        out_channels: channels out.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
     """
 
     fold: torch.Tensor

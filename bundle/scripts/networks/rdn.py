@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The paper's SRNet: a residual dense network that multiplies the number of slices by a whole K (paper, section 2.1).
 
-Zhang et al., "Residual Dense Network for Image Super-Resolution", CVPR 2018, with two changes for thick slices: the
-upsampling acts on one axis only (1 x K pixel shuffle), and the network predicts what cubic interpolation *on the same
-grid* lacks (global skip). Symbols are that paper's: D blocks of C layers, growth G, G0 features.
+The network is that of Zhang et al., "Residual Dense Network for Image Super-Resolution", CVPR 2018, with two changes
+for thick slices. The upsampling acts on one axis only (1 x K pixel shuffle), and the network predicts the difference
+from cubic interpolation *on the same grid* (global skip). The symbols are those of that paper: D blocks of C layers,
+growth G and G0 features.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ __all__ = ["RDN", "ResidualDenseBlock", "check_sizes", "default_positions", "shu
 def default_positions(image: torch.Tensor, scale_factor: int) -> torch.Tensor:
     """``(K n,)`` positions of the thin slices of ``(..., n)`` thick ones, for a whole K.
 
-    They are those of :meth:`scripts.geometry.SliceGrid.over_slab`, for a network that is given images alone.
+    These are the positions of :meth:`scripts.geometry.SliceGrid.over_slab`, for a network that is given only images.
     """
     return (torch.arange(image.shape[-1] * scale_factor, device=image.device) + 0.5) / scale_factor - 0.5
 
@@ -36,7 +37,7 @@ def check_sizes(**sizes: int) -> None:
     """Demand that every size of a network is at least 1.
 
     Raises:
-        ValueError: naming the size that is not.
+        ValueError: if one is not; the message names it.
     """
     for name, value in sizes.items():
         if value < 1:
@@ -44,10 +45,10 @@ def check_sizes(**sizes: int) -> None:
 
 
 class ResidualDenseBlock(nn.Module):
-    """C convolutions that each see all features before them, fused by a 1x1 convolution, plus the identity.
+    """C convolutions, each of which sees all features before it, then a 1x1 convolution, plus the identity.
 
     Args:
-        features: G0, channels in and out.
+        features: G0, channels of the input and of the output.
         growth: G, channels that each convolution adds.
         layers: C.
     """
@@ -71,7 +72,7 @@ class RDN(nn.Module):
     """Residual dense network with its body on the LR grid and a pixel shuffle for one whole K.
 
     Args:
-        scale_factor: K >= 2, slices out per slice in.
+        scale_factor: K >= 2, number of thin slices per thick slice.
         blocks: D, number of residual dense blocks.
         layers: C, convolutions per block.
         growth: G, channels added by each of them.
@@ -107,9 +108,9 @@ class RDN(nn.Module):
 
         Args:
             image: ``(B, 1, H, n)``, about [-1, 1]; the last axis is the thick one.
-            positions: ``(K n,)`` thick coordinates of the thin slices, those of the whole K of this network; ``None``
-                makes them.
-            condition: not used; the signature of :class:`scripts.networks.srnet.SRNet`.
+            positions: ``(K n,)`` thick coordinates of the thin slices, which must be those of this network's K.
+                ``None`` stands for these.
+            condition: not used; it is part of the signature of :class:`scripts.networks.srnet.SRNet`.
 
         Returns:
             ``(B, 1, H, K n)``.

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SRNet for every stack: a residual dense network whose tail makes the features of thin slices at any positions.
+"""SRNet for any K: a residual dense network whose tail makes the features of thin slices at any positions.
 
-The body is that of Zhang et al. (CVPR 2018) on the thick grid, told how the scan was acquired (feature-wise scale and
-shift per block, Perez et al., AAAI 2018). In place of a pixel shuffle for one whole K, each thin slice decodes the
-features of its nearest thick slice with a matrix of its own: a mixture of ``sets`` learned matrices, with shares from a
-small perceptron that sees the offset between the two slices and the acquisition (after Hu et al., "Meta-SR", CVPR 2019,
-whose perceptron predicts the whole matrix). Convolutions on the thin grid turn the result into what cubic interpolation
-at the same positions lacks.
+The body is that of Zhang et al. (CVPR 2018) on the thick grid. A feature-wise scale and shift per block tell it how the
+scan was acquired (Perez et al., AAAI 2018). Instead of a pixel shuffle for one whole K, each thin slice decodes the
+features of its nearest thick slice with a matrix of its own. This matrix is a mixture of ``sets`` learned matrices. A
+small perceptron computes their shares from the offset between the two slices and from the acquisition (after Hu et
+al., "Meta-SR", CVPR 2019, whose perceptron predicts the whole matrix). Convolutions on the thin grid turn the result
+into the difference from cubic interpolation at the same positions.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class SRNet(nn.Module):
         layers: convolutions per block.
         growth: channels added by each of them.
         features: channels between the blocks.
-        sets: decoding matrices, of which each thin slice takes a mixture.
+        sets: number of decoding matrices; each thin slice takes a mixture of them.
         thin_features: channels on the thin grid.
         hidden: width of the perceptrons.
-        untold_factor: K that :meth:`forward` takes where it is told nothing, as by MONAI's own checks of a bundle.
+        untold_factor: K that :meth:`forward` assumes without positions, as in MONAI's own checks of a bundle.
 
     Raises:
         ValueError: if any size is out of range.
@@ -80,7 +80,7 @@ class SRNet(nn.Module):
             nn.Conv2d(thin_features, 1, kernel_size=1),
         )  # fmt: skip
         with torch.no_grad():
-            # the body starts unmodulated, the result close to cubic interpolation
+            # at first, the body is not modulated and the result is close to cubic interpolation
             for parameter in self.modulation[2].parameters():
                 nn.init.zeros_(parameter)
             self.reconstruct.weight.mul_(0.1)
@@ -101,7 +101,7 @@ class SRNet(nn.Module):
 
         Returns:
             ``(B, 2, H, N)``: the image, and the natural logarithm of its expected absolute error (unit range). No
-            gradient flows from the second into the features.
+            gradient flows from the second channel into the features.
         """
         positions, condition = self._told(image, positions, condition)
         modulation = self.modulation(condition).unflatten(1, (len(self.blocks), 2, -1))[..., None, None]
@@ -119,7 +119,7 @@ class SRNet(nn.Module):
     def _told(
         self, image: torch.Tensor, positions: torch.Tensor | None, condition: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions and condition, those of ``untold_factor`` where they are ``None``."""
+        """Positions and condition; those that are ``None`` are made for ``untold_factor``."""
         if positions is None:
             positions = default_positions(image, self.untold_factor)
         if condition is None:
@@ -128,7 +128,7 @@ class SRNet(nn.Module):
         return positions, condition
 
     def _decode(self, features: torch.Tensor, positions: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """``(B, F, H, n)`` on the thick grid to ``(B, C, H, N)`` on the thin one."""
+        """``(B, F, H, n)`` on the thick grid to ``(B, C, H, N)`` on the thin grid."""
         nearest = torch.floor(positions + 0.5).clamp(0, features.shape[-1] - 1)
         offset = (positions - nearest)[None, :, None].expand(condition.shape[0], -1, 1)
         acquisition = condition[:, None, :].expand(-1, positions.shape[0], -1)

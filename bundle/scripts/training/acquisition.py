@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training batch says about its acquisition: what the network is told, and the operator D that fits it."""
+"""The acquisition of a training batch: the inputs that describe it to the network, and the operator D that fits it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def told(batch: Batch, *sources: str) -> Told:
     """Positions and condition for :class:`scripts.networks.srnet.SRNet`.
 
     Args:
-        batch: collated patches; all share one K and so their positions.
-        sources: ``mr``, ``ct``: whose patches go through the network, one after the other; none for a batch of one
-            source, whose keys have no prefix.
+        batch: collated patches, which share one K and therefore their positions.
+        sources: sources whose patches go through the network together, in this order (``mr``, ``ct``). None are given
+            for a batch with a single source, whose keys have no prefix.
 
     Returns:
-        ``(N,)`` positions, ``(B, 4)`` conditions and, where the patches have one, their guides ``(B, 2, H, N)``
+        ``(N,)`` positions, ``(B, 4)`` conditions and, if the patches have a guide, the guides ``(B, 2, H, N)``
         (:class:`scripts.networks.guided.GuidedSRNet`).
     """
     prefixes = [f"{source}_" for source in sources] or [""]
@@ -37,13 +37,13 @@ def told(batch: Batch, *sources: str) -> Told:
 
 
 def supervised_batch(batch: Batch, device: str | torch.device, non_blocking: bool = False, **_: Any) -> tuple:
-    """MONAI's ``prepare_batch``: image, label and what the network is told, on the device."""
+    """MONAI's ``prepare_batch``: image, label, positions and condition, on the device."""
     batch = {key: value.to(device, non_blocking=non_blocking) for key, value in batch.items()}
     return batch["image"], batch["label"], told(batch), {}
 
 
 class BatchOperator:
-    """D for a batch of super-resolved patches, each with the thickness that its network was told.
+    """D for a batch of super-resolved patches, each with the slice thickness that is in its condition.
 
     Args:
         profile: slice profile.

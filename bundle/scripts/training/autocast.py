@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixed precision on any device: MONAI's trainers autocast on CUDA only."""
+"""Mixed precision on any device. MONAI's trainers use autocast on CUDA only."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["AutocastInferer"]
 
 
 class AutocastInferer(Inferer):
-    """Forward under autocast, result in float32.
+    """Forward pass under autocast, with the result in float32.
 
     Args:
         dtype: ``bfloat16``, ``float16``, or ``None`` for full precision.
         gradients_scaled: whether the trainer scales its gradients; without scaling, those of ``float16`` would vanish.
-        channels_last: give the input in the memory format that is fastest in oneDNN and cuDNN.
+        channels_last: convert the input to the memory format that is fastest in oneDNN and cuDNN.
     """
 
     def __init__(self, dtype: str | None = None, channels_last: bool = True, gradients_scaled: bool = False) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order of the training data: iteration ``t`` takes a fixed part of the list of patches."""
+"""The order of the training data: iteration ``t`` takes a fixed part of the patch list."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class IterationBatches(Sampler[list[int]]):
     """Batch sampler that can start at any iteration.
 
     Iteration ``t`` of all processes together takes patches ``t * B * W`` to ``(t + 1) * B * W - 1``; process ``rank``
-    takes the ``rank``-th block of ``B`` of them. So W processes with batch B see what one process with batch B * W
-    sees.
+    takes the ``rank``-th block of ``B`` of them. So W processes with batch B see the same patches as one process with
+    batch B * W.
 
     Args:
         iterations: number of iterations of the stage.
@@ -24,7 +24,7 @@ class IterationBatches(Sampler[list[int]]):
         world_size: W, the number of processes.
 
     Attributes:
-        start: iteration to start at; set on resume.
+        start: first iteration; set when a stage is resumed.
     """
 
     def __init__(self, iterations: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:

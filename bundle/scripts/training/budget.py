@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train for a given processor time instead of a number of iterations, for a fair comparison of methods."""
+"""Train for a given processor time instead of a number of iterations, so that methods can be compared fairly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ProcessorBudget", "processor_seconds", "rate_factor"]
 
 
 def processor_seconds(device: torch.device) -> float:
-    """Clock of budgets: CPU-seconds of this process, over all its threads; on a GPU, seconds of the GPU."""
+    """Clock of a budget: CPU-seconds of all threads of this process; on a GPU, seconds of the GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return time.perf_counter()
@@ -33,17 +33,17 @@ def rate_factor(spent: float, warm_up: float = 0.05) -> float:
 
 
 class ProcessorBudget:
-    """End a stage, as done, at the first optimiser step after its budget is spent.
+    """Complete a stage at the first optimiser step after its budget is spent.
 
-    Until then the learning rates follow :func:`rate_factor`.
+    Until then, the learning rates follow :func:`rate_factor`.
 
-    The clock starts at the first iteration, so reading the volumes does not count. At least one iteration is done. The
-    time of other processes is not counted, so ``num_workers`` must be 0 for a fair budget.
+    The clock starts at the first iteration, so the reading of volumes does not count. At least one iteration is done.
+    The time of other processes is not counted, so ``num_workers`` must be 0 for a fair budget.
 
     Args:
         seconds: processor seconds (:func:`processor_seconds`).
-        optimizers: all that train; their learning rates at the start of training are the highest ones.
-        batches: sampler of the stage; the stage ends where the sampler has got to.
+        optimizers: all optimisers. Their learning rates at the start of training are the highest ones.
+        batches: sampler of the stage, whose number of iterations is reduced to those that were done.
         device: device of the training.
 
     Raises:

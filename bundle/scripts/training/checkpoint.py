@@ -22,7 +22,7 @@ __all__ = ["StageCheckpoint", "load_newest", "whole_steps"]
 
 
 def whole_steps(interval: int, accumulation_steps: int) -> int:
-    """``interval`` iterations rounded up to the end of an accumulation, where the optimiser steps."""
+    """``interval`` iterations, rounded up to the end of an accumulation, at which the optimiser steps."""
     return -(-interval // accumulation_steps) * accumulation_steps
 
 
@@ -60,12 +60,12 @@ class StageCheckpoint:
 
     The order of the data has no state (see :mod:`scripts.data.patches`). Everything else is saved: networks,
     optimisers, schedulers, the gradient scaler, the random state of torch and the iteration. Files are written under a
-    temporary name and renamed, so that a kill at any moment leaves the previous checkpoint complete.
+    temporary name and renamed, so the previous checkpoint stays complete if the process is killed at any moment.
 
-    SIGTERM and SIGINT end the run after the current iteration with a checkpoint, and the process with 128 + signal.
+    SIGTERM and SIGINT end the run after the current iteration with a checkpoint. The exit code is 128 + signal number.
     Several processes all end after the same iteration, whichever of them received the signal. A checkpoint holds no
-    gradients, so it is never written in the middle of an accumulation, but after the next step of the optimiser,
-    according to the trainer's ``accumulation_steps``.
+    gradients, so it is never written in the middle of an accumulation (the trainer's ``accumulation_steps``), but after
+    the next step of the optimiser.
 
     Args:
         state: name to anything with ``state_dict`` and ``load_state_dict``.
@@ -73,8 +73,8 @@ class StageCheckpoint:
         stage: name of the stage, for example ``stage1``.
         interval: iterations between checkpoints, rounded up to whole accumulations.
         keep: number of the newest checkpoints to keep.
-        batches: sampler, whose start is set on resume.
-        final_network: network whose bare state dict becomes ``<stage>.pt``.
+        batches: sampler, whose start is set when a stage is resumed.
+        final_network: network whose state dict is saved as ``<stage>.pt``.
         resume: resume from the newest checkpoint, if there is one.
         rank: rank of this process; rank 0 writes, all ranks read.
 
@@ -130,7 +130,7 @@ class StageCheckpoint:
             self.save(engine)
 
     def _all(self, engine: Engine) -> dict[str, Any]:
-        # MONAI's Trainer resets its own scaler at every start, so the joint trainer has one of another name
+        # MONAI's Trainer resets its own scaler at every start, so the joint trainer's has another name
         scaler = getattr(engine, "gradient_scaler", None) or getattr(engine, "scaler", None)
         return self.state if scaler is None else {**self.state, "scaler": scaler}
 
@@ -159,7 +159,7 @@ class StageCheckpoint:
         self.batches.start = content["iteration"]
         self.logger.info("%s goes on from iteration %d (%s)", self.stage, content["iteration"], found[-1])
         if content["iteration"] == self.batches.iterations:
-            engine.state.epoch = engine.state.max_epochs  # only the weights remain to be written
+            engine.state.epoch = engine.state.max_epochs  # only the final weights remain to be written
 
     def _remember(self, number: int, _frame: object) -> None:
         self.stop_signal = number
@@ -182,7 +182,7 @@ class StageCheckpoint:
 
     def _completed(self, engine: Engine) -> None:
         if engine.state.iteration != self.batches.iterations:
-            return  # ended early, by NaN or by a monitor: an unfinished stage has no weights
+            return  # ended early, for example by NaN: an unfinished stage has no final weights
         self.save(engine)
         if self.write:
             save_weights(self.final_network, self.final_path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detect that self-supervision amplifies the artefacts of the network, by two figures of its output.
+"""Detect from two figures of the output whether self-supervision amplifies the artefacts of the network.
 
 ``gradient_ratio`` compares sharpness along the thick axis with sharpness in-plane, in the same images: sharpening
 raises it, smoothing lowers it. ``period_peak`` measures a period-K pattern, such as a checkerboard.
@@ -23,7 +23,7 @@ __all__ = ["CollapseMonitor", "ThickSliceProbe", "gradient_ratio", "period_peak"
 
 
 def gradient_ratio(images: torch.Tensor) -> float:
-    """Mean squared difference along the thick (last) axis over that along the rows; ``(B, 1, H, W)``."""
+    """Mean squared difference along the thick (last) axis, divided by that along the rows; ``(B, 1, H, W)``."""
     along = (images[..., 1:] - images[..., :-1]).square().mean()
     across = (images[..., 1:, :] - images[..., :-1, :]).square().mean()
     return float(along / across.clamp_min(1e-12))
@@ -32,8 +32,8 @@ def gradient_ratio(images: torch.Tensor) -> float:
 def period_peak(images: torch.Tensor, scale_factor: int) -> float:
     """Strength of period K along the last axis of ``(B, 1, H, K * n)``.
 
-    The mean squared difference between neighbours is taken per phase (position modulo K); without a grid all phases
-    are alike. The result is (max - min) / mean over the phases, and 0 for no grid.
+    The mean squared difference between neighbours is computed per phase (position modulo K). Without a grid pattern,
+    all phases are alike. The result is (max - min) / mean over the phases, which is 0 without a pattern.
     """
     difference = (images[..., 1:] - images[..., :-1]).square().mean(dim=tuple(range(images.ndim - 1)))
     phases = difference[: len(difference) // scale_factor * scale_factor].reshape(-1, scale_factor).mean(dim=0)
@@ -41,7 +41,7 @@ def period_peak(images: torch.Tensor, scale_factor: int) -> float:
 
 
 class Probe(Protocol):
-    """What :class:`CollapseMonitor` looks at, such as :class:`ThickSliceProbe`."""
+    """The interface that :class:`CollapseMonitor` needs; see :class:`ThickSliceProbe`."""
 
     scale_factor: int
 
@@ -54,7 +54,7 @@ class ThickSliceProbe:
     Args:
         network: network that is trained.
         volumes: thick-slice MR volumes.
-        transform: random through-plane patch; it is seeded here, so that the set is always the same.
+        transform: random through-plane patch. It is seeded here, so that the set is always the same.
         count: number of patches.
         scale_factor: K of the patches, a whole number.
     """
@@ -80,13 +80,13 @@ class ThickSliceProbe:
 
 
 class CollapseMonitor:
-    """Log both figures of the network's output on fixed thick slices, and stop the run if they grow too much.
+    """Log both figures of the network's output on fixed thick slices, and stop the run if one of them grows too much.
 
     Args:
         probe: returns the network's current output on fixed real thick slices, ``(B, 1, H, K * n)``, and knows its K.
         interval: iterations between measurements.
-        max_growth: stop if the gradient ratio has grown by this factor since the start.
-        max_peak: stop if the period-K figure exceeds its start by this much.
+        max_growth: largest gradient ratio, as a multiple of its value at the start.
+        max_peak: largest increase of the period-K figure over its value at the start.
         writer: optional TensorBoard writer.
 
     It must stand before the checkpoint in the list of handlers. It then measures the initial weights of the stage
@@ -94,7 +94,7 @@ class CollapseMonitor:
     saved.
 
     Raises:
-        TrainingDivergedError: during training, if they grow too much.
+        TrainingDivergedError: during training, if one of the figures grows too much.
     """
 
     def __init__(

@@ -13,10 +13,10 @@ __all__ = ["Curves", "open_writer"]
 
 
 def open_writer(output_dir: str, stage: str, rank: int = 0) -> SummaryWriter | None:
-    """The TensorBoard writer of a stage, ``output_dir/tensorboard/<stage>``; ``None`` in all processes except the
-    first.
+    """Open the TensorBoard writer of a stage in ``output_dir/tensorboard/<stage>``.
 
-    Every handler that takes a ``writer`` does nothing without one.
+    The result is ``None`` in all processes except the first. Every handler that takes a ``writer`` does nothing
+    without one.
     """
     return None if rank else SummaryWriter(log_dir=f"{output_dir}/tensorboard/{stage}")
 

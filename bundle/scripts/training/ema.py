@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running average of the weights, which varies less than the last step, and is evaluated and shipped."""
+"""Running average of the weights. It varies less than the weights themselves, and it is validated and saved."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["MovingAverage"]
 class MovingAverage:
     """After every iteration: ``average <- d average + (1 - d) network``, ``d = min(decay, (1 + n) / (10 + n))``.
 
-    The bound in ``n`` (iterations so far) lets the average follow a short run.
+    The bound depends on ``n``, the iterations so far. It lets the average follow the weights in a short run.
 
     Args:
         network: network that is trained.
         average: copy of it that receives the average and is not trained.
-        decay: 0 copies the network, 0.999 averages over about a thousand iterations.
+        decay: d; 0 copies the network, 0.999 averages over about a thousand iterations.
     """
 
     def __init__(self, network: nn.Module, average: nn.Module, decay: float) -> None:

@@ -17,7 +17,7 @@ __all__ = ["GradientNorms", "gradient_norm"]
 
 
 def gradient_norm(term: torch.Tensor, parameters: Iterable[nn.Parameter]) -> float:
-    """Euclidean norm of the gradient of a scalar with respect to all parameters; the graph is kept.
+    """Euclidean norm of the gradient of a scalar with respect to all parameters. The graph is kept.
 
     Nothing is added to ``.grad``. A term that does not depend on the parameters has norm 0.
     """
@@ -32,8 +32,8 @@ class GradientNorms:
     """Log gradient norms of the networks of a :class:`scripts.training.stage3.JointTrainer`.
 
     ``gradient_norm/<term>`` is the gradient norm of one weighted term at SRNet; each measurement costs about one
-    backward pass per term. ``total_gradient_norm/<network>`` is the norm of the whole gradient, as the optimiser will
-    use it.
+    backward pass per term. ``total_gradient_norm/<network>`` is the norm of the whole gradient, as the optimiser uses
+    it.
 
     Args:
         interval: iterations between measurements, which take place only when the optimisers step.

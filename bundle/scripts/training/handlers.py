@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several handlers as one entry of a list: MONAI's check of a bundle demands that every entry is a component."""
+"""Several handlers as one entry of a list. MONAI's check of a bundle requires every entry to be a component."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class PSNRGain(Metric):
     """Mean over the validation patches of ``PSNR(network) - PSNR(cubic)``, in dB.
 
     The data range cancels in the difference. Outputs are dictionaries with ``image`` (LR), ``pred`` and ``label`` (HR),
-    and ``positions`` of the thin slices; an engine keeps the last in its batch.
+    and the ``positions`` of the thin slices, which an engine keeps in its batch.
     """
 
     required_output_keys = ("image", "pred", "label", "positions")

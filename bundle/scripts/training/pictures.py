@@ -22,12 +22,12 @@ COLUMNS = ("MR, super-resolved", "itself", "cycle", "as CT", "CT", "itself", "cy
 
 
 def translation_grid(mr: torch.Tensor, ct: torch.Tensor, made: Translation) -> torch.Tensor:
-    """One row per pair, the columns of :data:`COLUMNS`.
+    """Arrange the images in one row per pair, with the columns of :data:`COLUMNS`.
 
     Args:
         mr: x~_H, ``(B, 1, H, W)`` about [-1, 1].
         ct: y_H, same shape.
-        made: what CITNet made of them.
+        made: result of CITNet for these images.
 
     Returns:
         ``(1, B * H, 8 * W)`` in [0, 1].
@@ -47,7 +47,7 @@ class TranslationPictures:
         count: number of rows of the picture.
         interval: iterations between pictures during training.
         writer: TensorBoard writer, or ``None`` to draw nothing during training.
-        own_attribute: translate CT with the attribute code of the MR image of its pair instead of a draw of the prior.
+        own_attribute: translate CT with the attribute code of the MR image of its pair, not with a draw from the prior.
     """
 
     def __init__(
@@ -83,14 +83,14 @@ class TranslationPictures:
 
     @torch.no_grad()
     def draw(self) -> torch.Tensor:
-        """The grid with the present networks; see :func:`translation_grid`."""
+        """The picture that the networks make in their current state; see :func:`translation_grid`."""
         mr = self.network(self.batch["mr_image"], *told(self.batch, "mr"))[:, :1].float()
         ct = self.batch["ct_label"]
         priors = self.batch["mr_attribute"], self.batch["ct_attribute"]
         return translation_grid(mr, ct, self.citnet(mr, ct, *priors, self.own_attribute))
 
     def write(self, folder: str, stage: str, path: str) -> None:
-        """Load the newest checkpoint and write the picture as PNG.
+        """Load the newest checkpoint and write the picture as a PNG file.
 
         Args:
             folder: folder of the checkpoints.

@@ -2,11 +2,11 @@
 """Stage 2: learn from thick-slice MR alone.
 
 ``inplane``: within a thick slice, an MR scan has high resolution. The slice is degraded along an in-plane axis, and the
-network learns to undo that. The data sets make these pairs.
+network learns to undo that. These pairs come from the data set.
 
 ``paper`` (section 2.3, Algorithm 1): the thick slices are super-resolved, the result is degraded, and the network
-learns to undo that, ``min || F(x_L) - F(D(F(x_L))) ||_1``. The text does not say which network makes the pair and where
-the gradient flows. The readings are:
+learns to undo that, ``min || F(x_L) - F(D(F(x_L))) ||_1``. The text does not say which network makes the pair, nor
+where the gradient flows. The possible readings are:
 
 * ``current``: the network being trained makes the pair, without gradient;
 * ``through``: the formula taken literally, with gradients through both passes;
@@ -48,7 +48,7 @@ class PseudoPairs:
         reading: ``current``, ``through``, ``frozen`` or ``ema`` (see the module).
         operator: D.
         network: network that is trained; it is copied for ``frozen`` before training starts.
-        average: running average of it, for ``ema``.
+        average: running average of the network, for ``ema``.
 
     Raises:
         ValueError: for an unknown reading.
@@ -90,11 +90,12 @@ def make_pairs(
 class SelfSupervisedTrainer(SupervisedTrainer):
     """Train on pairs from :class:`PseudoPairs` or :class:`InPlanePairs`, with CT pairs as an anchor.
 
-    Loss: ``L1(F(mr pair)) + anchor_weight * L1(F(ct pair))``; both go through the network in one batch. Batches hold
-    ``mr_image``, ``ct_image`` and ``ct_label``, and ``mr_label`` if the data set makes the pair.
+    The loss is ``loss_function(F(mr pair)) + anchor_weight * loss_function(F(ct pair))``. Both go through the network
+    in one batch. Batches hold ``mr_image``, ``ct_image`` and ``ct_label``, and also ``mr_label`` if the data set makes
+    the MR pair.
 
     Args:
-        pairs: makes ``(image, target)`` of ``(network, batch)``.
+        pairs: makes ``(image, target)`` from ``(network, batch)``.
         anchor_weight: weight of the CT term; 0 leaves CT out.
         supervised: further arguments of :class:`monai.engines.SupervisedTrainer`.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage 3: CITNet and SRNet trained together (paper, section 2.2, Algorithm 1).
 
-One iteration: super-resolve, translate, one step of both discriminators, one step of everything else. The images that
-the discriminators learn from are those that the generators are then judged by, so SRNet and CITNet run forward once.
+One iteration super-resolves, translates, and makes one step of both discriminators and then one step of all other
+networks. Both steps use the same images, so SRNet and CITNet run forward only once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class JointTrainer(SupervisedTrainer):
     Batches hold ``mr_image`` (x_L), ``ct_label`` (y_H), ``ct_image`` (D(y_H)), ``mr_attribute`` and ``ct_attribute``
     (draws of the prior). The output of an iteration holds ``loss`` (Eq. 7), ``loss_discriminators``, every term of the
     objective by name, ``accuracy_mr`` and ``accuracy_ct`` of the discriminators, ``pred`` (x~_H), ``ct`` (y_H) and
-    ``translation``; between loss and backward also ``weighted``, the summands of the loss with their graph.
+    ``translation``. Between the loss and its backward pass, it also holds ``weighted``, the weighted terms of the loss
+    with their graph.
 
     Networks may be wrapped in ``DistributedDataParallel``. With ``accumulation_steps`` n, both optimisers step at every
     n-th iteration, discriminators first, with the mean gradient of n iterations.
@@ -43,17 +44,17 @@ class JointTrainer(SupervisedTrainer):
         citnet: CITNet.
         discriminators: D_X and D_Y.
         discriminator_optimizer: over the parameters of the discriminators.
-        loss_function: Eq. 7; its adversarial part is the discriminators' loss too.
+        loss_function: Eq. 7; its adversarial part is also the loss of the discriminators.
         ct_to_mr_attribute: the MR attribute code that CT is translated with: ``prior`` (a draw, section 2.2), ``own``
             (that of x~_H, section 1), or ``both``: iterations 1, 3, 5, ... take the draw, the others the MR's own.
-        warmup_iterations: SRNet is frozen for the first so many.
+        warmup_iterations: number of iterations at the start in which SRNet is frozen.
         autocast: ``bfloat16``, ``float16`` or ``None`` for full precision.
-        operator: D of the translated pairs; not looked at where their weight is 0.
-        supervised: everything else :class:`monai.engines.SupervisedTrainer` takes: ``network`` is SRNet, ``optimizer``
-            is over the parameters of CITNet and SRNet.
+        operator: D of the translated pairs; not used if their weight is 0.
+        supervised: further arguments of :class:`monai.engines.SupervisedTrainer`. ``network`` is SRNet, and
+            ``optimizer`` holds the parameters of CITNet and SRNet.
 
     Attributes:
-        gradient_scaler: of both losses; does something with ``float16`` only. To be saved in checkpoints.
+        gradient_scaler: scaler of both losses, which is active with ``float16`` only. Checkpoints must include it.
 
     Raises:
         ValueError: for an unknown precision or attribute code, or a count that is too small.
@@ -123,11 +124,11 @@ class JointTrainer(SupervisedTrainer):
         return torch.autocast(self.state.device.type, dtype=self.precision, enabled=self.precision is not None)
 
     def _own_attribute(self) -> bool:
-        """Whether this iteration translates CT with the attribute code of x~_H."""
+        """Whether CT is translated with the attribute code of x~_H in this iteration."""
         return self.ct_to_mr_attribute == "own" or (self.ct_to_mr_attribute == "both" and self.state.iteration % 2 == 0)
 
     def _super_resolve(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """x~_H = F(x_L), and F(D(y_H)) where its anchor is on: one batch."""
+        """x~_H = F(x_L) and, if the CT anchor is used, F(D(y_H)), computed in one batch."""
         learns = self.state.iteration > self.warmup_iterations
         anchored = learns and self.loss_function.weights["ct_l1"] > 0
         thick = torch.cat([batch["mr_image"], batch["ct_image"]]) if anchored else batch["mr_image"]
@@ -140,11 +141,11 @@ class JointTrainer(SupervisedTrainer):
     def _translated_pairs(
         self, batch: Batch, mr: torch.Tensor, made: Translation
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """F(D(x')) and x', the CT image's content with the MR image's own attribute code; only SRNet learns of it."""
+        """F(D(x')) and x', made from the content of CT and the attributes of MR; only SRNet learns from them."""
         if self.loss_function.weights["translated"] == 0 or self.state.iteration <= self.warmup_iterations:
             return None
         assert self.operator is not None
-        # without the wrappers: the gradients of the two passes through SRNet are then added before they are averaged
+        # without the DDP wrappers, so that the gradients of both passes through SRNet are added before averaging
         citnet, network = _bare(self.citnet), _bare(self.network)
         acquisition = told(batch, "ct")
         with torch.no_grad(), self._autocast():
@@ -155,7 +156,7 @@ class JointTrainer(SupervisedTrainer):
         return restored, translated
 
     def _train_discriminators(self, mr: torch.Tensor, ct: torch.Tensor, made: Translation, steps: bool) -> None:
-        """Maximise Eq. 5 and 6 over D_X and D_Y; nobody else learns."""
+        """Maximise Eq. 5 and 6 over D_X and D_Y; all other networks stay fixed."""
         with self._autocast():
             judged_mr, judged_ct = self.discriminators(
                 torch.cat([mr, made.ct_to_mr]).detach(), torch.cat([ct, made.mr_to_ct]).detach()
@@ -184,7 +185,7 @@ class JointTrainer(SupervisedTrainer):
         made: Translation,
         steps: bool,
     ) -> None:
-        """Minimise Eq. 7 over encoders, generators and SRNet; the discriminators judge, and do not learn."""
+        """Minimise Eq. 7 over encoders, generators and SRNet; the discriminators stay fixed."""
         judges = _bare(self.discriminators)
         judges.requires_grad_(False)
         judges_real = self.loss_function.judge_super_resolved
@@ -192,7 +193,7 @@ class JointTrainer(SupervisedTrainer):
             judged_mr, fake_ct = judges(torch.cat([mr, made.ct_to_mr]) if judges_real else made.ct_to_mr, made.mr_to_ct)
         real_mr, fake_mr = _halves(judged_mr) if judges_real else (None, [logits.float() for logits in judged_mr])
         judges.requires_grad_(True)
-        with self._autocast():  # for phi; the losses themselves see float32
+        with self._autocast():  # autocast is for phi; the losses themselves are computed in float32
             objective = self.loss_function(
                 made,
                 mr,
@@ -214,7 +215,7 @@ class JointTrainer(SupervisedTrainer):
         del self.state.output["weighted"]
         self.gradient_scaler.scale(objective.total / self.accumulation_steps).backward()
         if steps:
-            self.gradient_scaler.unscale_(self.optimizer)  # handlers that clip or look see true gradients
+            self.gradient_scaler.unscale_(self.optimizer)  # so handlers that clip or log see the true gradients
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if steps:
             self.gradient_scaler.step(self.optimizer)
@@ -222,16 +223,16 @@ class JointTrainer(SupervisedTrainer):
 
 
 def detached(made: Translation) -> Translation:
-    """The same without its graph."""
+    """The same tensors without their graph."""
     return Translation(*(tensor.detach() for tensor in made))
 
 
 def _bare(module: nn.Module) -> Any:
-    """Without the wrapper of several processes."""
+    """The network itself, without its DDP wrapper."""
     return module.module if isinstance(module, DistributedDataParallel) else module
 
 
 def _halves(judged: list[torch.Tensor]) -> tuple[Logits, Logits]:
-    """Logits of a batch (real, translated), per scale: those of the real half, those of the translated half."""
+    """Split the logits of a batch, per scale, into those of its real half and those of its translated half."""
     halves = [logits.float().chunk(2) for logits in judged]
     return [half[0] for half in halves], [half[1] for half in halves]

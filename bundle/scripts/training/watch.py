@@ -31,7 +31,7 @@ class StopOnNaN:
         """Check every scalar of the output.
 
         Raises:
-            TrainingDivergedError: naming it.
+            TrainingDivergedError: if one is not finite; the message names it.
         """
         for name, value in engine.state.output.items():
             if isinstance(value, torch.Tensor) and value.ndim == 0 and not bool(torch.isfinite(value)):
@@ -41,7 +41,7 @@ class StopOnNaN:
 
 
 class TrainingBar(ProgressBar):
-    """tqdm bar with the loss; one step per iteration, in the first process of several."""
+    """Progress bar with the loss, one step per iteration. Only the first of several processes shows it."""
 
     def __init__(self, desc: str, rank: int = 0) -> None:
         super().__init__(desc=desc, persist=True, ncols=100, disable=True if rank else None)
@@ -52,7 +52,7 @@ class TrainingBar(ProgressBar):
 
 
 class ValidateAtIterations(ValidationHandler):
-    """Validate every ``interval`` iterations; the validator's epoch is the trainer's iteration, for logs and plots."""
+    """Validate every ``interval`` iterations. In logs and plots, the trainer's iteration is the validator's epoch."""
 
     def __init__(self, interval: int, validator: Evaluator) -> None:
         super().__init__(interval=interval, validator=validator, epoch_level=False)
@@ -64,7 +64,7 @@ class ValidateAtIterations(ValidationHandler):
 
 
 class ValidationPictures:
-    """Write validation patches as one picture: thick slices, cubic, network, truth, side by side.
+    """Write validation patches as one picture, with thick slices, cubic interpolation, network and truth side by side.
 
     Args:
         writer: TensorBoard writer, or ``None`` to write nothing.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights between the stages: bare state dicts, loaded without unpickling anything but tensors."""
+"""Weights that pass from stage to stage: bare state dicts, of which only tensors are unpickled."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def load_weights(
         network: receives the weights in place.
         path: file written by :func:`save_weights`; ``None`` leaves the network as it is.
         wanted_by: who needs the file, for the error message.
-        trained: how the names of the parameters begin that are trained; all others are frozen. The file may lack
-            these, all of them together, so that a network can be trained that extends another.
+        trained: prefix of the names of the parameters that are trained; all others are frozen. The file may lack all
+            parameters with this prefix, so that a network that extends another can be trained.
 
     Returns:
         ``network``.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         ValueError: if the file does not fit the network.
     """
     if trained is not None:
@@ -54,12 +54,12 @@ def load_weights(
 
 
 def require_weights(path: str | None, wanted_by: str) -> None:
-    """End the process, in one line, where a stage cannot start because the one before it has not been run.
+    """End the process with a one-line message if the weights with which a stage starts do not exist.
 
-    A stage that starts from nothing has no ``path``.
+    A stage that starts from random weights has no ``path``.
 
     Raises:
-        SystemExit: with that line, if there is no such file.
+        SystemExit: with this message, if the file does not exist.
     """
     if path is not None and not Path(path).is_file():
         raise SystemExit(_missing(path, wanted_by))
