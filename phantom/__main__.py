@@ -11,7 +11,7 @@ import numpy as np
 from scripts.transforms.degrade import thicken
 from tqdm import tqdm
 
-from .patient import make_patient
+from .patient import MR_CONTRASTS, make_patient
 
 SIZES = {"small": ((72, 80, 72), (1.4, 1.4, 1.4)), "full": ((176, 208, 176), (1.0, 1.0, 1.0))}
 
@@ -24,11 +24,13 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--seed", type=int, default=0, help="of the first patient; the next ones count on")
     parser.add_argument("--scale-factor", type=float, default=4, help="thin slices per thick one")
+    parser.add_argument("--contrast", choices=MR_CONTRASTS, help="of every patient's MR; else they take turns")
     arguments = parser.parse_args()
     shape, spacing = SIZES[arguments.size]
     seeds = range(arguments.seed, arguments.seed + arguments.patients)
     for seed in tqdm(seeds, desc="patients", unit="patient", disable=None):
-        patient = make_patient(seed, shape, spacing, contrast=("t1", "t2")[seed % 2], angles_degrees=(6.0, -4.0, 3.0))
+        contrast = arguments.contrast or MR_CONTRASTS[seed % len(MR_CONTRASTS)]
+        patient = make_patient(seed, shape, spacing, contrast, angles_degrees=(6.0, -4.0, 3.0))
         thick, thick_affine = thicken(patient.mr, patient.affine_ras, scale_factor=arguments.scale_factor, thick_axis=2)
         images = {
             "ct": (np.rint(patient.ct), patient.affine_ras),

@@ -21,6 +21,7 @@ CONTRASTS = {
     "ct": {"air": -1000, "skin": 40, "fat": -95, "muscle": 58, "bone": 1150, "marrow": 350, "csf": 8, "grey": 38,
            "white": 29, "nuclei": 36, "vessel": 48, "eye": 12},
 }  # fmt: skip
+MR_CONTRASTS = ("t1", "t2")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from scripts.geometry import SliceGrid
 
 from phantom import TISSUES, make_anatomy, make_patient
+from phantom.__main__ import main as make_patients
 from phantom.dicom import write_series
 from phantom.patient import ct_image, mr_image, oblique_affine
 from tests.conftest import ROOT
@@ -100,7 +101,7 @@ def test_dciodvfy_finds_no_error(tmp_path):
 @pytest.mark.slow
 def test_command_writes_pairs_whose_thick_mr_is_the_truth_made_thick(tmp_path):
     subprocess.run(
-        [sys.executable, "-m", "phantom", "--output", tmp_path, "--patients", "1", "--seed", "4"],
+        [sys.executable, "-m", "phantom", "--output", tmp_path, "--patients", "1", "--seed", "4", "--contrast", "t2"],
         cwd=ROOT, check=True, capture_output=True,
         env={"PYTHONPATH": f"{ROOT}:{ROOT / 'bundle'}", "PATH": ""},
     )  # fmt: skip
@@ -113,3 +114,17 @@ def test_command_writes_pairs_whose_thick_mr_is_the_truth_made_thick(tmp_path):
     weights[np.abs(np.arange(-6, 10) - 1.5) > 3 * 4 / 2.3548] = 0
     slab = np.asarray(thin.dataobj, float)[..., 24 - 6 : 24 + 10] @ weights / weights.sum()
     np.testing.assert_allclose(np.asarray(thick.dataobj)[..., 6], slab, atol=1.0)
+
+
+def test_command_makes_two_contrasts_of_one_person(tmp_path, monkeypatch):
+    contrasts = {}
+    for contrast in ("t1", "t2"):
+        arguments = ["phantom", "--output", str(tmp_path / contrast), "--patients", "1", "--contrast", contrast]
+        monkeypatch.setattr(sys, "argv", arguments)
+        make_patients()
+        contrasts[contrast] = nib.load(tmp_path / contrast / "mr_hr" / "phantom000.nii.gz")
+    t1, t2 = contrasts.values()
+    np.testing.assert_array_equal(t1.affine, t2.affine)
+    fluid = np.asarray(t2.dataobj) > 900
+    assert fluid.mean() > 0.001
+    assert np.asarray(t1.dataobj)[fluid].mean() < 300, "fluid is bright in T2 and dark in T1"
