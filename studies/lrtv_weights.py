@@ -21,8 +21,8 @@ from studies.peers.interpolation import bicubic
 from studies.peers.lrtv import LRTV
 from studies.peers.scan import Scan
 
-TOTAL_VARIATION = (0.001, 0.002, 0.004, 0.008, 0.016)
-LOW_RANK = (0.0, 0.01, 0.03, 0.1, 0.3)
+TOTAL_VARIATION = (0.00025, 0.0005, 0.001, 0.002, 0.004)
+LOW_RANK = (0.0, 0.003, 0.01, 0.03, 0.1)
 
 
 def gains(scan: Scan, truth: torch.Tensor) -> np.ndarray:

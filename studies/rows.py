@@ -92,7 +92,11 @@ def thick_training_scans(mr: Path, output: Path, **degrade: Any) -> Path:
     done = output.with_name(output.name + ".done")  # beside the folder, which is read as data
     if not done.exists():
         output.mkdir(parents=True, exist_ok=True)
-        for item in find_cases(mr).items:
+        found = find_cases(mr)
+        if not found.items:
+            reason = next((f"{name}: {error}" for name, error in (*found.refused, *found.skipped)), found.hint)
+            raise ValueError(f"MR must hold volumes to learn from, got none in {mr}; {reason}")
+        for item in found.items:
             if not isinstance(item["image"], str):
                 raise ValueError(f"MR must hold NIfTI files for this table, got a DICOM series in {mr}; convert it")
             image = nib.load(item["image"])
@@ -101,8 +105,6 @@ def thick_training_scans(mr: Path, output: Path, **degrade: Any) -> Path:
             except ValueError:
                 image = nib.Nifti1Image(*thicken(np.asarray(image.dataobj), image.affine, thick_axis=2, **degrade))
             nib.save(image, output / f"{item['case']}.nii.gz")
-        if not list(output.glob("*.nii.gz")):
-            raise ValueError(f"MR must hold volumes to learn from, got none in {mr}; correct the path")
         done.touch()
     return output
 

@@ -377,6 +377,15 @@ def test_summary_has_one_point_a_row(tmp_path, monkeypatch):
     assert [text.get_text() for text in left.texts] == ["smore", "rescnn"]
 
 
+def test_a_folder_of_links_is_no_training_data_and_the_row_says_why(folders):
+    from studies.rows import thick_training_scans
+
+    (folders / "links").mkdir()
+    (folders / "links" / "mr0.nii.gz").symlink_to(folders / "mr" / "mr0.nii.gz")
+    with pytest.raises(ValueError, match=r"got none in .*links; mr0.nii.gz: NOT_A_FILE: .* got a link"):
+        thick_training_scans(folders / "links", folders / "thick", scale_factor=4)
+
+
 def test_crop_keeps_the_place_of_what_it_keeps(tmp_path):
     from studies.crop import crop
 
