@@ -12,7 +12,8 @@ the paper's Algorithm 1) with the splits ``M_i = x_(i)`` and ``w = grad x``.
 What differs: the paper descends along the gradient for x and has no split for TV; here the update of x is exact. D acts
 along one axis and the Laplacian of the other two is diagonal in the cosine transform, so that one eigenvalue problem of
 the size of a line solves it for good. D is the table's operator in place of a blur and a down-sampling. The weights
-in the table's JSON are a first guess; ``python -m studies.lrtv_weights`` finds better ones on a training subject.
+in the table's JSON are those that did best on a training subject (``python -m studies.lrtv_weights``), where the low
+rank did not help: LRTV has the smallest ``low_rank`` of that search which is not 0.
 """
 
 from __future__ import annotations
