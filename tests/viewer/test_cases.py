@@ -65,7 +65,7 @@ def test_scans_and_results_in_two_folders(tmp_path, thin):
     result.rename(tmp_path / "out" / "a_sr.nii.gz")
     (case,) = find_viewer_cases(tmp_path / "in", tmp_path / "out", tmp_path)
     assert (case.name, case.acquired, case.map) == ("a", tmp_path / "in" / "a.nii.gz", None)
-    with pytest.raises(ViewerError, match="give these too"):
+    with pytest.raises(ViewerError, match="also give the scans"):
         find_viewer_cases(tmp_path / "out", None, tmp_path)
 
 
@@ -84,7 +84,7 @@ def test_a_dicom_scan_and_its_result(tmp_path, thin):
 
 
 @pytest.mark.parametrize(("scan", "result", "message"), [
-    ("nowhere", None, "must exist"), ("empty", None, "got none"), ("a_sr.nii.gz", None, "give its result too"),
+    ("nowhere", None, "must exist"), ("empty", None, "got none"), ("a_sr.nii.gz", None, "also give its result"),
     ("other.nii.gz", "a_sr.nii.gz", "must share the in-plane grid"), ("text.nii.gz", "a_sr.nii.gz", "readable NIfTI"),
 ])  # fmt: skip
 def test_what_cannot_be_shown_is_said(tmp_path, thin, scan, result, message):

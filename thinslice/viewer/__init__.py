@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Acquired and thin slices side by side in the browser."""
+"""The viewer: acquired and thin slices side by side in the browser."""

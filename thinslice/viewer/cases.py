@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pairs of scan and result there are to look at."""
+"""Find the pairs of scan and result that can be shown."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SUFFIXES = (".nii.gz", ".nii")
 
 
 class ViewerError(Exception):
-    """There is nothing to look at, or the files do not belong together; the message is for the person."""
+    """There is nothing to show, or the files do not belong together. The message is meant for the user."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class ViewerCase:
     """One scan and its result.
 
     Attributes:
-        name: as the output folder has it; nothing else that could name a patient leaves the machine.
+        name: name in the output folder. Nothing else that could identify a patient leaves the machine.
         acquired: NIfTI file of the scan.
         result: NIfTI file of the thin slices.
         map: NIfTI file of the error or disagreement map, on the result's grid.
         quality: file of the self-check.
-        slice_thickness_mm: of an acquired slice, where a source states it.
+        slice_thickness_mm: thickness of an acquired slice, if a source states it.
     """
 
     name: str
@@ -50,10 +50,10 @@ class ViewerCase:
     slice_thickness_mm: float | None = None
 
     def stack(self) -> Stack:
-        """Where the acquired slices lie.
+        """Position of the acquired slices on the thin grid.
 
         Raises:
-            ViewerError: if a file cannot be read or the two do not belong together.
+            ViewerError: if a file cannot be read, or if scan and result do not belong together.
         """
         (acquired, acquired_shape), (result, result_shape) = _header(self.acquired), _header(self.result)
         try:
@@ -62,7 +62,7 @@ class ViewerCase:
             raise ViewerError(f"{self.name}: {error}") from error
 
     def verdict(self) -> Verdict | None:
-        """What the self-check says, ``None`` where none was made."""
+        """Verdict of the self-check, or ``None`` if it was not made."""
         return read_verdict(self.quality)
 
     def map_words(self) -> dict[str, str] | None:
@@ -79,9 +79,9 @@ def nifti_stem(path: Path) -> str:
 
 
 def cases_in_output(output: Path) -> list[ViewerCase]:
-    """All results in an output folder that lie beside the scan they were made from, by name.
+    """All results in an output folder that lie beside the scan from which they were made, sorted by name.
 
-    Only the folder itself and the folders directly in it are looked at, and no link that leads out of it is followed.
+    Only the folder and its direct subfolders are searched, and no link that leads out of the folder is followed.
     """
     cases = []
     for result in _results(output):
@@ -93,12 +93,12 @@ def cases_in_output(output: Path) -> list[ViewerCase]:
 
 
 def find_viewer_cases(scan: Path, result: Path | None, scratch: Path) -> list[ViewerCase]:
-    """What ``thinslice view`` is asked to show.
+    """Find the cases that ``thinslice view`` is asked to show.
 
     Args:
-        scan: an output folder, or, with ``result``, a scan (NIfTI or DICOM) or a folder of scans.
+        scan: an output folder or, if ``result`` is given, a scan (NIfTI or DICOM) or a folder of scans.
         result: a result or an output folder.
-        scratch: an empty folder for scans that are not NIfTI files yet.
+        scratch: an empty folder, to which scans that are not NIfTI files are converted.
 
     Raises:
         ViewerError: if there is nothing to show.
@@ -108,10 +108,10 @@ def find_viewer_cases(scan: Path, result: Path | None, scratch: Path) -> list[Vi
             raise ViewerError(f"{path} must exist; correct the path")
     if result is None:
         if not scan.is_dir():
-            raise ViewerError(f"{scan} is one file; give its result too: thinslice view SCAN RESULT")
+            raise ViewerError(f"{scan} is a single file; also give its result: thinslice view SCAN RESULT")
         cases = cases_in_output(scan)
         if not cases and any(_results(scan)):
-            raise ViewerError(f"{scan} holds results but not the scans; give these too: thinslice view SCANS {scan}")
+            raise ViewerError(f"{scan} holds results but no scans; also give the scans: thinslice view SCANS {scan}")
     elif result.is_dir():
         cases = list(_paired(scan, result, scratch))
     else:
@@ -155,12 +155,12 @@ def _case(name: str, acquired: Path, result: Path, thickness: float | None) -> V
 
 def _paired(scans: Path, output: Path, scratch: Path) -> Iterator[ViewerCase]:
     """Results of an output folder with the scans of the same name."""
-    # the bundle's own rule says what a scan is called; it reads DICOM, so it takes seconds to import
+    # the bundle defines the names of scans; the module also reads DICOM, so its import takes seconds
     from scripts.data.cases import find_cases
 
     by_name = {str(item["case"]): item["image"] for item in find_cases(scans).items}
     for result in _results(output):
-        # results lie in the folders of their scans; a batch puts each into a folder of its own name
+        # results lie in the folders of their scans; a batch puts each result into a folder of its own name
         stem = nifti_stem(result).removesuffix(RESULT)
         nested = (result.relative_to(output).parent / stem).as_posix()
         name = nested if nested in by_name else stem
@@ -170,7 +170,7 @@ def _paired(scans: Path, output: Path, scratch: Path) -> Iterator[ViewerCase]:
 
 
 def _as_nifti(source: object, scratch: Path) -> tuple[Path, float | None]:
-    """The scan as a NIfTI file, and its slice thickness where it is a DICOM series that states it."""
+    """The scan as a NIfTI file, and its slice thickness if it is a DICOM series that states it."""
     if isinstance(source, str | Path) and str(source).endswith(SUFFIXES):
         return Path(source), None
     from scripts.data.cases import read_case
@@ -190,7 +190,7 @@ def _header(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
         image: Any = nib.load(path)
         shape = tuple(int(n) for n in image.shape)
         affine = np.asarray(image.affine, dtype=np.float64)
-    except Exception as error:  # nibabel raises many kinds for a file that is none of its own
+    except Exception as error:  # nibabel raises many kinds of errors for a file that is not an image
         raise ViewerError(f"{path.name} must be a readable NIfTI file, got {type(error).__name__}") from error
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -200,14 +200,14 @@ def _header(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
 
 
 def _recorded_thickness(folder: Path) -> float | None:
-    """From the batch's record of a series, where it states it."""
+    """Slice thickness in the batch's record of a series, if it states one."""
     record = _json(folder / "record.json")
     before = record.get("geometry_before")
     return _positive((before if isinstance(before, dict) else {}).get("slice_thickness_mm"))
 
 
 def _sidecar_thickness(scan: Path) -> float | None:
-    """From the JSON file that dcm2niix and BIDS put beside an image."""
+    """Slice thickness in the JSON file that dcm2niix and BIDS put beside an image."""
     return _positive(_json(scan.parent / f"{nifti_stem(scan)}.json").get("SliceThickness"))
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One case as one HTML file for a mail or a ticket.
+"""Export a case as a single HTML file, for example for a mail or a ticket.
 
-The file holds the volumes themselves, as exact as its size limit allows. What had to be reduced is said on the page.
-Headers are written anew, so that no free text of the original files travels along.
+The file holds the volumes, as exactly as its size limit allows. The page says what was reduced. New headers are
+written, so that the file contains no free text of the original headers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GZIP_LEVEL = 6
 
 @dataclass(frozen=True)
 class _Volume:
-    """Array in scanner units or integers as stored, and affine."""
+    """Array, in scanner units or as stored integers, and its affine."""
 
     array: np.ndarray
     affine: np.ndarray
@@ -35,13 +35,13 @@ class _Volume:
 
 @dataclass(frozen=True)
 class _Level:
-    """How far volumes are reduced: bits per voxel, and pixels averaged along both in-plane axes."""
+    """Level of reduction: bits per voxel, and the number of pixels averaged along each in-plane axis."""
 
     bits: int
     factor: int
 
 
-# from exact to small; the first that fits is taken
+# from exact to small; the first level that fits the limit is taken
 LEVELS = (_Level(16, 1), _Level(8, 1), _Level(8, 2), _Level(8, 3), _Level(8, 4))
 
 
@@ -54,10 +54,10 @@ def export_case(case: ViewerCase, file: BinaryIO | Any, limit_mb: float) -> list
         limit_mb: largest size in MB of 10^6 bytes.
 
     Returns:
-        What was reduced, in sentences that the page shows too.
+        Sentences that say what was reduced. The page shows them too.
 
     Raises:
-        ViewerError: if the files cannot be read or do not belong together, or if nothing fits the limit.
+        ViewerError: if the files cannot be read or do not belong together, or if no level fits the limit.
     """
     stack = case.stack()
     paths = {"acquired": case.acquired, "result": case.result, "map": case.map}
@@ -112,14 +112,14 @@ def _shrink(volume: _Volume, in_plane: list[int], factor: int) -> _Volume:
         shape = list(array.shape)
         shape[axis : axis + 1] = [shape[axis] // factor, factor]
         array = array.reshape(shape).mean(axis=axis + 1)
-        # the centre of the first block is the mean of its pixels' centres
+        # the centre of the first block is the mean of the centres of its pixels
         affine[:3, 3] += affine[:3, axis] * (factor - 1) / 2
         affine[:3, axis] *= factor
     return _Volume(array, affine)
 
 
 def _pack(volumes: Mapping[str, _Volume], level: _Level) -> tuple[dict[str, bytes], list[str]]:
-    """Gzipped NIfTI files, and what was lost in them."""
+    """Gzipped NIfTI files, and sentences that say what was lost in them."""
     images = {role: volumes[role] for role in ("acquired", "result")}
     window = _range(images.values()) if level.bits == 8 else None
     words = []
@@ -137,7 +137,7 @@ def _pack(volumes: Mapping[str, _Volume], level: _Level) -> tuple[dict[str, byte
 
 
 def _range(volumes: Any) -> tuple[float, float]:
-    """Grey values that 256 steps are spread over: all but one voxel in a thousand at either end."""
+    """Range of grey values for the 256 steps. It leaves out one voxel in a thousand at either end."""
     ends = [np.percentile(volume.array, (0.1, 99.9)) for volume in volumes]
     low, high = float(min(e[0] for e in ends)), float(max(e[1] for e in ends))
     return low, high if high > low else low + 1
@@ -159,7 +159,7 @@ def _nifti(volume: _Volume, window: tuple[float, float] | None, bits: int) -> by
 
 
 def _file_pieces(image: nib.Nifti1Image, array: np.ndarray) -> Iterator[bytes]:
-    """Header, no extension, voxels in Fortran order: nibabel's own writer would scale the integers again."""
+    """Header, no extension, and voxels in Fortran order. The writer of nibabel would scale the integers again."""
     header = image.header.copy()
     header["magic"] = b"n+1"
     header["vox_offset"] = 352

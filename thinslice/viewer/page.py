@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page: its files as the server hands them out, and the same page as one file."""
+"""The page, either with its files served by the server or as one self-contained file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILES = {
     Path(name).name: (ROOT / name, kind)
     for name, kind in ((STYLE, "text/css"), *((script, "text/javascript") for script in SCRIPTS))
 }
-# NiiVue unpacks a font and pictures of its own from data: addresses; nothing else but this server is reachable
+# NiiVue unpacks its own font and pictures from data: addresses; the page can reach nothing else except this server
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -34,17 +34,17 @@ POLICY = (
 
 
 def linked_page() -> str:
-    """The page whose style and scripts are files of the same server."""
+    """The page with links to its style and scripts, which are files of the same server."""
     scripts = "\n".join(f'<script src="{Path(name).name}" defer></script>' for name in SCRIPTS)
     return _fill(style=f'<link rel="stylesheet" href="{Path(STYLE).name}">', data="", scripts=scripts)
 
 
 def single_page(case: Mapping[str, Any], volumes: Mapping[str, bytes]) -> Iterator[str]:
-    """The page as one file without any address in it, piece by piece.
+    """The page as one file without any link, in pieces.
 
     Args:
-        case: what the page is told about the case; plain JSON types.
-        volumes: ``acquired``, ``result`` and perhaps ``map`` to a gzipped NIfTI file.
+        case: description of the case for the page, in plain JSON types.
+        volumes: ``acquired``, ``result`` and, if there is one, ``map`` to a gzipped NIfTI file.
     """
     style, scripts = _text(STYLE), [_text(name) for name in SCRIPTS]
     for script in scripts:
@@ -57,7 +57,7 @@ def single_page(case: Mapping[str, Any], volumes: Mapping[str, bytes]) -> Iterat
     head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>'
     before, after = _fill(head, "\0", "\n".join(f"<script>{script}</script>" for script in scripts)).split("\0")
     yield before
-    # no text of a case may end the element that holds it
+    # the text of a case must not end the element that holds it
     description = json.dumps(case).replace("<", "\\u003c")
     yield f'<script type="application/json" id="case">{description}</script>\n'
     for role, content in volumes.items():

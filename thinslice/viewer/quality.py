@@ -14,13 +14,13 @@ Verdict = dict[str, Any]
 
 
 def read_verdict(path: Path | None) -> Verdict | None:
-    """What the self-check says, as ``summary`` (one sentence) and ``warnings`` (one sentence each).
+    """Read the verdict of the self-check as ``summary`` (one sentence) and ``warnings`` (one sentence each).
 
     Args:
-        path: the file; ``None`` or a file that is not there gives ``None``.
+        path: the file, which need not exist, or ``None``.
 
     Returns:
-        ``None`` where no self-check was made. A file that cannot be understood is said to be so.
+        ``None`` if there is no self-check. For a file that cannot be read, the summary says so.
     """
     if path is None or not path.is_file():
         return None
@@ -44,7 +44,7 @@ def _gain(value: object) -> str:
 
 
 def _raised(quality: Mapping[str, Any]) -> Iterable[str]:
-    """Names of the flags that are raised, whether they are listed or told apart by a value."""
+    """Names of the raised flags, which the file holds as a list or as a mapping from name to value."""
     flags = quality.get("flags")
     if isinstance(flags, Mapping):
         for name, value in flags.items():

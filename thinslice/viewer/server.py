@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The viewer's server: this machine only, nothing without the token, volumes streamed from the disk.
+"""The server of the viewer. Only this machine can reach it, and it answers only requests that contain the token.
 
-No path that a request names is ever looked up on the disk: a request names a case by its number and a file by its role.
+A request names a case by its number and a file by its role, so no path in a request is ever looked up on the disk.
+Volumes are streamed from the disk.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .page import FILES, POLICY, linked_page
 __all__ = ["ViewerServer"]
 
 CHUNK = 1 << 20
-# report.html keeps script, style and pictures inside
+# report.html contains its script, style and pictures
 REPORT_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
@@ -36,9 +37,9 @@ class ViewerServer(ThreadingHTTPServer):
     """Serves cases on the loopback interface.
 
     Args:
-        cases: what can be looked at.
-        port: 0 takes a free one at random.
-        report: the batch's ``report.html``, where there is one.
+        cases: the cases that can be shown.
+        port: port to listen at; 0 takes a free one.
+        report: ``report.html`` of the batch, if there is one.
         export_limit_mb: largest file that the page's export button makes, in MB of 10^6 bytes.
     """
 
@@ -55,7 +56,7 @@ class ViewerServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Address of the page, token included."""
+        """Address of the page, including the token."""
         return f"http://127.0.0.1:{self.server_port}/{self.token}/"
 
 
@@ -76,10 +77,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def log_message(self, *_: object) -> None:
-        """Nothing: addresses hold the token."""
+        """Log nothing, because addresses contain the token."""
 
     def _answer(self) -> None:
-        # another name for this address would be a page elsewhere that resolves its own name to it (DNS rebinding)
+        # a foreign page may resolve its own host name to this address (DNS rebinding), so other names are refused
         if self.headers.get("Host") not in {f"{host}:{self.server.server_port}" for host in ("127.0.0.1", "localhost")}:
             return self._error(HTTPStatus.FORBIDDEN)
         _, token, *rest = (urlsplit(self.path).path + "/").split("/", 2)
@@ -166,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
         while left > 0 and (chunk := file.read(min(CHUNK, left))):
             self.wfile.write(chunk)
             left -= len(chunk)
-        if left > 0:  # the file became shorter: the browser must not wait for the rest
+        if left > 0:  # the file became shorter, and the browser must not wait for the rest
             self.close_connection = True
         return None
 
@@ -190,11 +191,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def describe(case: ViewerCase, prefix: str = "") -> dict[str, Any]:
-    """What the page is told about a case.
+    """Description of a case for the page.
 
     Args:
         case: the case.
-        prefix: of the addresses of its volumes.
+        prefix: start of the addresses of its volumes.
 
     Raises:
         ViewerError: if its files do not belong together.
@@ -210,7 +211,7 @@ def describe(case: ViewerCase, prefix: str = "") -> dict[str, Any]:
 
 
 def _byte_range(header: str, size: int) -> tuple[int, int] | None:
-    """First and last byte of a single range (RFC 9110), ``None`` where it cannot be satisfied."""
+    """First and last byte of a single range (RFC 9110), or ``None`` if it cannot be satisfied."""
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", header.strip())
     if match is None or match[0].endswith("=-"):
         return None

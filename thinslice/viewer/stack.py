@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the acquired slices lie among the thin ones, from the two affines alone."""
+"""Position of the acquired slices among the thin slices, from the two affines alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Stack", "compare_grids"]
 
 @dataclass(frozen=True)
 class Stack:
-    """An acquired stack of slices seen from the thin grid that was made from it.
+    """An acquired stack of slices in the coordinates of the thin grid that was made from it.
 
     A *thin coordinate* is a float index along the thick axis of the result; thin slice ``j`` has its centre at ``j``.
 
@@ -22,12 +22,12 @@ class Stack:
         thick_axis: stored voxel axis, 0, 1 or 2, the same in both volumes.
         acquired_spacing_mm: distance between the centres of neighbouring acquired slices.
         result_spacing_mm: distance between the centres of neighbouring thin slices.
-        slice_thickness_mm: width of the slab that one acquired slice averages; ``None`` where no source states it.
+        slice_thickness_mm: width of the slab that one acquired slice averages, or ``None`` if no source states it.
         result_slices: number of thin slices.
         centres: thin coordinate of the centre of each acquired slice, in the order of the scan's slices.
-        world_to_result: ``(4, 4)`` from RAS mm to voxel coordinates of the result, as nested lists.
-        acquired_affine_ras: ``(4, 4)`` from voxel coordinates of the scan to RAS mm, as nested lists.
-        result_affine_ras: the same of the result.
+        world_to_result: ``(4, 4)`` matrix from RAS mm to voxel coordinates of the result, as nested lists.
+        acquired_affine_ras: ``(4, 4)`` matrix from voxel coordinates of the scan to RAS mm, as nested lists.
+        result_affine_ras: the same matrix for the result.
     """
 
     thick_axis: int
@@ -41,7 +41,7 @@ class Stack:
     result_affine_ras: list[list[float]]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types, as the page reads them."""
+        """Return the attributes as plain JSON types for the page."""
         return asdict(self)
 
 
@@ -57,14 +57,14 @@ def compare_grids(
 
     Args:
         acquired_affine: ``(4, 4)`` RAS affine of the scan.
-        acquired_shape: its three lengths.
+        acquired_shape: number of voxels along its three axes.
         result_affine: ``(4, 4)`` RAS affine of the result.
-        result_shape: its three lengths.
-        slice_thickness_mm: of an acquired slice, where it is known.
-        tolerance: how far, in voxels of the result, the in-plane grids may differ at any corner of the scan.
+        result_shape: number of voxels along its three axes.
+        slice_thickness_mm: thickness of an acquired slice, if it is known.
+        tolerance: largest distance between the in-plane grids at the corners of the scan, in voxels of the result.
 
     Raises:
-        ValueError: if the two grids do not share two in-plane axes, so that no slice of one is parallel to the other's.
+        ValueError: if the two grids do not share their in-plane grid, so that their slices are not parallel.
     """
     acquired_affine = np.asarray(acquired_affine, dtype=np.float64)
     result_affine = np.asarray(result_affine, dtype=np.float64)
@@ -83,7 +83,7 @@ def compare_grids(
         raise ValueError(
             f"result must share the in-plane grid of the scan, got shapes {tuple(acquired_shape)} and "
             f"{tuple(result_shape)} that lie up to {np.abs(apart).max():.3g} pixels apart; "
-            "give the scan that this result was made from"
+            "give the scan from which this result was made"
         )
     if slice_thickness_mm is not None and not slice_thickness_mm > 0:
         slice_thickness_mm = None

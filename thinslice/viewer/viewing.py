@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One call of ``thinslice view``: find what there is to see, then show or export it."""
+"""One call of ``thinslice view``: find the cases, then show or export them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["Viewing"]
 
 
 class Viewing:
-    """What was asked to be seen; a context manager, since scans that are no NIfTI files are converted for as long.
+    """The requested cases, as a context manager, because scans that are not NIfTI files are converted temporarily.
 
     Args:
-        scan: output folder, or scan, or folder of scans.
-        result: result or folder of results, where ``scan`` is not an output folder.
-        series: name of the only one that is wanted.
+        scan: output folder, scan, or folder of scans.
+        result: result or folder of results, if ``scan`` is not an output folder.
+        series: name of the only series to show.
 
     Raises:
-        ViewerError: if there is nothing to see, on entering.
+        ViewerError: on entering, if there is nothing to show.
     """
 
     def __init__(self, scan: Path, result: Path | None, series: str | None = None) -> None:
@@ -41,7 +41,7 @@ class Viewing:
             if not self.cases:
                 raise ViewerError(f"--series must be one that the output folder holds, got {self.series!r}")
             if len(self.cases) == 1:
-                self.cases[0].stack()  # files that do not belong together are told here, not in the browser
+                self.cases[0].stack()  # report files that do not belong together here, not in the browser
         except BaseException:
             self._scratch.cleanup()
             raise
@@ -69,10 +69,10 @@ class Viewing:
                 server.serve_forever()
 
     def export(self, path: Path, limit_mb: float) -> None:
-        """Write the only case as one HTML file.
+        """Write a single case as one HTML file.
 
         Raises:
-            ViewerError: if there are several, if they cannot be read, or if they do not fit the limit.
+            ViewerError: if there are several cases, if files cannot be read, or if they do not fit the limit.
         """
         from scripts.files import whole
 

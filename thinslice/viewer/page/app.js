@@ -298,7 +298,7 @@ function tell(point) {
   bar.value = thin;
   bar.setAttribute("aria-valuetext", sentence);
   element("measured").hidden = !view.ruler;
-  if (view.ruler) element("measured").textContent = view.ruler.to ? `ruler ${rulerWords()}` : "ruler: its other end?";
+  if (view.ruler) element("measured").textContent = view.ruler.to ? `ruler ${rulerWords()}` : "ruler: set its other end";
   PLANES.forEach((plane) => {
     const slider = element(`slice-${plane.normal}`);
     slider.value = view.voxel[plane.normal];
