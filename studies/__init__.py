@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes the figures of quality in the docs: tables with peers, ablations, calibration, sizes, slice profiles."""
+"""Studies that make the figures of quality in the docs: tables with peers, ablations, calibration, sizes, profiles."""
 
-import thinslice.location  # noqa: F401  puts the bundle on the path
+import thinslice.location  # noqa: F401  makes the bundle's package importable

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cases of a table: made thick, finished and scored by the very parts that ``evaluate.json`` is made of."""
+"""The cases of a table, which are made thick, completed and scored by the components of ``evaluate.json``."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ FOLDER = Path(__file__).parent
 
 
 def read_table_config(protocol: str, ids: dict[str, Any]) -> ConfigParser:
-    """``common.json``, ``inference.json``, ``evaluate.json``, ``table1.json``, the protocol, and overrides.
+    """Merge ``common.json``, ``inference.json``, ``evaluate.json``, ``table1.json``, the protocol and overrides.
 
     Args:
-        protocol: name of a file in ``studies/protocols``, or the path of another.
+        protocol: name of a file in ``studies/protocols``, or path of another JSON file.
         ids: overrides.
 
     Raises:
@@ -54,12 +54,12 @@ def read_table_config(protocol: str, ids: dict[str, Any]) -> ConfigParser:
 
 @dataclass(frozen=True)
 class Case:
-    """One volume, thick and thin.
+    """A thin-slice volume and the thick slices that were made from it.
 
     Attributes:
-        name: of the case.
+        name: name of the case.
         data: ``image`` (oriented, unit range) and ``label`` (the truth, stored axes, scanner units).
-        scan: what a method is given.
+        scan: the input of a method.
     """
 
     name: str
@@ -83,17 +83,17 @@ class Case:
 
     @property
     def affine(self) -> np.ndarray:
-        """``(4, 4)`` of the truth."""
+        """``(4, 4)`` RAS affine of the truth."""
         return np.asarray(self.data["label"].affine, np.float64)
 
     @property
     def orientation(self) -> Orientation:
-        """Stored axes to working axes."""
+        """Orientation that maps the stored axes to the working axes."""
         return Orientation.of(self.affine, self.thick_axis)
 
     @property
     def intensity_range(self) -> IntensityRange:
-        """How the scan was scaled."""
+        """The intensities of the scan that became -1 and 1."""
         return IntensityRange(*(float(self.image.meta[f"intensity_{end}"]) for end in ("low", "high")))
 
     def thick(self) -> np.ndarray:
@@ -102,11 +102,11 @@ class Case:
         return self.intensity_range.from_unit_(stored).numpy()
 
     def truth_in_unit_range(self) -> torch.Tensor:
-        """``(H1, H2, n_thin)`` in working axes, as the scan is scaled."""
+        """``(H1, H2, n_thin)`` truth in working axes, scaled like the scan."""
         return self.orientation.apply(self.intensity_range.to_unit(self.data["label"].as_tensor()))[0]
 
     def slab(self, rows: int) -> tuple[Scan, torch.Tensor]:
-        """The middle ``rows`` of the first axis, thick and true, for a curve that need not score the whole volume."""
+        """The middle ``rows`` of the first axis, as scan and truth, for curves that do not score the whole volume."""
         length = self.scan.image.shape[0]
         part = slice(max(0, (length - rows) // 2), max(0, (length - rows) // 2) + rows)
         reference = None if self.scan.reference is None else self.scan.reference[part].contiguous()
@@ -118,14 +118,14 @@ class CaseSet:
     """The volumes of one folder under one protocol.
 
     Args:
-        folder: thin-slice MR.
+        folder: folder of thin-slice MR volumes.
         protocol: see :func:`read_table_config`.
         ids: overrides.
-        reference: folder with another, thin contrast of each patient: files of the same names, on the same grids.
+        reference: folder with another, thin contrast of each patient, in files with the same names and grids.
 
     Attributes:
         label: name of the folder and of the protocol, for the table.
-        items: what :func:`scripts.data.cases.find_cases` found.
+        items: the cases that :func:`scripts.data.cases.find_cases` found.
         warnings: sentences for the table, such as a voxel size that the protocol does not expect.
 
     Raises:
@@ -157,7 +157,7 @@ class CaseSet:
         return [str(item["case"]) for item in self.items]
 
     def operator(self, n_slices: int = 1) -> SliceProfileOperator:
-        """D of the protocol, for a scan of so many slices."""
+        """D of the protocol for a scan with ``n_slices`` slices."""
         grid = SliceGrid.over_slab(n_slices, self.scale_factor)
         return SliceProfileOperator(grid, self.profile, self.thickness_to_spacing)
 
@@ -186,7 +186,7 @@ class CaseSet:
         if not path.is_file():
             raise FileNotFoundError(f"REFERENCE must hold the other contrast of {case.name}, got no {path.name} in it")
         image = nib.load(path)
-        kept = tuple(slice(length) for length in case.truth.shape)  # a remainder is cut off the truth, too
+        kept = tuple(slice(length) for length in case.truth.shape)  # the remainder is cut off the truth, too
         volume = torch.from_numpy(np.asarray(image.dataobj, np.float32))[kept]
         if volume.shape != case.truth.shape or np.abs(image.affine - case.affine).max() > 1e-2:
             raise ValueError(
@@ -197,12 +197,12 @@ class CaseSet:
         return case.orientation.apply(unit[None])[0].contiguous()
 
     def place(self, case: Case, thin: torch.Tensor, consistent: bool) -> np.ndarray:
-        """A method's result on the truth's grid, in scanner units.
+        """Put the result of a method on the grid of the truth, in scanner units.
 
         Args:
             case: the case.
             thin: ``(H1, H2, n_thin)`` in unit range.
-            consistent: apply the table's data consistency first.
+            consistent: whether to apply the data consistency of the table first.
         """
         image = MetaTensor(case.image.as_tensor().clone(), meta=dict(case.image.meta))
         data = {"image": image, "pred": thin[None].clone(), "label": case.data["label"]}
@@ -211,7 +211,7 @@ class CaseSet:
 
     @staticmethod
     def score(case: Case, volume: np.ndarray, lpips: Any, squeeze: Any = None) -> dict[str, Any]:
-        """All figures of a result, those along the thick axis under ``through_plane``."""
+        """All scores of a result; those along the thick axis are under ``through_plane``."""
         spacing_mm, factor = voxel_spacing_mm(case.affine), case.scan.scale_factor
         return {
             **score_volume(volume, case.truth, case.thick_axis, lpips=lpips),
@@ -224,12 +224,12 @@ class CaseSet:
 
     @staticmethod
     def score_psnr(case: Case, volume: np.ndarray) -> float:
-        """PSNR of a result, alone."""
+        """PSNR of a result."""
         return psnr(volume, case.truth, float(np.ptp(case.truth)))
 
 
 def training_scans(folder: Path, case_set: CaseSet) -> list[Scan]:
-    """Thick scans to learn from, oriented, in unit range; each with the operator of the table."""
+    """Thick training scans, oriented and in unit range, each with the operator of the table."""
     parser = case_set.parser
     parser.update({"mr_dir": str(folder), "dataset_dir": str(folder)})
     transform = parser.get_parsed_content("mr_preprocessing")
@@ -240,7 +240,7 @@ def training_scans(folder: Path, case_set: CaseSet) -> list[Scan]:
 
 
 def training_volumes(folder: Path, case_set: CaseSet) -> list[tuple[torch.Tensor, Sequence[float]]]:
-    """Thin volumes to learn from: ``(1, I, J, K)`` in unit range and the spacing in mm."""
+    """Thin training volumes: ``(1, I, J, K)`` in unit range, and their spacing in mm."""
     load, _, scale, plain = case_set.parser.get_parsed_content("mr_preprocessing").transforms  # not oriented
     items = [plain(scale(load(dict(entry)))) for entry in find_cases(folder).items]
     return [(item["image"], _spacing(item["spacing_mm"])) for item in items]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The middle of every volume in a folder, for tables that must be quick.
+"""Crop every volume of a folder to its middle, for tables that must be quick.
 
 python -m studies.crop --hr <folder of NIfTI> --side 96 --output <folder>
 """
@@ -16,7 +16,7 @@ __all__ = ["crop"]
 
 
 def crop(image: nib.Nifti1Image, side: int) -> nib.Nifti1Image:
-    """At most ``side`` voxels along every axis, around the middle; the affine follows."""
+    """Crop to at most ``side`` voxels along every axis around the middle; the affine is adjusted."""
     starts = [max(0, (length - side) // 2) for length in image.shape[:3]]
     return image.slicer[tuple(slice(start, start + side) for start in starts)]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every result is held against: cubic interpolation, alone and with the data consistency of the bundle."""
+"""The baselines of every result: cubic interpolation, alone and with the data consistency of the bundle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["cubic_results"]
 
 
 def cubic_results(thick: np.ndarray, scale_factor: float, profile: str) -> tuple[np.ndarray, np.ndarray]:
-    """Interpolate thick slices whose thickness is their spacing.
+    """Interpolate thick slices whose thickness equals their spacing.
 
     Args:
         thick: ``(H1, H2, n)``, scanner units.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scans that the model is not for: what it makes of them, in numbers and one picture.
+"""Scans for which the model is not intended: its results, in numbers and one picture.
 
-Each case is a known thin-slice volume, spoilt, made thick and super-resolved as any user would. Writes
-``failure_cases.json`` and ``failure_cases.png``: thick, cubic, the model, the truth; and what the scan's own
-self-check says of it.
+Each case is a known thin-slice volume that is degraded by a fault, made thick, and super-resolved with the command of
+the bundle. Writes ``failure_cases.json`` and ``failure_cases.png``, which shows the thick slices, cubic interpolation,
+the model and the truth, with the verdict of the self-check.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from tools.run_bundle import accept_overrides, run_bundle
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
-PROFILE = "gaussian"  # how the scans are made, and the bundle is told so
+PROFILE = "gaussian"  # of the thick slices; the bundle is given the same profile
 
 
 def checkerboard(shape: tuple[int, int, int]) -> np.ndarray:
-    """No anatomy: bars and squares of every period along the thick axis, from 2 thin slices upwards."""
+    """No anatomy: bars and squares with all periods along the thick axis, from 2 thin slices upwards."""
     i, j, k = np.indices(shape)
     period = 2 + 14 * i / shape[0]
     return 500 + 400 * np.sign(np.sin(2 * np.pi * k / period)) * np.where(j // 16 % 2, 1, 0.3)
 
 
 def heavy_noise(volume: np.ndarray, rng: np.random.Generator, fraction: float) -> np.ndarray:
-    """Rician noise of ``fraction`` of the 99th percentile."""
+    """Rician noise with ``fraction`` of the 99th percentile as its standard deviation."""
     sigma = fraction * np.percentile(volume, 99)
     return np.hypot(volume + rng.normal(0, sigma, volume.shape), rng.normal(0, sigma, volume.shape))
 
 
 def ghosting(volume: np.ndarray, shift: int, strength: float) -> np.ndarray:
-    """A periodic motion's ghosts along axis 1."""
+    """Ghosts of a periodic motion along axis 1."""
     return volume + strength * (np.roll(volume, shift, axis=1) + np.roll(volume, -shift, axis=1))
 
 
 def slice_motion(thick: np.ndarray, rng: np.random.Generator, pixels: int) -> np.ndarray:
-    """Every other slice shifted in-plane, as when the head moves between the passes of an interleaved scan."""
+    """Shift every other slice in-plane, as if the head moved between the passes of an interleaved scan."""
     moved = thick.copy()
     for k in range(1, thick.shape[2], 2):
         moved[:, :, k] = np.roll(thick[:, :, k], int(rng.integers(1, pixels + 1)), axis=0)
@@ -62,7 +62,7 @@ def slice_motion(thick: np.ndarray, rng: np.random.Generator, pixels: int) -> np
 
 
 def spikes(thick: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
-    """A spike in the raw data of every fourth slice: stripes of ``strength`` of the 99th percentile."""
+    """A spike in the raw data of every fourth slice, seen as stripes of ``strength`` times the 99th percentile."""
     striped = thick.copy()
     i, j = np.indices(thick.shape[:2])
     for k in range(0, thick.shape[2], 4):
@@ -72,12 +72,12 @@ def spikes(thick: np.ndarray, rng: np.random.Generator, strength: float) -> np.n
 
 
 def bias(volume: np.ndarray, strength: float) -> np.ndarray:
-    """A surface coil: intensity falls along axis 0 from ``1 + strength`` to ``1 - strength``."""
+    """Bias field of a surface coil: a factor that falls along axis 0 from ``1 + strength`` to ``1 - strength``."""
     return volume * np.linspace(1 + strength, 1 - strength, volume.shape[0])[:, None, None]
 
 
 def metal(volume: np.ndarray, radius: int) -> np.ndarray:
-    """No signal within ``radius`` voxels of two implants, and a bright rim around them."""
+    """Two implants: no signal within ``radius`` voxels of each, and a bright rim around it."""
     spoilt = volume.copy()
     grid = np.indices(volume.shape)
     for share in (0.35, 0.65):
@@ -89,7 +89,7 @@ def metal(volume: np.ndarray, radius: int) -> np.ndarray:
 
 
 def wrapped(volume: np.ndarray, share: float) -> np.ndarray:
-    """A field of view that is too small along axis 1: what lies outside is folded in at the other side."""
+    """A field of view that is too small along axis 1: the anatomy outside is folded in at the other side."""
     cut = int(volume.shape[1] * share)
     inner = volume[:, cut:-cut].copy()
     inner[:, -cut:] += volume[:, :cut]
@@ -98,7 +98,7 @@ def wrapped(volume: np.ndarray, share: float) -> np.ndarray:
 
 
 def zero_filled(thick: np.ndarray) -> np.ndarray:
-    """Half of the matrix acquired, the rest of the raw data filled with zeros, as scanners do by default."""
+    """Half of the matrix is acquired and the rest of the raw data filled with zeros, as scanners do by default."""
     raw = np.fft.fftshift(np.fft.fft2(thick, axes=(0, 1)), axes=(0, 1))
     kept = np.zeros(thick.shape[:2] + (1,))
     a, b = (n // 4 for n in thick.shape[:2])
@@ -107,22 +107,23 @@ def zero_filled(thick: np.ndarray) -> np.ndarray:
 
 
 def odd_even(thick: np.ndarray, loss: float) -> np.ndarray:
-    """Every other slice darker, as when slices of an interleaved scan excite each other."""
+    """Darken every other slice, as if the slices of an interleaved scan excited each other."""
     darker = thick.copy()
     darker[..., 1::2] *= 1 - loss
     return darker
 
 
 def one_darker(thick: np.ndarray, loss: float) -> np.ndarray:
-    """The middle slice darker, as when the receiver's gain slips once."""
+    """Darken the middle slice, as if the gain of the receiver changed once."""
     darker = thick.copy()
     darker[..., thick.shape[-1] // 2] *= 1 - loss
     return darker
 
 
 def cases(volume: np.ndarray, seed: int) -> dict[str, tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]]:
-    """Truth and what happens to its thick slices, by name. The truth of a spoilt scan is the spoilt thin volume,
-    except for noise, motion, spikes and dark odd slices, where it is the volume as it was.
+    """Truth, and function that is applied to its thick slices, by name of the fault.
+
+    The truth is the degraded thin volume. For faults that act on the thick slices, it is the original volume.
     """
     rng = np.random.default_rng(seed)
     middle = tuple(slice(max(0, n // 2 - 20), n // 2 + 20) for n in volume.shape[:2])
@@ -144,7 +145,7 @@ def cases(volume: np.ndarray, seed: int) -> dict[str, tuple[np.ndarray, Callable
 
 
 def interpolated(thick: np.ndarray) -> np.ndarray:
-    """In-plane detail lost and interpolated back, as scanners and archives do."""
+    """Reduce the in-plane resolution and interpolate back, as scanners and archives do."""
     low = torch.nn.functional.interpolate(torch.from_numpy(thick).permute(2, 0, 1)[None], scale_factor=0.5, mode="area")
     high = torch.nn.functional.interpolate(low, size=thick.shape[:2], mode="bicubic")
     return high[0].permute(1, 2, 0).numpy()
@@ -153,7 +154,7 @@ def interpolated(thick: np.ndarray) -> np.ndarray:
 def measure(
     path: Path, axis: int, scale_factor: float, size: int | None, seed: int, ids: dict[str, Any]
 ) -> tuple[list[dict], dict]:
-    """Run all cases; returns the rows and the pictures."""
+    """Run all cases; return the rows and the pictures."""
     source = read_nifti(path)
     volume = np.moveaxis(source.array, axis, 2)
     if size:
@@ -208,7 +209,7 @@ def measure(
 
 
 def draw(rows: list[dict], pictures: dict[str, list[np.ndarray]], path: Path) -> None:
-    """One row per case, one window per row."""
+    """Draw one row per case, with one intensity window per row."""
     figure, axes = plt.subplots(len(rows), 4, figsize=(10, 2.4 * len(rows)), layout="constrained")
     for row, line in zip(rows, axes, strict=True):
         low, high = np.percentile(pictures[row["case"]][-1], (0.5, 99.8))

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What fusion is worth where the truth is known: three stacks of one volume against the best of them alone.
+"""The benefit of fusion, measured against the truth: three stacks of one volume against the best single stack.
 
-Each thin-slice volume is made thick along each of its axes; between the stacks the patient moves by up to ``--degrees``
-and ``--shift-mm``. As much of the volume is taken as every stack shows, or its middle (``--size``). Every stack is
-super-resolved alone, and all are fused. PSNR is over what is taken, without a border of 8 voxels; a single result is
-compared with what its own stack shows. Writes ``fuse.json``.
+Each thin-slice volume is made thick along each of its axes. Between the stacks, the patient moves by up to
+``--degrees`` and ``--shift-mm``. The study takes the part of the volume that every stack shows, or its middle
+(``--size``). Every stack is super-resolved alone, and all are fused. PSNR is computed over this part, without a border
+of 8 voxels. The result of a single stack is compared with the truth at the position of this stack. Writes
+``fuse.json``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ BORDER = 8
 
 
 def movement(rng: np.random.Generator, degrees: float, shift_mm: float, centre: np.ndarray) -> np.ndarray:
-    """A random rigid ``(4, 4)`` matrix, mm, about a centre."""
+    """A random rigid ``(4, 4)`` matrix in mm that rotates about a centre."""
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_rotvec(rng.uniform(-degrees, degrees, 3), degrees=True).as_matrix()
     matrix[:3, 3] = centre - matrix[:3, :3] @ centre + rng.uniform(-shift_mm, shift_mm, 3)
@@ -45,11 +46,11 @@ def largest_middle(
     """The largest box in the middle of a volume that stays inside it under every movement.
 
     Args:
-        shape: of the volume.
-        affine: ``(4, 4)`` RAS of it.
-        movements: rigid ``(4, 4)`` matrices, mm.
-        size: voxels along each axis at most; ``None`` for no limit.
-        multiple: each length is a multiple of it.
+        shape: shape of the volume.
+        affine: ``(4, 4)`` RAS affine of the volume.
+        movements: rigid ``(4, 4)`` matrices in mm.
+        size: largest number of voxels along each axis; ``None`` for no limit.
+        multiple: number that divides the length along each axis.
 
     Returns:
         First voxel and number of voxels along each axis.
@@ -71,7 +72,7 @@ def largest_middle(
 def measure(
     source: object, size: int | None, factor: int, degrees: float, shift_mm: float, ids: dict[str, Any]
 ) -> dict[str, Any]:
-    """Make the stacks of one volume, run both commands, compare."""
+    """Make the stacks of one volume, run both commands and compare their results with the truth."""
     _, volume = read_case(source)
     centre = volume.affine_ras[:3, :3] @ (np.array(volume.array.shape) / 2) + volume.affine_ras[:3, 3]
     rng = np.random.default_rng(0)

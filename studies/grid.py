@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a result lie on the grid of the truth? A wrong grid costs more than the whole spread of the table."""
+"""Check that a result lies on the grid of the truth. A wrong grid changes scores more than the choice of method."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import numpy as np
 
 __all__ = ["LARGEST_SHIFT", "shift_voxels"]
 
-LARGEST_SHIFT = 0.2  # voxels; a grid that is wrong is wrong by at least half a voxel
+LARGEST_SHIFT = 0.2  # voxels; a wrong grid is displaced by at least half a voxel
 
 
 def shift_voxels(result: np.ndarray, truth: np.ndarray, axis: int) -> float:
-    """By how much a result is displaced along an axis, to first order.
+    """Displacement of a result along an axis, to first order.
 
     If ``r(z) = (h * t)(z - s)`` with any symmetric blur ``h``, then ``r - t = -s g' + even terms``, where ``g`` is the
-    mean of both, so that least squares (Lucas and Kanade 1981) gives ``s = -<r - t, g'> / <g', g'>``: blur does not
-    look like a shift.
+    mean of both. Least squares (Lucas and Kanade 1981) then gives ``s = -<r - t, g'> / <g', g'>``, so blur is not
+    taken for a shift.
 
     Args:
         result: ``(I, J, K)``.
         truth: same shape.
-        axis: along which.
+        axis: axis of the displacement.
 
     Returns:
-        Voxels, positive towards larger indices; 0 for a truth that does not vary along the axis.
+        The displacement in voxels, positive towards larger indices; 0 for a truth that is constant along the axis.
     """
     result, truth = np.asarray(result, np.float64), np.asarray(truth, np.float64)
     slope = np.gradient((result + truth) / 2, axis=axis)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does CT guidance pay? Variants of stages 2 and 3 on made-up people, for equal processor seconds in total.
+"""The benefit of CT guidance: variants of stages 2 and 3 on made-up people, with the same processor seconds in total.
 
-Training CT and MR come from different people, and the test from others again. In the setting ``coarse`` the MR scanner
-resolves only 2.5 pixels within its slices, so that in-plane pairs have no sharp target; in ``fine`` it resolves every
-pixel. The networks are those of ``small.json``, the acquisition and the budget those of ``guidance.json``, and each
-file in the folder ``guidance`` is a variant: for every stage its share of the time, and the ids that it overrides.
+Training CT, training MR and test data come from different people. In the setting ``coarse``, the MR scanner resolves
+only 2.5 pixels within its slices, so that in-plane pairs have no sharp target. In ``fine``, it resolves every pixel.
+The networks are those of ``small.json``; the acquisition and the budget are those of ``guidance.json``. Each file in
+the folder ``guidance`` is a variant, which gives the share of the time and the overridden ids for every stage.
 
-Variants that begin alike share the weights of the stages in which they are alike; each variant's time is counted whole.
-What is there is not done again, so that the study can be interrupted. Writes a record per run, and from all records
-``guidance.md``.
+Variants whose first stages are identical share the weights of these stages, but the full time counts for each variant.
+Finished parts are not repeated, so that the study can be interrupted. Writes a record per run, and ``guidance.md`` from
+all records.
 
     python -m studies.guidance --output OUT
 """
@@ -45,15 +45,15 @@ from studies.translation import correlation
 from tools.run_bundle import BUNDLE, ROOT
 
 OVERRIDES = [str(ROOT / "studies" / name) for name in ("small.json", "guidance.json")]
-VARIANTS = ("base", "r1", "r2", "anchored", "r1_r2", "paper")  # the most telling ones first
-SETTINGS = {"coarse": 2.5, "fine": 0.0}  # FWHM in pixels of the MR scanner within its slices
+VARIANTS = ("base", "r1", "r2", "anchored", "r1_r2", "paper")  # the most important variants first
+SETTINGS = {"coarse": 2.5, "fine": 0.0}  # in-plane FWHM of the MR scanner in pixels
 SHAPE, SPACING_MM, SCALE_FACTOR, TEST_ROWS = (84, 96, 84), (1.2, 1.2, 1.2), 4, 32
-FIRST_PERSON = {("ct",): 0, ("mr",): 100, ("test/mr", "test/ct"): 1000}  # folders of a person, and the first seed
+FIRST_PERSON = {("ct",): 0, ("mr",): 100, ("test/mr", "test/ct"): 1000}  # folders: first seed of these people
 NOISE = 12.0
 
 
 def scan_mr(anatomy: Anatomy, seed: int, fwhm_pixels: float) -> np.ndarray:
-    """The thin MR of a person, blurred along both axes within the slices before noise is added."""
+    """The thin MR of a person, blurred along both in-plane axes before noise is added."""
     signal = mr_image(anatomy, seed, ("t1", "t2")[seed % 2], noise=0.0)
     if fwhm_pixels:
         for axis in (0, 1):
@@ -63,7 +63,7 @@ def scan_mr(anatomy: Anatomy, seed: int, fwhm_pixels: float) -> np.ndarray:
 
 
 def make_people(output: Path, fwhm_pixels: float, count: int) -> None:
-    """``ct/`` of some people, thick ``mr/`` of others, and ``test/mr/``, ``test/ct/`` (thin, middle rows) of others."""
+    """Write ``ct/``, thick ``mr/``, and ``test/mr/`` with ``test/ct/`` (thin, middle rows), all of different people."""
     affine = oblique_affine(SHAPE, SPACING_MM, (6.0, -4.0, 3.0))
     middle = slice((SHAPE[0] - TEST_ROWS) // 2, (SHAPE[0] + TEST_ROWS) // 2)
     for folders, first in FIRST_PERSON.items():
@@ -84,7 +84,7 @@ def make_people(output: Path, fwhm_pixels: float, count: int) -> None:
 
 
 def read_variant(name: str) -> list[dict[str, Any]]:
-    """Its stages: ``share`` of the budget, ``configs`` of the bundle on top, and the ids that it overrides."""
+    """Read the stages of a variant: ``share`` of the budget, further ``configs`` of the bundle, and overridden ids."""
     content = json.loads((ROOT / "studies" / "guidance" / f"{name}.json").read_text())
     stages: list[dict[str, Any]] = content["stages"]
     total = sum(stage["share"] for stage in stages)
@@ -94,9 +94,9 @@ def read_variant(name: str) -> list[dict[str, Any]]:
 
 
 def train(data: Path, output: Path, stages: Sequence[dict[str, Any]], budget_s: float, seed: int) -> Path:
-    """Train what is not there; returns the weights.
+    """Train the stages that are not finished; return the weights.
 
-    The folder of a stage is named after everything that went before, so that variants share what they have in common.
+    The name of a stage's folder depends on all stages up to it, so that variants share the stages they have in common.
     """
     weights: Path | None = None
     for number in range(1, len(stages) + 1):
@@ -135,14 +135,14 @@ def _bundle(names: Sequence[str]) -> list[str]:
 
 
 def build(definition: str) -> Any:
-    """``network_def`` or ``citnet_def`` as the study trains it."""
+    """Build ``network_def`` or ``citnet_def`` with the sizes of the study."""
     parser = ConfigParser()
     parser.read_config([*_bundle(["common.json", "train_stage3.json"]), *OVERRIDES])
     return parser.get_parsed_content(definition)
 
 
 def score(weights: Path, test: Path) -> dict[str, float]:
-    """Gain over cubic in dB of each person, after data consistency."""
+    """Gain over cubic in dB for each person, after data consistency."""
     network, gains = load_weights(build("network_def"), str(weights)).eval(), {}
     for path in sorted((test / "mr").glob("*.nii.gz")):
         truth = torch.from_numpy(nib.load(path).get_fdata(dtype=np.float32))
@@ -159,7 +159,7 @@ def score(weights: Path, test: Path) -> dict[str, float]:
 
 @torch.no_grad()
 def judge_translation(folder: Path, test: Path) -> dict[str, float]:
-    """The test people's CT slices translated with their MR's attribute code, beside that MR."""
+    """Translate the CT slices of the test people with the attribute code of their MR, and compare with this MR."""
     citnet = build("citnet_def").eval()
     load_newest(str(folder / "checkpoints"), "stage3", {"citnet": citnet})
     mr, ct = [], []
@@ -180,9 +180,9 @@ def judge_translation(folder: Path, test: Path) -> dict[str, float]:
 
 
 def table(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Markdown: of every setting and variant the gain over cubic and the difference to ``base``, seed by seed.
+    """Markdown table of the gain over cubic and the difference to ``base``, for every setting and variant.
 
-    Differences are between runs of the same seed; the spread is the standard deviation over seeds.
+    Differences are between runs with the same seed; the spread is the standard deviation over the seeds.
     """
     gains: dict[tuple[str, str], dict[int, float]] = {}
     for record in records:
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="*", default=(0, 1, 2))
-    parser.add_argument("--people", type=int, default=6, help="with CT, with MR, and to test on, each")
+    parser.add_argument("--people", type=int, default=6, help="number of people with CT, with MR, and for the test")
     parser.add_argument("--budget", type=float, default=60.0, help="processor seconds of all stages together")
     arguments = parser.parse_args()
     output = arguments.output.resolve()

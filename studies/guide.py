@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is the patient's own CT worth as a guide, and what does a wrong one cost?
+"""The benefit of the patient's own CT as a guide, and the cost of a wrong CT.
 
 Made-up people have a CT and an MR of one anatomy. SRNet (``small.json``) learns stages 1 and 2 on the CT and the thick
-MR of some of them. From these weights, for each seed, stage 2 goes on without a guide, and the guide's part is trained
-on CT alone (``train_guided.json``) for the same processor seconds. Then the thick MR of other people is super-resolved:
-without a guide, with their own CT at 0 to 3 mm from its place, with the next person's CT, and with their own CT that
-registration has to bring back from a movement of 15 mm and 5 degrees (first seed). Results of the middle coronal slices
-are compared with the thin MR after data consistency, as in inference. The row ``no CT`` is the guided network without a
-guide: the weights that both trainings start from.
+MR of some of them. For each seed, two trainings start from these weights and take the same processor seconds: stage 2
+continues without a guide, and the guided part is trained on CT alone (``train_guided.json``). Then the thick MR of
+other people is super-resolved in several ways: without a guide, with their own CT displaced by 0 to 3 mm, with the CT
+of the next person, and with their own CT after a movement of 15 mm and 5 degrees that registration has to undo (first
+seed). The middle coronal slices of the results are compared with the thin MR after data consistency, as in inference.
+The row ``no CT`` is the guided network without a guide, which has the weights from which both trainings start.
 
-Every training is the bundle's own command; what is there is not trained again. Writes ``guide.md``, ``guide.json`` and
-``guide.png``.
+Every training runs the bundle's own command, and a finished training is not repeated. Writes ``guide.md``,
+``guide.json`` and ``guide.png``.
 
     python -m studies.guide --output OUT
 """
@@ -46,7 +46,7 @@ WRONG, REGISTERED = "wrong person", "own, registered"
 
 
 def make_people(output: Path, seeds: range) -> None:
-    """``ct/``, ``mr_hr/`` and ``mr/`` (thick) of made-up people, as ``phantom`` makes them."""
+    """Write ``ct/``, ``mr_hr/`` and ``mr/`` (thick) of made-up people from ``phantom``."""
     for seed in tqdm(seeds, desc=output.name, unit="person", disable=None):
         if (output / "mr" / f"phantom{seed:03d}.nii.gz").exists():
             continue
@@ -61,7 +61,7 @@ def make_people(output: Path, seeds: range) -> None:
 
 
 def train(data: Path, weights: Path, *configs: str, **ids: Any) -> Path:
-    """One training by the bundle's own command, unless its weights are there, which are named after the stage."""
+    """Run one training by the bundle's own command, unless its weights, named after the stage, already exist."""
     if not weights.exists():
         people = {"ct_dir": data / "ct", "mr_dir": data / "mr"}
         run_bundle(["common.json", *configs], "training", output_dir=weights.parent, **people, **ids)
@@ -69,7 +69,7 @@ def train(data: Path, weights: Path, *configs: str, **ids: Any) -> Path:
 
 
 def moved(ct: Path, target: Path, movement: np.ndarray) -> Path:
-    """The CT with its affine moved."""
+    """Write the CT with a displaced affine."""
     image = nib.load(ct)
     target.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), movement @ image.affine), target)
@@ -77,7 +77,7 @@ def moved(ct: Path, target: Path, movement: np.ndarray) -> Path:
 
 
 def shift(mm: float, seed: int) -> np.ndarray:
-    """``(4, 4)``: a shift of so many mm in a direction that the seed gives."""
+    """``(4, 4)`` shift by ``mm`` in a direction that depends on the seed."""
     direction = np.random.default_rng([seed, 7]).standard_normal(3)
     matrix = np.eye(4)
     matrix[:3, 3] = mm * direction / np.linalg.norm(direction)
@@ -85,14 +85,14 @@ def shift(mm: float, seed: int) -> np.ndarray:
 
 
 def away(seed: int) -> np.ndarray:
-    """``(4, 4)``: what registration has to undo."""
+    """``(4, 4)`` movement that the registration has to undo."""
     matrix = shift(15, seed)
     matrix[:3, :3] = Rotation.from_rotvec([3, -4, 0], degrees=True).as_matrix()
     return matrix
 
 
 def guides(data: Path, seed: int, seeds: range, folder: Path) -> dict[str, tuple[Path, bool]]:
-    """Row of the table to the CT that guides it, and whether it is registered."""
+    """For each row of the table, the CT that guides it, and whether the CT is registered."""
     own, other = (data / "ct" / f"phantom{s:03d}.nii.gz" for s in (seed, seeds[(seed - seeds[0] + 1) % len(seeds)]))
     found = {f"own, {mm} mm": (moved(own, folder / f"{seed}_{mm}.nii.gz", shift(mm, seed)), False) for mm in SHIFTS_MM}
     found[WRONG] = (other, False)
@@ -111,7 +111,7 @@ def slab(path: Path, slices: int) -> tuple[np.ndarray, np.ndarray]:
 def super_resolve(
     weights: Path, scan: tuple[np.ndarray, np.ndarray], ct: Path | None, register: bool = False
 ) -> np.ndarray:
-    """Through the bundle's own inference, scanner units."""
+    """Super-resolve by the bundle's own inference; the result is in scanner units."""
     settings: dict[str, Any] = {"slice_profile": "gaussian", "device": "cpu", "progress": False}
     settings |= {"output_dtype": "float32", "ckpt_path": str(weights)}
     if ct is None:
@@ -123,7 +123,7 @@ def super_resolve(
 def score(
     data: Path, people: range, slices: int, start: Path, unguided: Path, guided: Path, register: bool
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Row to person to ``psnr`` and ``psnr_foreground``; a CT that inference refuses leaves its entry out."""
+    """``psnr`` and ``psnr_foreground`` by row and person. If the inference refuses a CT, the entry is missing."""
     rows: dict[str, dict[str, dict[str, float]]] = {"unguided": {}, "no CT": {}}
     for person in tqdm(people, desc=f"scoring {guided.parent.parent.name}", unit="person", disable=None):
         name = f"phantom{person:03d}.nii.gz"
@@ -150,12 +150,12 @@ def score(
 
 
 def gains(rows: dict[str, dict[str, dict[str, float]]], row: str, base: str) -> list[float]:
-    """PSNR over that of another row in dB, person by person."""
+    """Difference of PSNR to another row in dB, for each person."""
     return [found["psnr"] - rows[base][person]["psnr"] for person, found in sorted(rows.get(row, {}).items())]
 
 
 def table(results: dict[int, dict[str, dict[str, dict[str, float]]]]) -> list[str]:
-    """Markdown: gain of every row over the unguided training and over the guided network without a CT, all seeds."""
+    """Markdown table of the gain of every row over the unguided training and over the guided network without a CT."""
     lines = [
         "| guide | over the unguided training, dB | worst person | over no CT, dB | worst person | used |",
         "|---|---|---|---|---|---|",
@@ -172,7 +172,7 @@ def table(results: dict[int, dict[str, dict[str, dict[str, float]]]]) -> list[st
 
 
 def draw(data: Path, people: range, slices: int, unguided: Path, guided: Path, path: Path) -> None:
-    """One coronal slice of the first person: scan, guide, without and with it, the wrong guide, truth; errors below."""
+    """Draw a coronal slice of the first person: scan, guide, results with different guides, and truth; errors below."""
     name = f"phantom{people[0]:03d}.nii.gz"
     scan, (truth, _) = slab(data / "mr" / name, slices), slab(data / "mr_hr" / name, slices)
     found = guides(data, people[0], people, guided.parents[2] / "guides")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which weights do TV and LRTV want? Gain over cubic of a grid of weights, on a subject that no table is scored on.
+"""Find weights for TV and LRTV: gain over cubic for a grid of weights, on a subject that no table uses for scoring.
 
     python -m studies.lrtv_weights --hr <folder of thin MR, not of the test> [--side 64]
 
-Takes the middle of each volume. Prints a Markdown table; put the best weights into ``table1.json``. A whole head takes
-long: crop it first (``python -m studies.crop``).
+The study uses the middle of each volume and prints a Markdown table; put the best weights into ``table1.json``. A whole
+head takes long, so crop it first (``python -m studies.crop``).
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real thick stacks judged by another plane of the same session, which shows sharply what they do not.
+"""Judge real thick stacks by another plane of the same session, which is sharp where the stack is not.
 
-The part of ``--stack`` that ``--reference`` shows is super-resolved, brought to the voxels of the reference by the
-affines and a rigid registration (of the cubic result, so that no method has an advantage), averaged over the thickness
-of the reference's slices, and correlated with what the reference shows, by band of frequencies across the slices of the
-stack, which may lie obliquely to the reference. A band is counted in Nyquist frequencies of those slices: beyond 1 lies
-what thick slices cannot sample.
+The part of ``--stack`` that ``--reference`` also shows is super-resolved. It is resampled to the voxels of the
+reference by the affines and a rigid registration (of the cubic result, so that no method has an advantage) and averaged
+over the thickness of the slices of the reference. It is then correlated with the reference, separately for bands of
+frequencies across the slices of the stack, which may be oblique to the reference. The unit of the bands is the Nyquist
+frequency of these slices; thick slices cannot sample frequencies above 1.
 
-The ceiling is what the two acquisitions agree on where both are sharp: the same bands within the slices of the stack,
-of what varies across them by less than half their Nyquist frequency. Writes ``orthogonal.json`` and ``orthogonal.png``.
+The ceiling is the agreement of the two acquisitions where both are sharp: the correlation in the same bands within the
+slices of the stack, for components that vary across the slices by less than half their Nyquist frequency. Writes
+``orthogonal.json`` and ``orthogonal.png``.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ from tools.run_bundle import accept_overrides, run_bundle
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
-MARGIN_MM = 8.0  # of the stack around what the reference shows
-FINE = 5  # samples over the thickness of a slice of the reference
+MARGIN_MM = 8.0  # of the stack around the part that the reference shows
+FINE = 5  # number of samples over the thickness of a slice of the reference
 ACQUIRED = "acquired in the other plane"
 
 
 def crop_to(volume: np.ndarray, affine: np.ndarray, axis: int, other: np.ndarray, other_affine: np.ndarray) -> Any:
-    """The part of a stack, with all its slices, that holds the box of another grid; and its affine."""
+    """The part of a stack, with all its slices, that contains the box of another grid, and the affine of this part."""
     corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * [*np.array(other.shape) - 1, 1]
     places = (np.linalg.inv(affine) @ other_affine @ corners.T)[:3]
     margin = MARGIN_MM / voxel_spacing_mm(affine)
@@ -62,17 +63,17 @@ def crop_to(volume: np.ndarray, affine: np.ndarray, axis: int, other: np.ndarray
 def shown_in(
     volume: np.ndarray, affine: np.ndarray, shape: Sequence[int], other_affine: np.ndarray, plane: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A volume as thick slices of another grid would show it, and where all of such a voxel lies in the volume.
+    """A volume as the thick slices of another grid show it, and a mask of the voxels that lie completely in the volume.
 
     Args:
         volume: ``(I, J, K)`` thin slices.
-        affine: ``(4, 4)`` RAS.
-        shape: of the other grid.
-        other_affine: ``(4, 4)`` RAS of it; a movement of the patient goes in front.
-        plane: its voxel axis of the slices.
+        affine: ``(4, 4)`` RAS affine of the volume.
+        shape: shape of the other grid.
+        other_affine: ``(4, 4)`` RAS affine of the other grid, multiplied by a movement of the patient if there is one.
+        plane: voxel axis of the other grid along which its slices are stacked.
 
     Returns:
-        Float32 values and a mask, both of that shape.
+        Float32 values and a mask, both with the shape of the other grid.
     """
     fine = SliceProfileOperator(SliceGrid.over_slab(shape[plane], FINE), "box")
     fine_shape = [*shape]
@@ -86,9 +87,9 @@ def shown_in(
 
 
 def taper(known: np.ndarray, plane: int, spacing_mm: np.ndarray) -> np.ndarray:
-    """A window over all that is known of each slice, whatever its outline: 0 outside, 1 farthest from the edge.
+    """A window over the known part of each slice, for any outline: 0 outside, and 1 farthest from the edge.
 
-    Over a strip it is the Hann window across the strip.
+    For a strip, it is the Hann window across the strip.
     """
     rest = [spacing_mm[a] for a in range(3) if a != plane]
     windows = []
@@ -111,16 +112,16 @@ def bands(
 
     Args:
         found: ``(I, J, K)``.
-        seen: of the same shape.
-        window: of the same shape, see :func:`taper`; both are taken without their means in it.
+        seen: same shape.
+        window: same shape; see :func:`taper`. The means of both volumes within the window are subtracted.
         plane: voxel axis of the slices.
         cycles: frequency of every coefficient of a slice's Fourier transform along the direction, and across it, as
             :func:`frequencies` gives them.
-        limits: of the bands, cycles per mm.
-        other_at_most: coefficients of a higher frequency across the direction do not count.
+        limits: limits of the bands in cycles per mm.
+        other_at_most: highest frequency across the direction; coefficients above it are left out.
 
     Returns:
-        A number per band, ``None`` where a band holds no frequency.
+        A correlation per band, or ``None`` for a band without any frequency.
     """
 
     def spectra(volume: np.ndarray) -> np.ndarray:
@@ -144,17 +145,17 @@ def frequencies(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Frequency of every coefficient of a slice's 2D Fourier transform along a direction of the patient, and across it.
 
-    The slices may lie obliquely to the direction; what counts is its part in their plane, since the slices show no
-    other frequencies.
+    The slices may be oblique to the direction. Only the component of the direction in their plane counts, because the
+    slices show no other frequencies.
 
     Args:
-        shape: of the volume.
-        affine: ``(4, 4)`` RAS.
+        shape: shape of the volume.
+        affine: ``(4, 4)`` RAS affine of the volume.
         plane: voxel axis of the slices.
         direction: ``(3,)`` unit vector, mm.
 
     Returns:
-        Two arrays of the shape of a slice, cycles per mm, >= 0.
+        Two arrays with the shape of a slice, in cycles per mm, >= 0.
     """
     axes = [a for a in range(3) if a != plane]
     spacing = voxel_spacing_mm(affine)
@@ -226,7 +227,7 @@ def draw(
     normal: np.ndarray,
     result: Any,
 ) -> None:
-    """The reference's slice with most tissue as each method and the reference show it, and the correlations."""
+    """Draw the correlations, and the slice with most tissue as each method and the reference show it."""
     spacing = voxel_spacing_mm(affine)
     rows, columns = sorted((a for a in range(3) if a != plane), key=lambda a: -abs(affine[:3, a] @ normal) / spacing[a])
     counts = (foreground(shown[ACQUIRED]) & known).sum(axis=(rows, columns))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our own method as rows: the bundle's training commands, ended by :class:`scripts.training.budget.ProcessorBudget`.
+"""Rows of our own method: the bundle's training commands, ended by :class:`scripts.training.budget.ProcessorBudget`.
 
-The commands' start (imports, reading the volumes) is left out of the budget, as it is for the peers. ``ours_adapted``
-is the shipped network, adapted to each scan for as long as the budget lasts.
+The start of the commands (imports, reading of volumes) does not count towards the budget, as for the peers.
+``ours_adapted`` is the shipped network, adapted to each scan until the budget is spent.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ def train_ours(shares: Sequence[float], output: Path, budget_s: float, ids: dict
     """Train the first ``len(shares)`` stages.
 
     Args:
-        shares: of the budget, one per stage.
-        output: for this row alone; a stage that is there is not trained again.
+        shares: share of the budget for each stage.
+        output: folder for this row alone; a finished stage in it is not trained again.
         budget_s: processor seconds.
-        ids: overrides; ``paper_stages`` names the stages that are as in the paper (``stage2_paper.json``,
-            ``stage3_paper.json``).
+        ids: overrides; ``paper_stages`` lists the stages that take ``stage2_paper.json`` or ``stage3_paper.json``.
 
     Returns:
-        The weights' file.
+        The file of the weights.
     """
     for stage, share in enumerate(shares, start=1):
         weights = output / f"stage{stage}.pt"
@@ -54,11 +53,11 @@ def train_ours(shares: Sequence[float], output: Path, budget_s: float, ids: dict
 
 
 class Adapted:
-    """The shipped network, adapted to each scan with as many steps as fit the budget; a row per scan.
+    """The shipped network, adapted to each scan with as many steps as fit into the budget.
 
     Args:
-        network: the shipped one.
-        adaptation: the bundle's; its number of iterations is set here.
+        network: the shipped network.
+        adaptation: adaptation of the bundle, whose number of iterations is set here.
     """
 
     def __init__(self, network: nn.Module, adaptation: InPlaneAdaptation) -> None:
@@ -66,10 +65,10 @@ class Adapted:
         self.adaptation = adaptation
 
     def train(self, scan: Scan, budget_s: float, seed: int, device: torch.device, autocast: str | None) -> nn.Module:
-        """Adapt a copy; ``seed`` and ``autocast`` are the adaptation's own. Returns it, or the network itself."""
+        """Adapt a copy, and return it or the network itself; ``seed`` and ``autocast`` are those of the adaptation."""
         inputs, network = as_inputs(scan).to(device), self.network.to(device).eval()
         started = processor_seconds(device)
-        self.adaptation.iterations = 4  # how long does a step take?
+        self.adaptation.iterations = 4  # a few steps, to measure how long a step takes
         self.adaptation(network, inputs)
         spent = processor_seconds(device) - started
         self.adaptation.iterations = max(1, int((budget_s - spent) / (spent / 4)))

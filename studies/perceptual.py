@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A perceptual distance whose weights can be had where AlexNet's cannot: SqueezeNet's features, uncalibrated.
+"""A perceptual distance from uncalibrated features of SqueezeNet, for users who cannot get the weights of AlexNet.
 
-LPIPS (Zhang et al., CVPR 2018) weighs the features' differences by linear layers that were fitted to people's judgement
-for torchvision's own weights. This distance takes the features unweighted (that paper's baseline, Eq. 1 with w = 1), so
-it has a name of its own and must not be compared with any LPIPS.
+LPIPS (Zhang et al., CVPR 2018) weights the differences of features by linear layers that were fitted to human
+judgements for torchvision's own weights. This distance takes unweighted features (the baseline of that paper, Eq. 1
+with w = 1). It therefore has a name of its own and must not be compared with any LPIPS.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SQUEEZE_DEFINITION = (
     "squeeze-distance (uncalibrated; not LPIPS; lower is better): mean over the same slices of the squared difference "
     "of SqueezeNet's features, of unit length per pixel, unweighted, mean over pixels and seven depths"
 )
-DEPTHS = (1, 4, 7, 9, 10, 11, 12)  # after these layers, as LPIPS taps its SqueezeNet
+DEPTHS = (1, 4, 7, 9, 10, 11, 12)  # the layers after which LPIPS takes features from its SqueezeNet
 
 
 class SqueezeDistance(nn.Module):
@@ -35,7 +35,7 @@ class SqueezeDistance(nn.Module):
         self.backbone = PretrainedFeatures("squeezenet", weights, convention)
 
     def forward(self, result: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        """``(B, 3, H, W)`` in [-1, 1] each, three grey copies, to ``(B,)``."""
+        """Distance ``(B,)`` of two batches ``(B, 3, H, W)`` in [-1, 1], each with three grey copies."""
         x, y = (image * self.backbone.scale + self.backbone.shift for image in (result, truth))
         total = torch.zeros(len(x), device=x.device)
         for index, layer in enumerate(self.backbone.features):
@@ -47,13 +47,13 @@ class SqueezeDistance(nn.Module):
 
 
 class SliceSqueeze(SliceLPIPS):
-    """The distance as :class:`scripts.evaluation.lpips.SliceLPIPS` takes LPIPS: same slices, same range, other network.
+    """The distance with the slices and the range of :class:`scripts.evaluation.lpips.SliceLPIPS`, by another network.
 
     Args:
         weights: see :class:`SqueezeDistance`.
-        convention: see there.
-        batch_pixels: bound of the pixels of one forward pass, at least one slice.
-        device: where the network computes.
+        convention: see :class:`SqueezeDistance`.
+        batch_pixels: largest number of pixels in one forward pass, which takes at least one slice.
+        device: device of the network.
     """
 
     def __init__(self, weights: str, convention: str, batch_pixels: int = 2**18, device: str = "cpu") -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a linear ramp in world coordinates come back as itself? Through the network and the whole inference.
+"""Check that the whole inference reproduces a linear ramp in world coordinates.
 
-Stacks of random slice spacing, target spacing, thickness and oblique, flipped orientation hold a ramp along a random
-direction; the result is compared with the ramp at its own world coordinates, away from the ends.
+Stacks with random slice spacing, target spacing, thickness and oblique, flipped orientation hold a ramp along a random
+direction. The result is compared with the ramp at the world coordinates of its voxels, away from the ends.
 
     python -m studies.ramp --count 20
 """
@@ -22,21 +22,21 @@ from scripts.inference.predictor import Predictor
 from tools.run_bundle import BUNDLE, accept_overrides
 
 SHAPE = (48, 48, 20)
-END_SLICES = 3  # acquired slices at each end that are not compared
-END_VOXELS = 8  # voxels at each in-plane border that are not compared
+END_SLICES = 3  # acquired slices at each end that are left out
+END_VOXELS = 8  # voxels at each in-plane border that are left out
 
 
 def ramp(shape: tuple[int, ...], affine: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """The ramp at the voxels of a grid; ``gradient`` is per mm."""
+    """The ramp at the voxels of a grid; ``gradient`` is in units per mm."""
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     return np.asarray((index @ affine[:3, :3].T + affine[:3, 3]) @ gradient, dtype=np.float32)
 
 
 def error_of_range(seed: int, **ids: Any) -> dict[str, float]:
-    """How one random stack was acquired, and the largest difference of its result over the range of the stack.
+    """Acquisition of a random stack, and the largest error of its result as a share of the range of the stack.
 
     Args:
-        seed: of the stack.
+        seed: seed of the stack.
         ids: overrides of ids of ``inference.json``.
     """
     rng = np.random.default_rng(seed)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be said of the results on real thick scans, which have no truth, in figures per scan.
+"""Figures of the results on real thick scans, which have no truth.
 
-* sharpness along the thick axis over sharpness in-plane, per mm, before (cubic) and after: 1 would be equal;
-* how well the result, made thick again, explains the scan, beside the noise in the scan;
-* how strongly the differences between thin slices repeat every K slices, as a checkerboard would, cubic beside it.
+* The sharpness along the thick axis relative to the sharpness in-plane, per mm, before (cubic) and after. At 1, both
+  are equal.
+* The difference between the scan and the result that is made thick again, compared with the noise in the scan.
+* How strongly the differences between thin slices repeat every K slices, like a checkerboard, compared with cubic.
 """
 
 from __future__ import annotations

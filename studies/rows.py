@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a table: train what must be trained, apply it to every case, score; what is there is not done again."""
+"""Rows of a table: train a method, apply it to every case and score it. Finished parts are not repeated."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from studies.peers.scan import both_orientations
 
 __all__ = ["KINDS", "Inputs", "Rows", "thick_training_scans"]
 
-# how a method of table1.json is used
+# how a method in table1.json is used
 KINDS = {
     "per_scan": "a network of its own for every scan",
     "with_reference": "the same, guided by a second contrast of the patient",
@@ -49,20 +49,20 @@ Apply = Callable[[nn.Module, Any], torch.Tensor]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a table is made from.
+    """The inputs of a table.
 
     Attributes:
-        sets: test volumes under their protocols; all have one operator.
+        sets: test volumes with their protocols, which have one operator in common.
         output: folder of the table.
         budget_s: processor seconds that every learned row may spend on training.
         ct: folder of CT, for our own rows.
-        mr: folder of MR to learn from, thick or to be made thick.
-        hr_train: folder of thin MR to learn from, for the supervised and unpaired rows alone.
-        seed: of everything random.
-        device: where networks run.
+        mr: folder of training MR, thick or to be made thick.
+        hr_train: folder of thin training MR, for the supervised and unpaired rows only.
+        seed: seed of everything that is random.
+        device: device of the networks.
         lpips: scorer, or ``None``.
         squeeze: :class:`studies.perceptual.SliceSqueeze`, or ``None``.
-        overrides: ids of ``common.json`` that our own training commands are given too.
+        overrides: ids of ``common.json`` for our own training commands.
     """
 
     sets: list[CaseSet]
@@ -79,17 +79,17 @@ class Inputs:
 
 
 def thick_training_scans(mr: Path, output: Path, **degrade: Any) -> Path:
-    """A folder of thick scans: those of ``mr`` that are thick, and the others made thick along their third axis.
+    """Make a folder of thick scans: the thick scans of ``mr``, and the others made thick along their third axis.
 
     Args:
         mr: folder of NIfTI volumes.
-        output: where the thick scans go.
+        output: folder for the thick scans.
         degrade: ``scale_factor`` and the other arguments of ``DegradeVolume``.
 
     Raises:
         ValueError: if ``mr`` holds no NIfTI volume.
     """
-    done = output.with_name(output.name + ".done")  # beside the folder, which is read as data
+    done = output.with_name(output.name + ".done")  # beside the folder, whose files are all data
     if not done.exists():
         output.mkdir(parents=True, exist_ok=True)
         found = find_cases(mr)
@@ -113,7 +113,7 @@ class Rows:
     """Every row of a table, by the name of its method.
 
     Args:
-        inputs: what it is made from.
+        inputs: inputs of the table.
         ours: names of our own rows to their ``shares`` and variants (``ours`` or ``ablation`` of ``table1.json``).
     """
 
@@ -131,10 +131,10 @@ class Rows:
         self.plain = {"bicubic": bicubic, "bicubic_dc": bicubic_dc, "sinc": sinc}
 
     def peer(self, method: str) -> Any:
-        """The peer of that name, untrained; its weights depend on the seed alone, not on the rows before it."""
+        """The untrained peer with this name. Its weights depend only on the seed, not on the rows before it."""
         if method not in self._peers:
             torch.manual_seed(self.inputs.seed)
-            self.parser.parse(reset=True)  # new objects: none that another row has trained
+            self.parser.parse(reset=True)  # makes new objects instead of those that another row has trained
             self._peers[method] = self.parser.get_parsed_content(f"{self.kinds[method]}::{method}")
         return self._peers[method]
 
@@ -143,11 +143,11 @@ class Rows:
         return self.kinds.get(method) in ("per_scan", "with_reference")
 
     def trains(self, method: str) -> bool:
-        """Whether the method spends the budget."""
+        """Whether the method spends the budget on training."""
         return method in self.ours or self.kinds.get(method, "shipped") != "shipped"
 
     def cases(self) -> list[tuple[str, CaseSet, int]]:
-        """``(key, set, index)`` of all cases; the key has the set's label in it where there are several sets."""
+        """``(key, set, index)`` of all cases; the key contains the label of the set if there are several sets."""
         several = len(self.inputs.sets) > 1
         return [
             (f"{s.label}/{name}" if several else name, s, index)
@@ -156,13 +156,13 @@ class Rows:
         ]
 
     def run(self, method: str) -> dict[str, Any]:
-        """Do one row and return it in the form of ``table1.json``; a row that fails says why, the others go on."""
+        """Make one row in the form of ``table1.json``. A row that fails states the reason, and the others continue."""
         try:
             return self._run(method)
-        except (Exception, SystemExit) as error:  # isolation is the purpose; a training command ends with SystemExit
+        except (Exception, SystemExit) as error:  # rows are isolated, and a training command ends with SystemExit
             traceback.print_exc()
             cause: BaseException = error
-            while cause.__cause__ is not None:  # MONAI wraps what a constructor says
+            while cause.__cause__ is not None:  # MONAI wraps the error of a constructor
                 cause = cause.__cause__
             return self._row(method, f"failed: {type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}")
 
@@ -221,7 +221,7 @@ class Rows:
         return None
 
     def _case(self, method: str, key: str, case_set: CaseSet, index: int, trained: Any) -> dict[str, Any]:
-        """Scores of one case, from the file if it has been done."""
+        """Scores of one case, read from the file if the case is finished."""
         output = self.inputs.output
         path = output / "scores" / method / f"{key}.json"
         weights = self.shipped_digest if method in ("ours_shipped", "ours_adapted") else None
@@ -246,7 +246,7 @@ class Rows:
         return scores
 
     def _result(self, method: str, case: Case, budget_s: float, trained: Any) -> tuple[torch.Tensor, float]:
-        """``(H1, H2, K * n_slices)`` in unit range, and processor seconds."""
+        """Result ``(H1, H2, K * n_slices)`` in unit range, and processor seconds."""
         device = self.inputs.device
         started = processor_seconds(device)
         if method in self.plain:
@@ -261,7 +261,7 @@ class Rows:
         return thin, processor_seconds(device) - started
 
     def _train_on(self, method: str, case: Case, budget_s: float) -> nn.Module:
-        """Network of a per-scan method for a case; that of the first set's last case is kept for the curve."""
+        """Network of a per-scan method for a case. That of the last case of the first set is kept for the curve."""
         key = (method, str(case.image.meta["filename_or_obj"]), budget_s)
         if key in self._kept:
             return self._kept[key]
@@ -280,7 +280,7 @@ class Rows:
         )
 
     def _train_once(self, method: str, budget_s: float) -> tuple[nn.Module, Apply, float]:
-        """Network, how to apply it, and the processor seconds of its training."""
+        """Network, function that applies it, and processor seconds of its training."""
         inputs = self.inputs
         folder = inputs.output / "weights" / f"{method}_{budget_s:g}s"
         weights, facts = folder / "network.pt", folder / "facts.json"
@@ -291,7 +291,7 @@ class Rows:
             network = peer.to(inputs.device, memory_format=torch.channels_last).eval()
             return network, both_orientations, 0.0
         if facts.exists():
-            network = copy.deepcopy(peer.network)  # the peer's own stays untrained
+            network = copy.deepcopy(peer.network)  # the network of the peer itself stays untrained
             network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
             return network.to(inputs.device).eval(), peer.apply, json.loads(facts.read_text())["cpu_seconds"]
         how = (budget_s, inputs.seed, inputs.device, self.autocast)
@@ -302,7 +302,7 @@ class Rows:
             data.append(training_volumes(inputs.hr_train, self.first))
         if self.kinds[method] == "supervised":
             data.append(self.first.operator())
-        started = processor_seconds(inputs.device)  # reading is not training
+        started = processor_seconds(inputs.device)  # the reading of volumes does not count
         network = peer.train(*data, *how)
         seconds = processor_seconds(inputs.device) - started
         folder.mkdir(parents=True, exist_ok=True)
@@ -311,7 +311,7 @@ class Rows:
         return network, peer.apply, seconds
 
     def _thick_mr(self) -> Path:
-        assert self.inputs.mr is not None  # else the row has not been begun
+        assert self.inputs.mr is not None  # otherwise, the row is not started
         first = self.first
         return thick_training_scans(
             self.inputs.mr, self.inputs.output / "mr", scale_factor=first.scale_factor, profile=first.profile,
@@ -324,7 +324,7 @@ class Rows:
             "ct_dir": inputs.ct,
             "mr_dir": self._thick_mr(),
             "seed": inputs.seed,
-            # all rows know the operator
+            # all rows are given the operator
             "scale_factors::lowest": self.first.scale_factor,
             "scale_factors::highest": self.first.scale_factor,
             "acquired_profile": self.first.profile,
@@ -335,13 +335,13 @@ class Rows:
         }
         path = train_ours(row["shares"], folder, budget_s, ids)
         if not facts.exists():
-            write_json(facts, {"cpu_seconds": budget_s})  # of the iterations; the start of the commands is not counted
+            write_json(facts, {"cpu_seconds": budget_s})  # of the iterations, without the start of the commands
         network = load_weights(copy.deepcopy(self.parser.get_parsed_content("network_def")), str(path))
         network = network.to(inputs.device).to(memory_format=torch.channels_last).eval()
         return network, both_orientations, json.loads(facts.read_text())["cpu_seconds"]
 
     def _curve(self, method: str) -> list[dict[str, float]]:
-        """Gain over cubic on a slab of the first set's last case, before data consistency, for parts of the budget."""
+        """Gain over cubic by budget, before data consistency, on a slab of the last case of the first set."""
         path = self.inputs.output / "curves" / f"{method}.json"
         points: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
         done = {point["budget_s"] for point in points}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large should the shipped network be? Quality on held-out training subjects against speed, for several sizes.
+"""Compare sizes of the network: quality on held-out training subjects against speed.
 
-Every size is trained by the shipped recipe for the same number of iterations. Quality is the last validation of stage 2
-(gain over cubic on the person whom ``make model`` holds out; the test volumes take no part). Speed is measured for all
-sizes in turns on the same batch. What is there is not trained again.
+Every size is trained by the shipped recipe for the same number of iterations. Quality is the last validation of stage
+2: the gain over cubic on the person whom ``make model`` holds out. Test volumes are not used. Speed is measured for all
+sizes in turns on the same batch. A finished training is not repeated.
 
     python -m studies.sizes --data <folder with MANIFEST.csv> --output OUT --iterations 300 1200
 """
@@ -31,19 +31,19 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
 SIZES = ROOT / "studies" / "sizes.json"
-SCALE_FACTOR = 4  # at which speed is measured
+SCALE_FACTOR = 4  # K for the measurement of speed
 METRIC = "psnr_gain_over_cubic_db"
 
 
 def last_gain_db(output: Path) -> float:
-    """Last validation of stage 2, dB over cubic."""
+    """Last validation of stage 2, in dB over cubic."""
     curves = read_curves(output / "tensorboard")["stage2"]
     (tag,) = [tag for tag in curves if tag.endswith(METRIC)]
     return float(curves[tag][1][-1])
 
 
 def seconds_per_megapixel(networks: dict[str, SRNet], rounds: int) -> dict[str, float]:
-    """Median seconds per million LR pixels, all sizes in turns on one batch of thick slices."""
+    """Median seconds per million LR pixels, measured for all sizes in turns on one batch of thick slices."""
     operator = SliceProfileOperator(SliceGrid.over_slab(48, SCALE_FACTOR))
     told = operator.told(1 / SCALE_FACTOR)
     batch = torch.randn(4, 1, 128, 48).to(memory_format=torch.channels_last)
@@ -59,7 +59,7 @@ def seconds_per_megapixel(networks: dict[str, SRNet], rounds: int) -> dict[str, 
 
 
 def main() -> None:
-    """Train, measure, write ``sizes.md``, ``sizes.json`` and ``sizes.png``."""
+    """Train, measure, and write ``sizes.md``, ``sizes.json`` and ``sizes.png``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which slice profile do real thick scans have? What data consistency must correct, and what it does to the result.
+"""The slice profile of real thick scans: how much data consistency corrects, and how that changes the result.
 
-The network learns from many profiles and widths and infers thin slices without being told which. If the profile that
-data consistency then assumes is the scan's, there is little left to correct; if it is too wide, it sharpens across the
-slices what was never blurred, and the rhythm of the thick slices appears in the thin ones. Works on the middle of each
-scan, with data consistency exact. Prints a Markdown table.
+The network learns from many profiles and widths and infers thin slices without knowing the profile. If data consistency
+assumes the true profile of the scan, it has little to correct. If the assumed profile is too wide, it sharpens
+structures across the slices that were never blurred, and a pattern with the period of the thick slices appears in the
+thin slices. The study works on the middle of each scan, with exact data consistency. Prints a Markdown table.
 
     python -m studies.slice_profiles --data <folder of thick MR>
 """
@@ -29,14 +29,14 @@ ASSUMED = (("gaussian", 1.0), ("gaussian", 0.8), ("box", 1.0), ("box", 0.9))
 
 
 def middle(volume: np.ndarray, thick_axis: int, side: int) -> np.ndarray:
-    """The middle ``side`` x ``side`` pixels of all slices, thick axis last."""
+    """The middle ``side`` x ``side`` pixels of all slices, with the thick axis last."""
     moved = np.moveaxis(volume, thick_axis, 2)
     start = [max(0, (n - side) // 2) for n in moved.shape[:2]]
     return np.ascontiguousarray(moved[start[0] : start[0] + side, start[1] : start[1] + side])
 
 
 def study(acquired: torch.Tensor, thin: torch.Tensor, scale_factor: int) -> dict[str, tuple[float, float]]:
-    """Assumed profile to ``(correction / standard deviation of the scan, period figure)``.
+    """``(correction / standard deviation of the scan, period figure)`` for each assumed profile.
 
     Args:
         acquired: ``(H1, H2, n_slices)``.
@@ -56,7 +56,7 @@ def study(acquired: torch.Tensor, thin: torch.Tensor, scale_factor: int) -> dict
 
 
 def cost_of_a_wrong_profile(truth: np.ndarray, predictor: Predictor, factor: int) -> dict[str, dict[str, float]]:
-    """PSNR in dB of a thin volume made thick with one profile and explained by another: made, then assumed."""
+    """PSNR in dB of a thin volume, by the profile with which it is made thick and the profile that is assumed."""
     grid = SliceGrid.under_slab(truth.shape[2], factor)
     truth = truth[..., : grid.n_thin]
     thin, affine = torch.from_numpy(truth.copy()), np.diag([1.0, 1.0, float(factor), 1.0])

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does stage 3 help? Stages 1, 1+2, 1+2+3, ours and the paper's, same iterations, several seeds, unseen volumes.
+"""The benefit of stage 3: stages 1, 1+2 and 1+2+3, in our form and the paper's, for several seeds, on unseen volumes.
 
-The paper's rows take its stages 2 and 3 with its own rate and batch, on the sizes and the stage 1 of the others.
-Every training and every scoring is the bundle's own command. What is there is not done again, so that the study can be
-interrupted. Writes ``ablation.md``, ``ablation.json``, and the gradient norm of every term at SRNet over stage 3 as
-``gradient_norms.json`` and ``gradient_norms.png``.
+All rows have the same iterations, sizes and stage 1. The paper's rows take stages 2 and 3 of the paper with its own
+rate and batch size. Every training and every scoring runs the bundle's own command. Finished parts are not repeated, so
+that the study can be interrupted. Writes ``ablation.md``, ``ablation.json``, and the gradient norm of every term at
+SRNet over stage 3 as ``gradient_norms.json`` and ``gradient_norms.png``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ROWS = {
 
 
 def crop(source: Path, target: Path, side: int) -> None:
-    """Middle cubes of the volumes, so that scoring does not cost more than training."""
+    """Write the middle cubes of the volumes, so that scoring does not take longer than training."""
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.glob("*.nii*")):
         if not (target / path.name).exists():
@@ -47,11 +47,11 @@ def crop(source: Path, target: Path, side: int) -> None:
 
 
 def train(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
-    """All stages of one seed, in a folder per variant; both start from the same stage 1."""
+    """Train all stages for one seed, in a folder per variant. Both variants start from the same stage 1."""
     common = {"ct_dir": arguments.ct, "mr_dir": arguments.mr, "seed": seed}
     if arguments.datalist:
         common["datalist_file"] = arguments.datalist
-    # a run-away is a result here, not a reason to stop
+    # divergence is a result here, not a reason to stop
     watch: dict[str, Any] = {"max_gradient_growth": 1e9, "max_period_peak": 1e9}
     for variant in ("anchored", "paper"):
         output = folder / variant
@@ -68,7 +68,7 @@ def train(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
 
 
 def score(folder: Path, volumes: Path) -> dict[str, dict[str, float]]:
-    """Gain over cubic in dB of every row on every volume."""
+    """Gain over cubic in dB for every row on every volume."""
     gains: dict[str, dict[str, float]] = {}
     for row, name in ROWS.items():
         weights = folder / f"{name}.pt"
@@ -85,7 +85,7 @@ def score(folder: Path, volumes: Path) -> dict[str, dict[str, float]]:
 
 
 def draw(norms: dict[str, dict[str, list[list[float]]]], path: Path) -> None:
-    """Gradient norm of each term at SRNet's parameters over stage 3, one panel per variant."""
+    """Draw the gradient norm of each term at SRNet's parameters over stage 3, with one panel per variant."""
     figure, axes = plt.subplots(1, len(norms), figsize=(5 * len(norms), 3.6), layout="constrained", sharey=True)
     for axis, (variant, terms) in zip(np.atleast_1d(axes), norms.items(), strict=True):
         for term, (steps, values) in sorted(terms.items()):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is one row better than another, over the same cases? Paired t-test and bootstrap interval."""
+"""Compare two rows over the same cases: paired t-test and bootstrap interval."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from scipy import stats
 
 __all__ = ["compare_paired"]
 
-FEWEST_CASES = 6  # below that, whatever the data, a two-sided signed-rank test cannot reach 0.05
+FEWEST_CASES = 6  # with fewer cases, a two-sided signed-rank test cannot reach 0.05, whatever the data
 
 
 def compare_paired(row: Sequence[float], reference: Sequence[float], seed: int = 0) -> dict[str, Any]:
     """Mean difference ``reference - row`` over paired cases.
 
     Args:
-        row: one figure per case.
-        reference: the same figure of the same cases.
-        seed: of the bootstrap.
+        row: one score per case.
+        reference: the same score of the same cases.
+        seed: seed of the bootstrap.
 
     Returns:
         ``n``, ``mean_difference``, ``p_value`` (paired t-test, two-sided; ``None`` for one case or no spread),
-        ``interval_95`` (percentile bootstrap of the mean over the cases; ``None`` for one case), ``warning``
-        (where n is too small to mean anything) or ``None``.
+        ``interval_95`` (percentile bootstrap of the mean over the cases; ``None`` for one case), and ``warning``
+        (``None``, unless n is too small for a test).
 
     Raises:
         ValueError: if the two are not equally long, or empty.

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's Table 2 on your own data: what each stage brings, in the paper's reading and in ours.
+"""The paper's Table 2 on your own data: the effect of each stage, in the paper's form and in ours.
 
     make table2 HR=<test> CT=<ct> MR=<mr> BUDGET=600 OUT=out/table2
 
-Every row has the same budget in all, shared between its stages as ``ablation`` in ``table1.json`` says. Writes
-``table2.md``, ``table2.json`` and figures. ``studies/stage3_ablation.py`` asks another question: the same number of
-iterations in every stage, several seeds.
+Every row has the same budget in total; ``ablation`` in ``table1.json`` divides it between the stages. Writes
+``table2.md``, ``table2.json`` and figures. ``studies/stage3_ablation.py`` is another comparison, with the same number
+of iterations in every stage and several seeds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from studies.tables import command_line, prepare, write_table
 
 
 def main() -> None:
-    """Run the rows, write the table."""
+    """Run the rows and write the table."""
     arguments = command_line(__doc__).parse_args()
     try:
         inputs, lpips_reason = prepare(arguments)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both tables share: the command line, the settings they may be resumed under, and how a table is written."""
+"""Common parts of both tables: the command line, the check of settings when a table is resumed, and the output."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[Inputs, str]:
-    """Check what was given and make the case sets.
+    """Check the arguments and make the case sets.
 
     Returns:
-        The inputs of the rows, and why LPIPS is empty (or an empty string).
+        The inputs of the rows, and the reason why LPIPS is missing (an empty string if it is not).
 
     Raises:
         ValueError: if folders and protocols do not match, the sets have different operators, or the output folder
@@ -107,7 +107,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Inputs, str]:
         "seed": arguments.seed,
         "set": overrides,
     }
-    # what was not there in the first place may be given later: its rows have not been run
+    # data that were missing at first may be given later, because their rows have not been run
     path = arguments.output / "settings.json"
     if path.exists():
         before = json.loads(path.read_text())
@@ -151,15 +151,15 @@ def write_table(
     lpips_reason: str,
     pictured: list[str],
 ) -> str:
-    """Write ``NAME.json``, ``NAME.md``, the figures and the curves; returns the Markdown.
+    """Write ``NAME.json``, ``NAME.md``, the figures and the curves; return the Markdown text.
 
     Args:
         name: ``table1`` or ``table2``.
-        title: its first line.
-        rows: in the order of the table.
-        reference: the method that the others are tested against.
-        runner: what made the rows.
-        lpips_reason: why LPIPS is empty, or an empty string.
+        title: first line of the table.
+        rows: rows in the order of the table.
+        reference: method against which the others are tested.
+        runner: object that made the rows.
+        lpips_reason: why LPIPS is missing, or an empty string.
         pictured: methods to show in the pictures.
     """
     inputs = runner.inputs
@@ -217,7 +217,7 @@ def _tests(rows: list[dict[str, Any]], reference: str) -> dict[str, Any]:
 
 
 def _figures(runner: Rows, rows: list[dict[str, Any]], pictured: list[str]) -> dict[str, dict[str, float]]:
-    """Draw one picture per case from the volumes on disk; returns the truth's own figures along the thick axis."""
+    """Draw one picture per case from the volumes on disk; return the figures of the truth along the thick axis."""
     output = runner.inputs.output
     truths: dict[str, dict[str, float]] = {}
     for key, case_set, index in runner.cases():
@@ -256,7 +256,7 @@ def _draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def draw_summary(rows: list[dict[str, Any]], path: Path) -> None:
-    """One point a row: gain over cubic, mean of all cases, against what the row costs per scan, and once."""
+    """Draw one point per row: the mean gain over cubic against the cost of the row, per scan and once."""
     done = {row["method"]: row for row in rows if row["status"] == "done" and row["cases"]}
     cubic = done.pop("bicubic", None)
     if cubic is None or not done:
@@ -271,7 +271,7 @@ def draw_summary(rows: list[dict[str, Any]], path: Path) -> None:
         axes, (("per_scan_seconds", "per scan"), ("once_seconds", "once, before the first scan")), strict=True
     ):
         for method, row in done.items():
-            seconds = max(0.1, row[when])  # nothing at all stands at the left edge
+            seconds = max(0.1, row[when])  # a cost of 0 is drawn at the left edge
             axis.plot(seconds, gains[method], "o", color="C3" if method.startswith("ours") else "C0")
             axis.annotate(method, (seconds, gains[method]), (4, 3), textcoords="offset points", fontsize=7)
         axis.set(xlabel=f"processor seconds {label}", xscale="log")
@@ -336,7 +336,7 @@ def _markdown(content: dict[str, Any], runner: Rows) -> str:
 
 
 def _through_plane_lines(content: dict[str, Any]) -> list[str]:
-    """Second table: means over all cases of the figures along the thick axis."""
+    """Second table: figures along the thick axis as means over all cases."""
     lines = ["", "## Along the thick axis", "", "| method | " + " | ".join(THROUGH_PLANE_DEFINITIONS) + " |"]
     lines.append("|---" * (len(THROUGH_PLANE_DEFINITIONS) + 1) + "|")
     rows = {row["method"]: [c["through_plane"] for c in row["cases"].values()] for row in content["rows"]}
@@ -364,7 +364,7 @@ def _test_lines(content: dict[str, Any]) -> list[str]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no infinity and no NaN: ``null``."""
+    """Replace infinity and NaN, which JSON does not have, by ``null``."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the translation learn? CITNet on made-up patients, whose MR and CT correspond, which training is not told.
+"""Quality of the translation: CITNet on made-up patients, whose MR and CT correspond. Training does not use this.
 
-For each seed: three stages on patients' CT and thick MR; then, on a patient who took no part, CT slices are translated
-with the attribute code of their MR and held against the true MR, and content codes of corresponding slices are
-correlated beside those of random pairs. Writes ``translation.json``.
+For each seed, three stages are trained on CT and thick MR of patients. The CT slices of another patient are then
+translated with the attribute code of their MR and compared with the true MR. In addition, the content codes of
+corresponding slices are correlated, and those of random pairs for comparison. Writes ``translation.json``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIZES = [str(ROOT / "studies" / name) for name in ("small.json", "translation.js
 
 
 def held_out_slices(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(count, 1, H, W)`` MR and CT slices of one patient in unit range; H and W multiples of 4."""
+    """``(count, 1, H, W)`` MR and CT slices of one patient in unit range; H and W are multiples of 4."""
     patient = make_patient(seed, (72, 80, 72), (1.4, 1.4, 1.4), contrast="t1")
     mr = torch.from_numpy(patient.mr)
     mr = mr_intensity_range(mr, 0.5, 99.5).to_unit(mr)
@@ -40,7 +40,7 @@ def held_out_slices(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Pearson correlation of whole codes, ``(n,)``."""
+    """Pearson correlation of each pair of codes, ``(n,)``."""
     a, b = (x.flatten(1) - x.flatten(1).mean(dim=1, keepdim=True) for x in (a, b))
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-12)
 
@@ -85,7 +85,7 @@ def main() -> None:
         folder = output / f"seed{seed}"
         for stage, iterations in enumerate(arguments.iterations, start=1):
             if not (folder / f"stage{stage}.pt").exists():
-                # CITNet is what is studied: a run-away of the others must not stop it
+                # the study is about CITNet, so divergence of another network must not stop it
                 watch: dict[str, Any] = {"max_gradient_growth": 1e9, "max_period_peak": 1e9} if stage > 1 else {}
                 run_bundle(
                     ["common.json", f"train_stage{stage}.json", *SIZES], "training", ct_dir=output / "data" / "ct",

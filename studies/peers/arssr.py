@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ArSSR: an implicit function that is asked for the intensity at any place. Supervised, 3D, any real K.
+"""ArSSR: an implicit function that gives the intensity at any place. Supervised, 3D, any real K.
 
 Re-implementation from Q. Wu et al., An Arbitrary Scale Super-Resolution Approach for 3D MR Images via Implicit Neural
-Representation, arXiv:2110.14476: an encoder turns the LR volume into a feature map; the decoder, a perceptron of eight
-layers, takes a coordinate and the feature vector interpolated (trilinearly) there, ``I(x) = f(x, V(x))``, and gets it
-once more half-way. One network learns all K of a range.
+Representation, arXiv:2110.14476. An encoder turns the LR volume into a feature map. The decoder, a perceptron with
+eight layers, takes a coordinate and the feature vector that is interpolated (trilinearly) there, ``I(x) = f(x, V(x))``;
+this input enters once more half-way. One network learns all K of a range.
 
-What differs: only one axis has new places, so the features are interpolated along it and the coordinate is the offset
-to the nearest thick slice, in slices, beside 1 / K; the encoder is a 3D residual dense network of the table's size;
-the decoder predicts what cubic interpolation lacks. Each batch has a K of its own (the paper: each item).
+Differences from the paper: only one axis has new positions, so the features are interpolated along it, and the
+coordinate is the offset to the nearest thick slice, in slices, together with 1 / K. The encoder is a 3D residual dense
+network of the table's size. The decoder predicts the difference from cubic interpolation. Each batch has a K of its own
+(in the paper, each item).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["ArSSR"]
 
 
 class ArSSR(nn.Module):
-    """Encoder on the thick grid, perceptron at the thin slices.
+    """Encoder on the thick grid and perceptron at the thin slices.
 
     Args:
         features: channels of the feature map.
@@ -32,7 +33,7 @@ class ArSSR(nn.Module):
         units: convolutions per block.
         blocks: dense blocks of the encoder, each with its own skip.
         hidden: width of the perceptron.
-        layers: of the perceptron, even; the input enters again half-way.
+        layers: even number of layers of the perceptron; the input enters again half-way.
     """
 
     def __init__(self, features: int, growth: int, units: int, blocks: int, hidden: int, layers: int) -> None:
@@ -43,7 +44,7 @@ class ArSSR(nn.Module):
             dense = DenseBlock(features, growth, units)
             self.blocks.append(nn.Sequential(dense, nn.Conv3d(dense.channels, features, 1)))
         told, half = features + 2, layers // 2
-        # convolutions of one voxel: the same perceptron at every place
+        # convolutions of one voxel apply the same perceptron at every place
         self.first = _perceptron(told, hidden, half)
         self.second = _perceptron(hidden + told, hidden, layers - half - 1)
         self.last = started_small(nn.Conv3d(hidden, 1, 1))

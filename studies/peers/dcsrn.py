@@ -3,9 +3,10 @@
 
 Re-implementation from Y. Chen et al., Brain MRI Super Resolution Using 3D Deep Densely Connected Neural Networks, ISBI
 2018: a 3 x 3 x 3 convolution to ``2 k`` channels, a block of four units (batch normalisation, ELU, 3 x 3 x 3
-convolution to ``k = 24`` channels), each of which sees the outputs of all before it, and a last convolution.
+convolution to ``k = 24`` channels), each of which sees the outputs of all units before it, and a last convolution.
 
-What differs: the network predicts what cubic interpolation lacks; L1 loss; k is in the table's JSON.
+Differences from the paper: the network predicts the difference from cubic interpolation, with the L1 loss; k is in the
+table's JSON.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ class DenseBlock(nn.Module):
     """Units that each add ``growth`` channels to all channels before them.
 
     Args:
-        channels: that enter.
+        channels: channels of the input.
         growth: k.
-        units: how many.
+        units: number of units.
 
     Attributes:
-        channels: that leave.
+        channels: channels of the output.
     """
 
     def __init__(self, channels: int, growth: int, units: int) -> None:
@@ -54,7 +55,7 @@ class DCSRN(InterpolatedInput):
 
     Args:
         growth: k.
-        units: of the block.
+        units: number of units of the block.
     """
 
     def __init__(self, growth: int, units: int) -> None:

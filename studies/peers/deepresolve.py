@@ -2,11 +2,11 @@
 """DeepResolve: a deep residual network for thin slices. Supervised, 3D.
 
 Re-implementation from A. S. Chaudhari et al., Super-resolution Musculoskeletal MRI Using Deep Learning, Magnetic
-Resonance in Medicine 80(5), 2018: pairs of 3 x 3 x 3 convolution and ReLU (20 layers, 64 channels) on the slices
-interpolated to the thin grid; the network learns the residual, which is added: ``x = y + R(y)``.
+Resonance in Medicine 80(5), 2018: pairs of 3 x 3 x 3 convolution and ReLU (20 layers, 64 channels) on slices that
+are interpolated to the thin grid. The network learns the residual, which is added: ``x = y + R(y)``.
 
-What differs: fewer layers and channels, so that it converges on a processor (the sizes are in the table's JSON); L1
-loss in place of L2; the interpolation is cubic on the table's grid.
+Differences from the paper: fewer layers and channels, so that the network converges on a CPU (the sizes are in the
+table's JSON); L1 loss instead of L2; cubic interpolation on the table's grid.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class DeepResolve(InterpolatedInput):
     """Convolutions of 3 x 3 x 3 with ReLU between them.
 
     Args:
-        layers: convolutions, at least two.
+        layers: number of convolutions, at least two.
         features: channels between them.
     """
 

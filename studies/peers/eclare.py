@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ECLARE, SMORE's successor, as an outside program: ``pip install eclare`` into any environment on the PATH.
+"""ECLARE, the successor of SMORE, as an external program: ``pip install eclare`` into any environment on the PATH.
 
-It is GPL-3: never imported, only started, and only where the user has installed it. Its command line (version 1.0.1)
-takes a NIfTI file and chooses its own grid and training length, so its row states the processor seconds that it took,
-and its result is brought to the table's grid by linear interpolation in world coordinates where the two differ.
+The licence of the program is GPL-3. It is therefore never imported, but started as a program if the user has installed
+it. Its command line (version 1.0.1) takes a NIfTI file and chooses its own grid and training length. So its row states
+the processor seconds that it took, and its result is resampled to the table's grid by linear interpolation in world
+coordinates if the grids differ.
 """
 
 from __future__ import annotations
@@ -32,17 +33,17 @@ def run_eclare(
 
     Args:
         thick: the thick-slice scan.
-        output_dir: for the program's own output.
+        output_dir: folder for the program's own output.
         thickness_to_spacing: slice thickness over slice spacing.
-        shape: of the table's grid.
-        affine: of the table's grid, ``(4, 4)``.
+        shape: shape of the table's grid.
+        affine: ``(4, 4)`` RAS affine of the table's grid.
 
     Returns:
-        ``(I, J, K)`` float32 array on that grid, and the CPU-seconds of the program.
+        ``(I, J, K)`` float32 array on the table's grid, and the CPU-seconds of the program.
 
     Raises:
-        FileNotFoundError: if it is not installed.
-        RuntimeError: if it fails or leaves no result.
+        FileNotFoundError: if the program is not installed.
+        RuntimeError: if the program fails or leaves no result.
     """
     program = find_eclare()
     if program is None:

@@ -2,15 +2,17 @@
 """GAN-CIRCLE: super-resolution by a cycle between low and high resolution. Unpaired, 2D.
 
 Re-implementation from C. You et al., CT Super-Resolution GAN Constrained by the Identical, Residual, and Cycle Learning
-Ensemble (GAN-CIRCLE), IEEE TMI 39(1), 2020, unsupervised form: G makes ``x`` (low) high, F makes ``y`` (high) low, with
+Ensemble (GAN-CIRCLE), IEEE TMI 39(1), 2020, unsupervised form. G raises the resolution of ``x``, F lowers that of
+``y``, with
 
     L = L_WGAN(G) + cycle (|F(G(x)) - x| + |G(F(y)) - y|) + identity |G(y) - y| + sparsity TV(G(x)).
 
-G is twelve convolutions with a falling number of channels, whose outputs are all concatenated and compressed by 1 x 1
-convolutions (network in network) into a reconstruction; a residual is learned.
+G consists of twelve convolutions with a decreasing number of channels. All their outputs are concatenated and
+compressed by 1 x 1 convolutions (network in network) into a reconstruction, which is a residual.
 
-What differs: F is the table's operator, which all rows know, and needs no critic or identity of its own; the joint
-sparsifying term is TV of G(x) alone, since no paired image is known; L1; smaller sizes (in the table's JSON).
+Differences from the paper: F is the table's operator, which all rows are given, and needs no critic or identity loss of
+its own. The joint sparsifying term is TV of G(x) alone, because no paired image is known. The losses are L1, and the
+sizes are smaller (in the table's JSON).
 """
 
 from __future__ import annotations
@@ -53,20 +55,20 @@ class _Body(nn.Module):
 
 
 class CircleGenerator(InterpolatedInput):
-    """G.
+    """G, the generator.
 
     Args:
-        layers: convolutions.
-        features: channels of the first.
-        least_features: channels of the last.
-        compressed: channels of either 1 x 1 convolution.
+        layers: number of convolutions.
+        features: channels of the first convolution.
+        least_features: channels of the last convolution.
+        compressed: channels of each 1 x 1 convolution.
     """
 
     def __init__(self, layers: int, features: int, least_features: int, compressed: int) -> None:
         super().__init__(_Body(layers, features, least_features, compressed))
 
     def sharpen(self, low: torch.Tensor) -> torch.Tensor:
-        """G of an image on the thin grid."""
+        """Apply G to an image on the thin grid."""
         return low + self.body(low)
 
 
@@ -78,7 +80,7 @@ class GANCircle(UnpairedLearner):
         cycle: weight of both cycles.
         identity: weight of the identity loss.
         sparsity: weight of TV.
-        learner: what else :class:`UnpairedLearner` takes.
+        learner: further arguments of :class:`UnpairedLearner`.
     """
 
     name = "GAN-CIRCLE"

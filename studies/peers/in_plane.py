@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Methods that learn from the scan itself: its slices are high-resolution, made thick along an in-plane axis."""
+"""Methods that learn from the scan itself, whose slices have high resolution and are made thick in-plane."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class InPlaneLearner(PairLearner):
 
     Args:
         network: see :class:`PairLearner`.
-        largest_scale: patches are drawn at 1 to this many times the spacing of the thin slices.
-        learner: what else :class:`PairLearner` takes.
+        largest_scale: largest pixel spacing of the patches, as a multiple of the spacing of the thin slices. The
+            smallest multiple is 1.
+        learner: further arguments of :class:`PairLearner`.
     """
 
     def __init__(self, network: nn.Module, largest_scale: float, **learner: Any) -> None:
@@ -29,7 +30,7 @@ class InPlaneLearner(PairLearner):
 
     def train(self, scan: Scan, budget_s: float, seed: int, device: torch.device, autocast: str | None) -> nn.Module:
         """Learn from the scan until the budget is spent; returns the network."""
-        # the spacing of the thin slices, or the scan's own where that is coarser
+        # the spacing of the thin slices, or that of the scan's pixels if it is larger
         finest = max(scan.thin_mm, *scan.spacing_mm[:2])
         spacing_mm = (scan.thin_mm, finest * self.largest_scale)
         volumes = [(scan.image[None], scan.spacing_mm)]

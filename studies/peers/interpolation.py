@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What needs no learning: cubic convolution, the same made consistent with the scan, and the windowed sinc."""
+"""Methods without learning: cubic convolution, the same with data consistency, and the windowed sinc."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def bicubic(scan: Scan) -> torch.Tensor:
 
 
 def bicubic_dc(scan: Scan) -> torch.Tensor:
-    """The volume nearest to the cubic one that explains the scan exactly."""
+    """The volume nearest to cubic interpolation that reproduces the scan exactly."""
     return scan.operator.enforce(bicubic(scan), scan.image)
 
 
 def sinc(scan: Scan) -> torch.Tensor:
     """SimpleITK's Lanczos-windowed sinc (radius 5), sampled at the thin slices.
 
-    Beyond the centres of the outermost slices SimpleITK extrapolates nothing, so the scan is first continued by five
-    copies of them.
+    SimpleITK does not extrapolate beyond the centres of the outermost slices, so the scan is first continued by five
+    copies of each of them.
     """
     grid, radius = scan.operator.grid, 5
     h1, h2, n_slices = scan.image.shape
-    # all lines side by side in one 2D image: across them the samples lie on voxels, where a sinc takes just that one
+    # all lines side by side in one 2D image; across the lines, samples lie on voxels, where a sinc returns the voxel
     lines = np.pad(scan.image.numpy().reshape(h1 * h2, n_slices), ((0, 0), (radius, radius)), mode="edge")
-    image = sitk.GetImageFromArray(lines)  # numpy's last axis is SimpleITK's first
+    image = sitk.GetImageFromArray(lines)  # the last axis in NumPy is the first one in SimpleITK
     image.SetOrigin((grid.first - radius * grid.scale_factor, 0.0))  # in HR voxels
     image.SetSpacing((float(grid.scale_factor), 1.0))
     size, identity = (grid.n_thin, h1 * h2), sitk.Transform(2, sitk.sitkIdentity)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all networks for slices have in common: learn pairs of patches with the L1 loss, run over both orientations."""
+"""Common base of all networks for slices: learning from pairs of patches with the L1 loss, and both orientations."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["PairLearner"]
 
 
 class PairLearner:
-    """A network, and how it learns from pairs; where the pairs come from is the method's own.
+    """A network and its training on pairs. Each method has its own source of pairs.
 
     Args:
-        network: untrained; maps images, positions and condition as :class:`scripts.networks.srnet.SRNet`
+        network: untrained network, which maps images, positions and condition as :class:`scripts.networks.srnet.SRNet`
             does. Copies of it are trained.
         size: ``(rows, slices)`` of a training patch.
         batch_size: patches per step.
-        margin_slices: thick slices beyond either end that are made, and are no target.
-        learning_rate: of Adam, at its highest.
+        margin_slices: thick slices beyond both ends of a patch that are made and are not part of the target.
+        learning_rate: highest learning rate of Adam.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class PairLearner:
             volumes: ``(1, I, J, K)`` in unit range and the spacing in mm.
             operator: D.
             budget_s: processor seconds.
-            seed: of the patches.
-            device: where to train.
+            seed: seed of the patches.
+            device: device of the training.
             autocast: see :func:`studies.peers.training.train_within`.
             patch: planes and spacings of :class:`scripts.transforms.patch.RandPlanePatch`.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LRTV and TV: the thin volume of low rank and small total variation that explains the slices. Per scan, 3D.
+"""LRTV and TV: find the thin volume of low rank and small total variation that explains the slices. Per scan, 3D.
 
 Re-implementation from F. Shi et al., LRTV: MR Image Super-Resolution with Low-Rank and Total Variation Regularizations,
 IEEE TMI 34(12), 2015, Eq. 4 and 5: the convex problem
@@ -9,11 +9,12 @@ IEEE TMI 34(12), 2015, Eq. 4 and 5: the convex problem
 where ``x_(i)`` is the volume unfolded along axis i and ``|.|_*`` the sum of the singular values. Solved by ADMM (as in
 the paper's Algorithm 1) with the splits ``M_i = x_(i)`` and ``w = grad x``.
 
-What differs: the paper descends along the gradient for x and has no split for TV; here the update of x is exact. D acts
-along one axis and the Laplacian of the other two is diagonal in the cosine transform, so that one eigenvalue problem of
-the size of a line solves it for good. D is the table's operator in place of a blur and a down-sampling. The weights
-in the table's JSON are those that did best on a training subject (``python -m studies.lrtv_weights``), where the low
-rank did not help: LRTV has the smallest ``low_rank`` of that search which is not 0.
+Differences from the paper: the paper updates x by gradient descent and has no split for TV; here the update of x is
+exact. D acts along one axis, and the Laplacian of the other two is diagonal in the cosine transform, so a single
+eigenvalue problem of the size of a line solves all updates. D is the table's operator instead of blur and
+down-sampling. The weights in the table's JSON are those that did best on a training subject
+(``python -m studies.lrtv_weights``), where the low rank did not help: LRTV has the smallest ``low_rank`` of that search
+which is not 0.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ class LRTV:
     """Solve the convex problem for a scan.
 
     Args:
-        low_rank: weight of the nuclear norms; 0 leaves TV alone.
+        low_rank: weight of the nuclear norms; with 0, only TV remains.
         total_variation: weight of TV.
-        penalty: rho of ADMM; how fast it converges, not where to.
-        tolerance: ends when an iteration changes x by less than this share of its norm.
-        max_iterations: most iterations, whatever the budget.
+        penalty: rho of ADMM; it changes the speed of convergence, not the solution.
+        tolerance: relative change of x per iteration below which the iteration ends.
+        max_iterations: largest number of iterations, whatever the budget.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class LRTV:
         self.max_iterations = max_iterations
 
     def solve(self, scan: Scan, budget_s: float) -> torch.Tensor:
-        """``(H1, H2, n_thin)``: the solution, or how far ``budget_s`` processor seconds take it."""
+        """``(H1, H2, n_thin)``: the solution, or the iterate after ``budget_s`` processor seconds."""
         x, y, rho = bicubic(scan), scan.image, self.penalty
         axes = range(3) if self.low_rank else range(0)
         inverse = self._inverse(scan, len(axes))
@@ -122,7 +123,7 @@ def shrink_singular_values(x: torch.Tensor, axis: int, threshold: float) -> torc
     """The proximal map of ``threshold`` times the nuclear norm of ``x`` unfolded along an axis; same shape as ``x``."""
     moved = x.movedim(axis, 0)
     unfolded = moved.flatten(1)
-    squares, vectors = torch.linalg.eigh((unfolded @ unfolded.T).double())  # of the small side: U S^2 U^T
+    squares, vectors = torch.linalg.eigh((unfolded @ unfolded.T).double())  # on the small side: U S^2 U^T
     singular = squares.clamp(min=0).sqrt()
     kept = ((singular - threshold).clamp(min=0) / singular.clamp(min=1e-12)).to(vectors.dtype)
     shrunk = ((vectors * kept) @ vectors.T).to(x.dtype) @ unfolded

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mDCSRN-GAN: densely connected blocks on several levels, and a critic for their realism. Supervised, 3D.
+"""mDCSRN-GAN: densely connected blocks on several levels, trained with a critic. Supervised, 3D.
 
 Re-implementation from Y. Chen et al., Efficient and Accurate MRI Super-Resolution Using a Generative Adversarial
 Network and 3D Multi-level Densely Connected Network, MICCAI 2018 ("b4u4": four blocks of four units, k = 16): a first
@@ -7,9 +7,10 @@ convolution to ``2 k`` channels; before each further block a 1 x 1 x 1 convoluti
 before it to ``2 k``; a 1 x 1 x 1 convolution reconstructs from all. Trained with the intensity loss alone, then with
 ``L = L_intensity + 0.001 L_WGAN-GP`` (section 2.3).
 
-What differs: the critic is a small patch critic in place of SRGAN's classifier; fewer critic steps per step; the
-network predicts what cubic interpolation lacks; the sizes are in the table's JSON. A critic makes images look real, not
-right: expect less PSNR than without it (``adversarial_weight`` 0).
+Differences from the paper: the critic is a small patch critic instead of SRGAN's classifier, with fewer steps of the
+critic per step of the network. The network predicts the difference from cubic interpolation. The sizes are in the
+table's JSON. A critic makes images look real, but not more accurate: expect a lower PSNR than without it
+(``adversarial_weight`` 0).
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class MDCSRN(InterpolatedInput):
 
     Args:
         growth: k.
-        units: per block.
-        blocks: b.
+        units: number of units per block.
+        blocks: b, number of blocks.
     """
 
     def __init__(self, growth: int, units: int, blocks: int) -> None:
@@ -66,15 +67,15 @@ class MDCSRN(InterpolatedInput):
 
 
 class MDCSRNGAN(VolumeLearner):
-    """Train with the intensity loss, then with a critic beside it.
+    """Train with the intensity loss alone, then together with a critic.
 
     Args:
         network: :class:`MDCSRN`.
         pretraining: share of the budget without the critic.
-        adversarial_weight: of the critic's part, beside the intensity loss.
-        critic_width: channels of its first layer.
-        critic_layers: its strided convolutions.
-        learner: what else :class:`VolumeLearner` takes.
+        adversarial_weight: weight of the adversarial loss; the intensity loss has weight 1.
+        critic_width: channels of the critic's first layer.
+        critic_layers: number of the critic's strided convolutions.
+        learner: further arguments of :class:`VolumeLearner`.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class MDCSRNGAN(VolumeLearner):
         device: torch.device,
         autocast: str | None,
     ) -> nn.Module:
-        """Both parts; returns the network."""
+        """Train both parts; return the network."""
         first_s = budget_s * self.pretraining
         network = super().train(volumes, operator, first_s, seed, device, autocast)
         critic = Critic(copy.deepcopy(self.critic).to(device), self.learning_rate)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MINet: two contrasts, the features of all stages matched with each other. Per scan here, 2D, needs ``--reference``.
+"""MINet: two contrasts whose features are matched over all stages. Here per scan, 2D, needs ``--reference``.
 
 Re-implementation from C.-M. Feng et al., Multi-Contrast MRI Super-Resolution via a Multi-Stage Integration Network,
 MICCAI 2021: each contrast has a branch of residual stages; every stage of the target's branch also sees the reference's
 features of that stage; the representations of all stages of both branches are integrated by their similarities
 (:class:`studies.peers.two_contrast.StageIntegration`), weighted by channel-spatial attention, and reconstructed.
 
-What differs: trained per scan (:mod:`studies.peers.two_contrast` says how and why); the target's branch works on slices
-that are interpolated to the thin grid in place of a pixel shuffle before it, so that any K is possible; the loss of
-the reference's own branch is left out; small stages.
+Differences from the paper: the network is trained per scan (:mod:`studies.peers.two_contrast` says how and why). The
+target's branch works on slices that are interpolated to the thin grid instead of on a pixel shuffle, so that any K is
+possible. The loss of the reference's own branch is left out. The stages are small.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def residual_stage(features: int) -> nn.Sequential:
 
 
 class MINet(nn.Module):
-    """Two branches, integrated.
+    """Two branches whose stages are integrated.
 
     Args:
-        stages: per branch.
-        features: channels.
+        stages: number of stages per branch.
+        features: channels of the features.
     """
 
     def __init__(self, stages: int, features: int) -> None:
@@ -49,7 +49,7 @@ class MINet(nn.Module):
         self.tail = started_small(nn.Conv2d(2 * stages * features, 1, 3, padding=1))
 
     def forward(self, image: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """``(B, 1, H, N)`` interpolated and ``(B, 1, H, N)`` of the reference to what the first lacks."""
+        """``(B, 1, H, N)`` interpolated and ``(B, 1, H, N)`` of the reference to the residual of the first."""
         x, r = self.heads[0](image), self.heads[1](reference)
         found = []
         for target, guide, join in zip(self.target, self.reference, self.join, strict=True):

@@ -3,12 +3,12 @@
 
 Re-implementation from S. Chatterjee et al., ReconResNet: Regularised residual learning for MR image reconstruction of
 undersampled Cartesian and radial data, Comput. Biol. Med. 143, 2022: a 7 x 7 convolution, two strided convolutions
-down, residual blocks regularised by dropout, two transposed convolutions up, a 7 x 7 convolution; the input is the
-zero-filled (here: interpolated) image, and the network predicts what it lacks.
+down, residual blocks regularised by dropout, two transposed convolutions up, a 7 x 7 convolution. The input is the
+zero-filled (here: interpolated) image, and the network predicts its residual.
 
-What differs: fewer channels and blocks, so that it converges on a processor (the sizes are in the table's JSON); L1
-loss like the other rows; trained on made-thick planes of HR volumes (:mod:`studies.peers.supervised`) in place of
-undersampled k-space.
+Differences from the paper: fewer channels and blocks, so that the network converges on a CPU (the sizes are in the
+table's JSON); L1 loss like the other rows; training on planes of HR volumes that are made thick
+(:mod:`studies.peers.supervised`) instead of undersampled k-space.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class ReconResNet(InterpolatedInput):
     """Residual network between two strided and two transposed convolutions.
 
     Args:
-        features: channels at full resolution; four times as many in the blocks.
-        blocks: residual blocks.
-        dropout: probability to drop a channel in a block.
+        features: channels at full resolution; the blocks have four times as many.
+        blocks: number of residual blocks.
+        dropout: probability with which a channel in a block is dropped.
     """
 
     def __init__(self, features: int, blocks: int, dropout: float) -> None:

@@ -7,8 +7,8 @@ between a first and a last convolution whose features a long skip joins, on the 
 from planes of T1-weighted volumes and relies on planes of all directions looking alike ("cross-plane
 self-similarity"), as :mod:`studies.peers.supervised` does.
 
-What differs: the network predicts what cubic interpolation lacks; the two through-plane orientations are averaged, as
-for all 2D rows; the sizes are in the table's JSON.
+Differences from the paper: the network predicts the difference from cubic interpolation. The two through-plane
+orientations are averaged, as for all 2D rows. The sizes are in the table's JSON.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class ResCNN(InterpolatedInput):
     """Residual blocks between two convolutions.
 
     Args:
-        features: channels.
-        blocks: residual blocks.
+        features: channels of the features.
+        blocks: number of residual blocks.
     """
 
     def __init__(self, features: int, blocks: int) -> None:

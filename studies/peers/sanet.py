@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SANet: the second contrast says where intensity is high and where low. Per scan here, 2D, needs ``--reference``.
+"""SANet: the second contrast separates high from low intensities. Here per scan, 2D, needs ``--reference``.
 
 Re-implementation from C.-M. Feng et al., Exploring Separable Attention for Multi-Contrast MR Image Super-Resolution,
 arXiv:2109.01664: in each stage the reference's features predict a map A in (0, 1); the target's features are explored
@@ -7,7 +7,7 @@ arXiv:2109.01664: in each stage the reference's features predict a map A in (0, 
 refined by convolutions of its own and joined again; the representations of all stages are integrated by their
 similarities, as in MINet.
 
-What differs: as for MINet (:mod:`studies.peers.minet`).
+The differences from the paper are those of MINet (:mod:`studies.peers.minet`).
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class _SeparableAttention(nn.Module):
 
 
 class SANet(nn.Module):
-    """Stages of separable attention, integrated.
+    """Stages of separable attention that are integrated.
 
     Args:
-        stages: how many.
-        features: channels.
+        stages: number of stages.
+        features: channels of the features.
     """
 
     def __init__(self, stages: int, features: int) -> None:
@@ -52,7 +52,7 @@ class SANet(nn.Module):
         self.tail = started_small(nn.Conv2d(stages * features, 1, 3, padding=1))
 
     def forward(self, image: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """``(B, 1, H, N)`` interpolated and ``(B, 1, H, N)`` of the reference to what the first lacks."""
+        """``(B, 1, H, N)`` interpolated and ``(B, 1, H, N)`` of the reference to the residual of the first."""
         x, r = self.heads[0](image), self.heads[1](reference)
         found = []
         for stage in self.stages:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a method is given, and how a network for slices is run over it."""
+"""The input of a method, and the run of a network for slices over it."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Scan:
 
     Attributes:
         image: ``(H1, H2, n_slices)`` in unit range, thick axis last.
-        spacing_mm: along these axes; slice spacing last.
-        operator: the operator that made it.
-        reference: ``(H1, H2, n_thin)`` in unit range, another contrast of the same patient on the thin grid, where the
-            user has one.
+        spacing_mm: spacing along these axes; slice spacing last.
+        operator: the operator that made the scan.
+        reference: ``(H1, H2, n_thin)`` in unit range, another contrast of the same patient on the thin grid, if the
+            user has given one.
     """
 
     image: torch.Tensor
@@ -66,10 +66,10 @@ def operator_on(operator: SliceProfileOperator, n_thin: int) -> SliceProfileOper
 
 
 def whole_factor(method: str, scale_factor: float) -> int:
-    """K of a method whose paper is for whole factors.
+    """K for a method whose paper covers whole factors only.
 
     Raises:
-        ValueError: for any other K.
+        ValueError: if K is not a whole number.
     """
     if scale_factor != int(scale_factor) or scale_factor < 2:
         raise ValueError(
@@ -82,7 +82,7 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Conv3d)
 
 
 def started_small(convolution: Layer) -> Layer:
-    """The last convolution of a network that predicts what interpolation lacks: it starts close to interpolation."""
+    """Scale down the last convolution of a network that predicts a residual, so that it starts near interpolation."""
     with torch.no_grad():
         convolution.weight.mul_(0.1)
         if convolution.bias is not None:
@@ -91,7 +91,7 @@ def started_small(convolution: Layer) -> Layer:
 
 
 def he_initialised(network: nn.Module) -> nn.Module:
-    """Convolutions keep the size of what passes through their ReLU (He et al., ICCV 2015), however many there are."""
+    """Initialise convolutions so that the scale of the activations does not depend on depth (He et al., ICCV 2015)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -101,9 +101,9 @@ def he_initialised(network: nn.Module) -> nn.Module:
 
 
 class InterpolatedInput(nn.Module):
-    """A network that works on the HR grid, as one that takes thick slices: cubic interpolation plus what it lacks.
+    """A network on the HR grid with thick slices as input: cubic interpolation plus a residual.
 
-    It takes any K, since the interpolation does, slices as well as volumes.
+    Like the interpolation, it takes any K, and slices as well as volumes.
 
     Args:
         body: maps ``(B, 1, ...)`` to the same shape.
@@ -120,12 +120,12 @@ class InterpolatedInput(nn.Module):
 
 
 def both_orientations(network: nn.Module, scan: Scan, batch_pixels: int = 2**14) -> torch.Tensor:
-    """Run a network over both orientations that contain the thick axis and average, as the bundle does.
+    """Run a network over both orientations that contain the thick axis, and average the results, as the bundle does.
 
     Args:
         network: maps images, positions and condition as :class:`scripts.networks.srnet.SRNet` does.
         scan: the scan.
-        batch_pixels: LR pixels per forward.
+        batch_pixels: largest number of LR pixels per batch.
 
     Returns:
         ``(H1, H2, n_thin)`` on the CPU.

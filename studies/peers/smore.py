@@ -3,15 +3,15 @@
 
 Re-implementation from C. Zhao et al., SMORE: A Self-Supervised Anti-Aliasing and Super-Resolution Algorithm for MRI
 Using Deep Learning, IEEE TMI 40(3), 2021, in the form of its authors' later work, S. Remedios et al., Self-supervised
-super-resolution for anisotropic MR images with and without slice gap, SASHIMI 2023: in-plane patches are blurred with
-the slice profile and sampled at the slice spacing along either in-plane axis; one wide residual network with a pixel
-shuffle along the thick axis learns the way back, anti-aliasing and super-resolution at once (in place of the two EDSR
-networks of 2021); the results of both through-plane orientations are averaged.
+super-resolution for anisotropic MR images with and without slice gap, SASHIMI 2023. In-plane patches are blurred with
+the slice profile and sampled at the slice spacing along either in-plane axis. One wide residual network with a pixel
+shuffle along the thick axis learns the inverse, anti-aliasing and super-resolution together (instead of the two EDSR
+networks of 2021). The results of both through-plane orientations are averaged.
 
-What differs (:mod:`studies.peers.in_plane` trains it): the global skip is cubic interpolation on the result's own
-grid; the profile is the table's known one, not estimated from the scan; no weight normalisation; no pre-training on
-other scans, and no further rotations than the two orientations, whose average replaces the Fourier burst accumulation
-of 2021.
+Differences from the papers (:mod:`studies.peers.in_plane` trains the network): the global skip is cubic interpolation
+on the grid of the result. The profile is that of the table, not estimated from the scan. There is no weight
+normalisation and no pre-training on other scans. There are no rotations besides the two orientations, whose average
+replaces the Fourier burst accumulation of 2021.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class WideResidualNetwork(nn.Module):
     """WDSR (Yu et al. 2018, type A) on the LR grid with a 1 x K pixel shuffle.
 
     Args:
-        scale_factor: K, whole.
-        blocks: residual blocks.
+        scale_factor: K, a whole number.
+        blocks: number of residual blocks.
         features: channels between the blocks.
-        expansion: how many times wider a block is before its ReLU.
+        expansion: channels before the ReLU of a block, as a multiple of ``features``.
     """
 
     def __init__(self, scale_factor: float, blocks: int, features: int, expansion: int) -> None:
@@ -48,7 +48,7 @@ class WideResidualNetwork(nn.Module):
             )
             for _ in range(blocks)
         )
-        # random biases would be a rhythm of period K to unlearn
+        # random biases would cause a pattern of period K at the start
         self.tail = started_small(nn.Conv2d(features, self.scale_factor, 3, padding=1))
 
     def forward(self, image: torch.Tensor, positions: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:

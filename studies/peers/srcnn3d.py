@@ -5,8 +5,9 @@ Re-implementation from C.-H. Pham et al., Brain MRI Super-Resolution Using Deep 
 after SRCNN (Dong et al. 2014): ``F(y) = W3 * max(0, W2 * max(0, W1 * y + b1) + b2) + b3``, where ``y`` is the volume
 interpolated to the thin grid; kernels of 9, 1 and 5 voxels, 64 and 32 channels.
 
-What differs: the layers predict what cubic interpolation lacks in place of the image, so that the first steps are not
-spent on learning to copy; L1 loss, Adam and a rate that falls with the budget, as in all rows of the table.
+Differences from the paper: the layers predict the difference from cubic interpolation instead of the image, so that the
+first steps are not spent on learning to copy. L1 loss, Adam and a learning rate that falls with the budget are those of
+all rows.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ __all__ = ["SRCNN3D"]
 
 
 class SRCNN3D(InterpolatedInput):
-    """Patch extraction, non-linear mapping, reconstruction.
+    """Patch extraction, non-linear mapping and reconstruction.
 
     Args:
-        kernels: side of each of the three kernels, odd.
-        features: channels after the first and the second.
+        kernels: odd sides of the three kernels.
+        features: channels after the first and after the second convolution.
     """
 
     def __init__(self, kernels: Sequence[int], features: Sequence[int]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Supervised rows: networks that are shown high-resolution MR, which our method does without.
+"""Supervised rows: networks that train on high-resolution MR, which our method does not need.
 
 ``rdn_supervised`` is the residual dense network of Zhang et al., CVPR 2018, as the bundle defines it (the paper's own
 supervised row); ``reconresnet`` is :mod:`studies.peers.reconresnet`.
@@ -20,13 +20,13 @@ __all__ = ["Supervised"]
 
 
 class Supervised(PairLearner):
-    """Train a network on pairs made of (near-)isotropic volumes.
+    """Train a network on pairs made from (near-)isotropic volumes.
 
     Args:
         network: see :class:`PairLearner`.
-        row_spacing_mm: range of the pixel spacing, in-plane; the bundle's own.
-        thin_spacing_mm: range of the spacing of the thin slices; the bundle's own.
-        learner: what else :class:`PairLearner` takes.
+        row_spacing_mm: range of the pixel spacing in-plane, as in the bundle.
+        thin_spacing_mm: range of the spacing of the thin slices, as in the bundle.
+        learner: further arguments of :class:`PairLearner`.
     """
 
     def __init__(
@@ -44,5 +44,5 @@ class Supervised(PairLearner):
         device: torch.device,
         autocast: str | None,
     ) -> nn.Module:
-        """Learn from ``(1, I, J, K)`` HR volumes in unit range and their spacing in mm; returns the network."""
+        """Learn from ``(1, I, J, K)`` HR volumes in unit range and their spacing in mm; return the network."""
         return self.learn(volumes, operator, budget_s, seed, device, autocast, planes="any", **self.spacings)

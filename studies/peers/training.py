@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training loop for all peers, which ends when its budget is spent, and one source of pairs."""
+"""The training loop of all peers, which ends when its budget is spent, and the source of pairs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def train_within(
     desc: str,
     autocast: str | None = None,
 ) -> int:
-    """Minimise until the budget is spent; at least one step. Leaves the network in evaluation mode.
+    """Minimise a loss until the budget is spent, with at least one step. Leaves the network in evaluation mode.
 
     Args:
-        network: on the device where it is to be trained.
-        loss: draws a batch and returns its loss; called once a step, under autocast.
-        learning_rate: of Adam, at its highest.
+        network: network, on the device of the training.
+        loss: draws a batch and returns its loss; called once per step, under autocast.
+        learning_rate: highest learning rate of Adam.
         budget_s: processor seconds (:func:`scripts.training.budget.processor_seconds`).
-        desc: of the progress bar.
+        desc: label of the progress bar.
         autocast: dtype name for mixed precision, or ``None``.
 
     Returns:
@@ -70,11 +70,11 @@ def train_within(
 
 
 def thin_slices(slices: int, margin_slices: int, scale_factor: float) -> tuple[int, int]:
-    """How many thin slices the target of a training patch has, and how many beyond either end make its thick ones.
+    """Number of thin slices in the target of a training patch, and beyond each end of it for the margin.
 
     Args:
         slices: thick slices of the patch.
-        margin_slices: thick slices beyond either end that are made, and are no target.
+        margin_slices: thick slices beyond both ends of a patch that are made and are not part of the target.
         scale_factor: K.
     """
     return math.floor(slices * scale_factor), math.ceil(margin_slices * scale_factor)
@@ -90,21 +90,20 @@ def random_pairs(
     device: torch.device,
     scale_factors: Sequence[float] | None = None,
 ) -> Draw:
-    """Source of ``(thick, thin)`` batches: patches of random volumes, flipped at random, made thick by D.
+    """Make a source of ``(thick, thin)`` batches: randomly flipped patches of random volumes, made thick by D.
 
     Args:
-        volumes: ``(1, I, J, K)`` in unit range and its spacing in mm, thick axis (if any) last.
+        volumes: ``(1, I, J, K)`` volumes in unit range and their spacing in mm, with the thick axis (if any) last.
         operator: D.
         patch: draws a ``(1, rows, columns + 2 * margin)`` patch; the last axis is made thick.
         batch_size: patches per batch.
-        margin: columns cut off either end, where the profile would be cut short.
-        seed: of everything that is random here.
-        device: where the batches go.
-        scale_factors: range that the K of each batch is drawn from; ``None`` takes that of the operator.
+        margin: columns that are cut off at both ends, because the profile would be truncated there.
+        seed: seed of everything that is random here.
+        device: device of the batches.
+        scale_factors: range from which the K of each batch is drawn; ``None`` takes the K of the operator.
 
     Returns:
-        A function; each call draws ``(B, 1, rows, n)``, ``(B, 1, rows, columns)``, and the positions and conditions
-        that go with them.
+        A function; each call draws ``(B, 1, rows, n)``, ``(B, 1, rows, columns)``, and their positions and conditions.
     """
     random = np.random.RandomState(seed)
     patch.set_random_state(seed)

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TSCN: slice interpolation, self-supervised in two stages on thick-slice scans.
+"""TSCN: slice interpolation that learns in two self-supervised stages from thick-slice scans.
 
 Re-implementation from Z. Lu et al., Two-Stage Self-supervised Cycle-Consistency Network for Reconstruction of
 Thin-Slice MR Images, MICCAI 2021. A network f takes two neighbouring slices and returns the thin slices between them.
 
-* Stage 1: pairs are synthesised along the sagittal and coronal directions of the scan itself: its volume, made thick
-  along one in-plane axis, gives neighbouring slices, and the volume before that gives what lies between.
-* Stage 2: cycle consistency on triplets of acquired slices I0, I1, I2. f interpolates between I0 and I1 and between I1
-  and I2; from what it found, slices half-way between the acquired ones are made, and f, interpolating between these,
-  must give back I1.
+* Stage 1 synthesises pairs along the sagittal and coronal directions of the scan itself. Its volume, made thick along
+  one in-plane axis, gives neighbouring slices, and the original volume gives the slices between them.
+* Stage 2 uses cycle consistency on triplets of acquired slices I0, I1, I2. f interpolates between I0 and I1 and between
+  I1 and I2. From the result, slices half-way between the acquired slices are made. f then interpolates between these
+  and must reproduce I1.
 
-What differs: slices are slabs here, not points, so that D (the one operator) makes the half-way slices and the slice
-that is compared with I1, where the paper takes single interpolated slices; f is made of the bundle's residual dense
-blocks on a linear interpolation; stage 1 goes on beside stage 2, without which the cycle alone drifts towards a smooth
-solution; no adversarial or perceptual term. The half slices at either end of a scan, which lie between no two acquired
-slices, are interpolated.
+Differences from the paper: slices are slabs here, not points. Therefore D makes the half-way slices and the slice that
+is compared with I1, where the paper takes single interpolated slices. f consists of the bundle's residual dense blocks
+on a linear interpolation. Stage 1 continues during stage 2, because the cycle alone drifts towards a smooth solution.
+There is no adversarial or perceptual term. The half slices at both ends of a scan, which do not lie between two
+acquired slices, are interpolated.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ __all__ = ["TSCN", "SliceInterpolator"]
 
 
 class SliceInterpolator(nn.Module):
-    """f: the K thin slices from one acquired slice (included, if a thin slice lies there) to the next.
+    """f, which makes the K thin slices from one acquired slice to the next, including a thin slice at the first.
 
     Args:
-        scale_factor: K, whole.
-        blocks: residual dense blocks.
+        scale_factor: K, a whole number.
+        blocks: number of residual dense blocks.
         layers: convolutions per block.
-        growth: channels added by each.
+        growth: channels that each convolution adds.
         features: channels between the blocks.
     """
 
@@ -68,16 +68,16 @@ class SliceInterpolator(nn.Module):
 
 
 class TSCN:
-    """Train on thick-slice scans, then interpolate between the slices of any.
+    """Train on thick-slice scans, then interpolate between the slices of any scan.
 
     Args:
         network: untrained :class:`SliceInterpolator`.
         size: height and width of a training patch, pixels.
-        batch_size: patches per step, of either kind.
-        stage1_fraction: part of the budget that stage 1 has for itself.
-        cycle_weight: of the cycle loss in stage 2, beside that of stage 1.
-        margin_slices: neighbours on either side of a synthesised pair, so that the profile is not cut short.
-        learning_rate: of Adam, at its highest, in each stage.
+        batch_size: patches of each kind per step.
+        stage1_fraction: share of the budget for stage 1 alone.
+        cycle_weight: weight of the cycle loss in stage 2; the loss of stage 1 has weight 1.
+        margin_slices: neighbours on both sides of a synthesised pair, so that the profile is not truncated.
+        learning_rate: highest learning rate of Adam in stage 1; stage 2 has half of it.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class TSCN:
     def train(
         self, scans: Sequence[Scan], budget_s: float, seed: int, device: torch.device, autocast: str | None
     ) -> nn.Module:
-        """Both stages; returns the network."""
+        """Train both stages; return the network."""
         network = copy.deepcopy(self.network).to(device).to(memory_format=torch.channels_last)
         random = np.random.RandomState(seed)
 
@@ -126,7 +126,7 @@ class TSCN:
         return network
 
     def synthetic_pair(self, scan: Scan, random: np.random.RandomState) -> tuple[torch.Tensor, torch.Tensor]:
-        """Two neighbouring slices made thick along an in-plane axis, ``(2, h, w)``, and ``(K, h, w)`` between them."""
+        """Two neighbouring slices ``(2, h, w)`` made thick along an in-plane axis, and ``(K, h, w)`` between them."""
         axis, factor = random.randint(2), self.network.scale_factor
         volume = scan.image.movedim(axis, -1)  # (other in-plane axis, thick axis, the axis to make thick)
         length = factor * (2 + 2 * self.margin_slices)
@@ -147,7 +147,7 @@ class TSCN:
         return (block.movedim(-1, 0).contiguous(),)
 
     def _crop(self, volume: torch.Tensor, size: Sequence[int], random: np.random.RandomState) -> torch.Tensor:
-        """A random block, repeated at its end where the volume is smaller; seldom one of air."""
+        """A random block, repeated at its end if the volume is smaller. Blocks of air are rare."""
         for _ in range(8):
             block = volume
             for axis in range(3):
@@ -163,10 +163,10 @@ class TSCN:
 
     @staticmethod
     def cycle(network: nn.Module, triplet: torch.Tensor, operator: SliceProfileOperator) -> torch.Tensor:
-        """``(B, 3, H, W)`` acquired slices to the middle one as the cycle returns it, ``(B, 1, H, W)``.
+        """``(B, 3, H, W)`` acquired slices to the middle slice as the cycle returns it, ``(B, 1, H, W)``.
 
-        The K thin slices between two acquired ones are centred half-way, so D over them, as blocks, gives the half-way
-        slices; the K thin slices between these are centred at the middle slice.
+        The K thin slices between two acquired slices are centred half-way. D of each block of K thin slices therefore
+        gives the half-way slices. The K thin slices between these are centred at the middle slice.
         """
         between = torch.cat([network(triplet[:, :2]), network(triplet[:, 1:])], dim=1)  # (B, 2 K, H, W)
         half_way = (

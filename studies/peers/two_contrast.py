@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the multi-contrast rows have in common: a second, thin contrast of the same patient guides the first. Per scan.
+"""Common base of the multi-contrast rows: a second, thin contrast of the same patient guides the first. Per scan.
 
-The papers learn from many patients of whom both contrasts are known thin. Here one thin reference suffices
-(``--reference``): the slices of the scan are high-resolution in-plane, and the reference, made thick by the scan's own
-operator, shows the same slabs. Pairs are made along an in-plane axis, as for SMORE and ZSSR, with the reference beside
-them.
+The papers learn from many patients with thin slices of both contrasts. Here one thin reference suffices
+(``--reference``): the slices of the scan have high in-plane resolution, and the reference, made thick by the operator
+of the scan, shows the same slabs. Pairs are made along an in-plane axis, as for SMORE and ZSSR, together with the
+reference.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = ["StageIntegration", "TwoContrastLearner"]
 
 
 class StageIntegration(nn.Module):
-    """Match the features of every stage with those of all others, and add what is similar (MINet, section 2.3).
+    """Match the features of every stage with those of all others, and add similar features (MINet, section 2.3).
 
     ``F_i <- F_i + gamma * sum_j softmax_j(<F_i, F_j>) F_j``; the products are means over the pixels and channels, so
-    that the size of an image does not matter. ``gamma`` is learned and starts at 0.
+    the size of an image does not matter. ``gamma`` is learned and starts at 0.
     """
 
     def __init__(self) -> None:
@@ -48,12 +48,12 @@ class TwoContrastLearner:
     """Train a copy of a network on one scan and its reference, then super-resolve that scan with it.
 
     Args:
-        network: untrained; maps ``(B, 1, H, N)`` interpolated slices and ``(B, 1, H, N)`` of the reference to what the
-            first lacks.
+        network: untrained network, which maps ``(B, 1, H, N)`` interpolated slices and ``(B, 1, H, N)`` of the
+            reference to the residual of the first.
         size: ``(rows, slices)`` of a training patch.
         batch_size: patches per step.
-        margin_slices: thick slices beyond either end that are made, and are no target.
-        learning_rate: of Adam, at its highest.
+        margin_slices: thick slices beyond both ends of a patch that are made and are not part of the target.
+        learning_rate: highest learning rate of Adam.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class TwoContrastLearner:
         self.learning_rate = learning_rate
 
     def train(self, scan: Scan, budget_s: float, seed: int, device: torch.device, autocast: str | None) -> nn.Module:
-        """Learn from the scan and its reference until the budget is spent; returns the network.
+        """Learn from the scan and its reference until the budget is spent; return the network.
 
         Raises:
             ValueError: if the scan has no reference.
@@ -83,10 +83,10 @@ class TwoContrastLearner:
         contrasts = [scan.image[None], scan.operator.degrade(_reference(scan))[None]]
 
         def one() -> tuple[torch.Tensor, ...]:
-            for _ in range(8):  # seldom one of air
+            for _ in range(8):  # to avoid patches of air
                 place, turn = random.randint(2**31), [axis for axis in (1, 2) if random.rand() < 0.5]
                 both = []
-                for volume in contrasts:  # the same place in either
+                for volume in contrasts:  # the same place in both contrasts
                     patch.set_random_state(place)
                     both.append(patch(volume, scan.spacing_mm)[0].flip(turn))
                 if float(both[0].std()) >= 0.05:
@@ -103,7 +103,7 @@ class TwoContrastLearner:
         return network
 
     def apply(self, network: nn.Module, scan: Scan) -> torch.Tensor:
-        """``(H1, H2, n_thin)``: both orientations, averaged."""
+        """``(H1, H2, n_thin)``, averaged over both orientations."""
         device = next(network.parameters()).device
         cubic, reference = interpolate_cubic(scan.image, scan.positions), _reference(scan)
         result = cubic.clone()

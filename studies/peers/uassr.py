@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UASSR: what is shown and how finely it is resolved, disentangled. Unpaired, 2D, any real K.
+"""UASSR: content and resolution of an image, disentangled. Unpaired, 2D, any real K.
 
-Re-implementation from what is public of J. Wang et al., UASSR: Unsupervised Arbitrary Scale Super-resolution
+Re-implementation from the public parts of J. Wang et al., UASSR: Unsupervised Arbitrary Scale Super-resolution
 Reconstruction of Single Anisotropic 3D Images via Disentangled Representation Learning, MICCAI 2022, and from the paper
-of this bundle, whose CITNet its first author made of the same parts: a content encoder that low and high resolution
-share, a resolution code of a few numbers from an encoder of its own, and a generator that combines the two. Low content
-with a high code is the super-resolved image. Losses: self-reconstruction, cross-cycle, the same content and code again
-after the exchange, and a critic for the super-resolved images. One network learns all K of a range.
+of this bundle, in which the same first author built CITNet from the same parts: a content encoder that low and high
+resolution share, an encoder for a short resolution code, and a generator that combines the two. Content of low
+resolution with a code of high resolution gives the super-resolved image. The losses are self-reconstruction,
+cross-cycle, recovery of content and code after the exchange, and a critic for the super-resolved images. One network
+learns all K of a range.
 
-What differs: the way down is the table's operator, which all rows know, in place of a generated one; the generator adds
-to the low-resolution image what the content, at the resolution of the code, has beyond it; after training the code is
-the mean of the thin patches' (``high_code``); sizes are our own, since the paper's are not public.
+Differences from the paper: degradation is the table's operator, which all rows are given, instead of a generated one.
+The generator adds detail of the content, at the resolution of the code, to the low-resolution image. After training,
+the code is the mean over the thin patches (``high_code``). The sizes are our own, because the paper's are not public.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ __all__ = ["UASSR", "DisentangledNetwork"]
 
 
 class DisentangledNetwork(nn.Module):
-    """Content encoder, code encoder, generator.
+    """Content encoder, code encoder and generator.
 
     Args:
-        features: channels.
-        content_blocks: residual blocks of the content encoder.
-        blocks: residual blocks of the generator, each scaled and shifted by the code.
-        code_length: numbers of the resolution code.
+        features: channels of the features.
+        content_blocks: number of residual blocks of the content encoder.
+        blocks: number of residual blocks of the generator, each scaled and shifted by the code.
+        code_length: length of the resolution code.
     """
 
     high_code: torch.Tensor
@@ -68,7 +69,7 @@ class DisentangledNetwork(nn.Module):
         return self.code_body(image).flatten(1)
 
     def generate(self, low: torch.Tensor, content: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
-        """G: the image whose content this is, at the resolution of the code; ``low`` is its low-resolution version."""
+        """G: the image with this content, at the resolution of the code; ``low`` is its low-resolution version."""
         scale_shift = self.modulate(code).unflatten(1, (len(self.blocks), 2, -1))[..., None, None]
         x = content
         for index, block in enumerate(self.blocks):
@@ -87,7 +88,7 @@ class UASSR(UnpairedLearner):
     Args:
         network: :class:`DisentangledNetwork`.
         latent: weight of the latent reconstruction.
-        learner: what else :class:`UnpairedLearner` takes.
+        learner: further arguments of :class:`UnpairedLearner`.
     """
 
     name = "UASSR"

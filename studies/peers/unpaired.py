@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the unpaired rows have in common: thick scans of some patients, thin volumes of others, no pair.
+"""Common base of the unpaired rows: thick scans of some patients and thin volumes of others, without pairs.
 
-A method sees, on the thin grid, ``x`` (patches of thick scans, interpolated), ``y`` (patches of thin volumes) and
-``low(y)``, ``y`` made thick by the operator and interpolated. The papers learn that way down too; here all rows know
-the operator.
+The inputs of a method, on the thin grid, are ``x`` (patches of thick scans, interpolated), ``y`` (patches of thin
+volumes) and ``low(y)``, which is ``y`` made thick by the operator and interpolated. The papers also learn this
+degradation; here all rows are given the operator.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Unpaired(NamedTuple):
     """A batch.
 
     Attributes:
-        thick: ``(B, 1, rows, n)`` of thick scans.
-        x: the same, interpolated, ``(B, 1, rows, N)``.
-        y: thin, of other patients, same shape.
+        thick: ``(B, 1, rows, n)`` patches of thick scans.
+        x: the same patches, interpolated, ``(B, 1, rows, N)``.
+        y: thin patches of other patients, same shape.
         low_y: ``y`` made thick and interpolated.
         operator: D of this batch, from ``N`` to ``n``.
     """
@@ -54,20 +54,21 @@ class Unpaired(NamedTuple):
 
 
 class UnpairedLearner:
-    """Trains a network against a critic, and runs it over a scan; the loss of a batch is the method's own.
+    """Train a network against a critic, and run it over a scan. Each method defines its own loss of a batch.
 
     Args:
-        network: untrained; maps images, positions and condition as :class:`scripts.networks.srnet.SRNet` does.
+        network: untrained network, which maps images, positions and condition as :class:`scripts.networks.srnet.SRNet`
+            does.
         size: ``(rows, slices)`` of a training patch.
-        batch_size: patches per step, of either kind.
-        margin_slices: thick slices beyond either end that are made of ``y``, and are no target.
-        row_spacing_mm: range of the pixel spacing of the thin patches, in-plane; the bundle's own.
-        thin_spacing_mm: range of the spacing of their slices; the bundle's own.
-        learning_rate: of Adam, at its highest.
-        adversarial_weight: of the critic's part.
+        batch_size: patches of each kind per step.
+        margin_slices: thick slices beyond both ends that are made from ``y`` and are not part of the target.
+        row_spacing_mm: range of the in-plane pixel spacing of the thin patches, as in the bundle.
+        thin_spacing_mm: range of the spacing of their slices, as in the bundle.
+        learning_rate: highest learning rate of Adam.
+        adversarial_weight: weight of the adversarial loss.
         critic_width: channels of the critic's first layer.
-        critic_layers: its strided convolutions.
-        scale_factors: range that the K of each batch is drawn from; ``None`` takes that of the table.
+        critic_layers: number of the critic's strided convolutions.
+        scale_factors: range from which the K of each batch is drawn; ``None`` takes the K of the table.
     """
 
     name: str
@@ -98,7 +99,7 @@ class UnpairedLearner:
         self.scale_factors = scale_factors
 
     def loss(self, network: Any, critic: Critic, batch: Unpaired) -> torch.Tensor:
-        """What the network is trained to lower on one batch; trains the critic, too."""
+        """Loss of the network on one batch. The critic is trained here, too."""
         raise NotImplementedError
 
     def train(
@@ -110,7 +111,7 @@ class UnpairedLearner:
         device: torch.device,
         autocast: str | None,
     ) -> nn.Module:
-        """Learn from thick scans and from ``(1, I, J, K)`` HR volumes of others; returns the network."""
+        """Learn from thick scans and from ``(1, I, J, K)`` HR volumes of other patients; return the network."""
         network = copy.deepcopy(self.network).to(device).to(memory_format=torch.channels_last)
         critic = Critic(copy.deepcopy(self.critic).to(device), self.learning_rate)
         draw = self.source(scans, volumes, seed, device)
@@ -126,7 +127,7 @@ class UnpairedLearner:
         seed: int,
         device: torch.device,
     ) -> Callable[[], Unpaired]:
-        """A function that draws batches."""
+        """Make a function that draws batches."""
         random, operator = np.random.RandomState(seed), scans[0].operator
         factor = operator.grid.scale_factor
         columns, margin = thin_slices(self.size[1], self.margin_slices, factor)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all 3D networks have in common: learn from blocks of thin volumes, run over a scan in blocks."""
+"""Common base of all 3D networks: they learn from blocks of thin volumes, and run over a scan in blocks."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class VolumeLearner:
     """Train a 3D network on pairs of blocks of (near-)isotropic volumes: supervised.
 
     Args:
-        network: untrained; maps ``(B, 1, H, W, n)`` thick slices, positions and condition to ``(B, 1, H, W, N)``.
-            Copies of it are trained.
-        size: ``(rows, columns, slices)`` of a training block; thick slices.
+        network: untrained network, which maps ``(B, 1, H, W, n)`` thick slices, positions and condition to
+            ``(B, 1, H, W, N)``. Copies of it are trained.
+        size: ``(rows, columns, slices)`` of a training block, counted in thick slices.
         batch_size: blocks per step.
-        margin_slices: thick slices beyond either end that are made, and are no target.
-        learning_rate: of Adam, at its highest.
-        side: in-plane side of the blocks that a scan is taken apart into; what memory allows.
-        halo: pixels around each of them that the network sees too.
-        scale_factors: range that the K of each batch is drawn from; ``None`` takes that of the table.
+        margin_slices: thick slices beyond both ends of a block that are made and are not part of the target.
+        learning_rate: highest learning rate of Adam.
+        side: in-plane side of the blocks into which a scan is divided; memory limits it.
+        halo: pixels of context around each block.
+        scale_factors: range from which the K of each batch is drawn; ``None`` takes the K of the table.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class VolumeLearner:
         seed: int,
         device: torch.device,
     ) -> Draw:
-        """Batches of pairs, see :func:`random_blocks`."""
+        """Make a source of batches; see :func:`random_blocks`."""
         scale_factor = operator.grid.scale_factor
         depth, margin = thin_slices(self.size[2], self.margin_slices, scale_factor)
         size = (self.size[0], self.size[1], depth)
@@ -76,7 +76,7 @@ class VolumeLearner:
         device: torch.device,
         autocast: str | None,
     ) -> nn.Module:
-        """Learn from ``(1, I, J, K)`` HR volumes in unit range and their spacing in mm; returns the network."""
+        """Learn from ``(1, I, J, K)`` HR volumes in unit range and their spacing in mm; return the network."""
         network = copy.deepcopy(self.network).to(device)
         draw = self.source(volumes, operator, seed, device)
 
@@ -102,19 +102,19 @@ def random_blocks(
     device: torch.device,
     scale_factors: Sequence[float] | None = None,
 ) -> Draw:
-    """Source of batches: blocks of random volumes, turned and flipped at random, made thick by D along the last axis.
+    """Make a source of batches: randomly turned and flipped blocks of random volumes, made thick along the last axis.
 
     Blocks keep the volume's own spacing. A volume smaller than a block is mirrored.
 
     Args:
-        volumes: ``(1, I, J, K)`` in unit range and its spacing in mm.
+        volumes: ``(1, I, J, K)`` volumes in unit range and their spacing in mm.
         operator: D.
         size: ``(rows, columns, thin slices)`` of the target.
         batch_size: blocks per batch.
-        margin: thin slices on each side that are used to make thick ones, and are no target.
-        seed: of everything that is random here.
-        device: where the batches go.
-        scale_factors: range that the K of each batch is drawn from; ``None`` takes that of the operator.
+        margin: thin slices on each side that are used to make thick slices and are not part of the target.
+        seed: seed of everything that is random here.
+        device: device of the batches.
+        scale_factors: range from which the K of each batch is drawn; ``None`` takes the K of the operator.
 
     Returns:
         A function; each call draws ``(B, 1, rows, columns, n)``, ``(B, 1, rows, columns, thin slices)``, positions and
@@ -129,7 +129,7 @@ def random_blocks(
         volume, spacing_mm = volumes[random.randint(len(volumes))]
         axes = [int(axis) for axis in random.permutation(3)]
         turned = volume[0].permute(axes)
-        for _ in range(8):  # seldom one of air
+        for _ in range(8):  # to avoid blocks of air
             part = turned
             for axis in range(3):
                 length = min(wanted[axis], part.shape[axis])
@@ -154,13 +154,13 @@ def random_blocks(
 
 
 def in_blocks(network: nn.Module, scan: Scan, side: int, halo: int) -> torch.Tensor:
-    """Run a 3D network over a scan, in columns of in-plane blocks that hold the whole thick axis.
+    """Run a 3D network over a scan in blocks, each of which contains the whole thick axis.
 
     Args:
         network: see :class:`VolumeLearner`.
         scan: the scan.
-        side: of a block, pixels.
-        halo: pixels around it that are computed and thrown away.
+        side: in-plane side of a block in pixels.
+        halo: pixels around a block that are computed and discarded.
 
     Returns:
         ``(H1, H2, n_thin)`` on the CPU.
