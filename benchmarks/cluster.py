@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -35,6 +37,7 @@ class LocalCluster:
         self.address = f"tcp://127.0.0.1:{self.port}"
         folder.mkdir(parents=True, exist_ok=True)
         self.start_scheduler()
+        self._wait_for_scheduler(60)
         for _ in range(workers):
             self.start_worker()
 
@@ -52,6 +55,16 @@ class LocalCluster:
         """Start the scheduler, again at the same address."""
         words = ("--host", "127.0.0.1", "--port", str(self.port), "--dashboard-address", "127.0.0.1:0")
         self.scheduler = self._start("dask_scheduler", *words)
+
+    def _wait_for_scheduler(self, seconds: float) -> None:
+        """Wait until the scheduler listens, so that nobody's patience is spent on its start."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return
+            if self.scheduler.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the scheduler must listen within {seconds:g} s, but did not; see {self.folder}")
+            time.sleep(0.1)
 
     def start_worker(self) -> subprocess.Popen:
         """Start one more worker."""
