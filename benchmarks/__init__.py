@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed and memory, as ratios on the same machine; figures of quality are made in ``studies``."""
+"""Benchmarks of speed and memory, as ratios on the same machine. Figures of quality come from ``studies``."""
 
-import thinslice.location  # noqa: F401  puts the bundle on the path
+import thinslice.location  # noqa: F401  makes the bundle's package importable

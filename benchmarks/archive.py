@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The batch on an archive: real tasks, records, reports and Dask, with a stand-in for the network.
+"""The batch on a whole archive, with real tasks, records, reports and Dask, and a stand-in for the network.
 
-A stand-in sleeps instead of super-resolving, for a time drawn around ``--series-seconds`` and divided by ``--speed``;
-one series in a hundred fails, and as often as a node would die (``--deaths-per-hour`` of the archive's own time) a
-worker is killed with SIGKILL and another one started. With ``--speed 0`` nobody sleeps, and what is left is the batch's
-and Dask's own time per series.
+The stand-in sleeps instead of super-resolving, for a time drawn around ``--series-seconds`` and divided by ``--speed``.
+One series in a hundred fails. At the rate at which a node would fail (``--deaths-per-hour`` of the archive's time), a
+worker is killed with SIGKILL and another one is started. With ``--speed 0`` the stand-in does not sleep, and the
+remaining time per series is that of the batch and of Dask.
 
-The series of the first page have pictures as large as real ones, and Chromium opens that page, where it is installed.
+The series of the first page have pictures as large as real ones, and Chromium opens this page, if it is installed.
 
     python -m benchmarks.archive --series 100000
     python -m benchmarks.archive --series 20000 --speed 300 --deaths-per-hour 1
@@ -49,13 +49,13 @@ SLICES, FACTOR = 30, 4
 
 
 class StandIn(Team):
-    """Does nothing to a series but take its time, and says what a series says of itself."""
+    """Workers that only sleep and return a plausible record for each series."""
 
     def __init__(self, spec: WorkerSpec, size: int, stage: Path) -> None:
         self.ids = spec.ids
 
     def do(self, task: Task) -> SeriesRecord:
-        """Sleep; one in a hundred is refused."""
+        """Sleep for the time of a series, and refuse one series in a hundred."""
         draw = np.random.default_rng(int(task.series.key, 16))
         seconds = float(self.ids["series_seconds"] * draw.lognormal(sigma=0.5))
         if self.ids["speed"]:
@@ -73,55 +73,55 @@ class StandIn(Team):
         )  # fmt: skip
 
     def stop(self) -> None:
-        """Nobody is left to stop."""
+        """Do nothing, because there are no processes to stop."""
 
 
 class StandInIndex:
-    """As many series as wanted, all like one."""
+    """Index of any number of series, all of which are alike."""
 
     def __init__(self, one: SeriesCandidate, series: int) -> None:
         self.one, self.number = one, series
 
     def count(self) -> int:
-        """How many."""
+        """Number of series."""
         return self.number
 
     def sizes(self) -> Iterator[tuple[str, int]]:
-        """None takes space."""
+        """Sizes of the series; none of them takes space."""
         return iter(())
 
     def series(self) -> Iterator[SeriesCandidate]:
-        """Each under a key of its own."""
+        """The series, each with a key of its own."""
         for number in range(self.number):
             yield replace(self.one, key=self.key(number))
 
     def place_of(self, path: Path) -> Path:
-        """Where a file lies in the tree."""
+        """Path of a file within the tree."""
         return Path("series") / path.name
 
     @staticmethod
     def key(number: int) -> str:
-        """As a hashed UID would look."""
+        """A key that looks like a hashed UID."""
         return hashlib.sha256(str(number).encode()).hexdigest()[:16]
 
     def refused(self) -> Iterator[Any]:
-        """None is refused before its turn."""
+        """Series that are refused before they are processed; there are none."""
         return iter(())
 
     left_out = refused
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Do nothing, because nothing is kept."""
 
 
 class Archive(BatchRunner):
-    """The batch with stand-ins."""
+    """The batch, with the stand-ins for index and workers."""
 
     team = StandIn
 
 
 def make_pictures(output: Path, series: int, results_per_page: int, slices: int, edge: int = 256) -> None:
-    """Pictures for the series of the first page."""
+    """Make pictures for the series of the first page."""
     y, x = np.mgrid[:edge, :edge] / edge
     texture = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(edge, edge)), 2)
     grey = 128 + 60 * np.cos(9 * x + 5 * y) + 150 * texture
@@ -139,10 +139,10 @@ def make_pictures(output: Path, series: int, results_per_page: int, slices: int,
 
 
 def opening_milliseconds(page: Path) -> float | None:
-    """From the request for a page to the end of its load event, its scripts included, in Chromium; the best of three.
+    """Time from the request of a page to the end of its load event in Chromium, including scripts; the best of three.
 
     Returns:
-        ``None`` where it is not installed.
+        Milliseconds, or ``None`` if Chromium is not installed.
     """
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -161,14 +161,14 @@ def opening_milliseconds(page: Path) -> float | None:
 
 
 class Peaks:
-    """Peak resident memory of processes by name, looked at now and then."""
+    """Peak resident memory of processes by name, sampled from time to time."""
 
     def __init__(self, **processes: psutil.Process) -> None:
         self.processes = processes
         self.mib = dict.fromkeys(processes, 0.0)
 
     def look(self) -> None:
-        """Look once."""
+        """Take one sample."""
         for name, process in self.processes.items():
             self.mib[name] = max(self.mib[name], process.memory_info().rss / 2**20)
 
@@ -176,7 +176,7 @@ class Peaks:
 def measure(
     series: int, workers: int, threads: int, series_seconds: float, speed: float, deaths_per_hour: float
 ) -> dict[str, Any]:
-    """One archive."""
+    """Process one archive and return the measurements."""
     with tempfile.TemporaryDirectory() as folder, LocalCluster(Path(folder) / "cluster", workers, threads) as cluster:
         source, output = Path(folder) / "in", Path(folder) / "out"
         write_series(source, np.random.default_rng(0).integers(0, 1000, (16, 16, SLICES)), np.diag([1, 1, 5, 1.0]))
@@ -194,7 +194,7 @@ def measure(
 
         def watch() -> None:
             nonlocal deaths
-            # seconds here between two deaths there
+            # seconds of the benchmark between two deaths of a worker
             pause = 3600 / deaths_per_hour / speed if deaths_per_hour else 0
             last = time.monotonic()
             while not over.wait(1):
@@ -233,10 +233,10 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--series", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--per-worker", type=int, default=20, help="series at a time of each worker")
-    parser.add_argument("--series-seconds", type=float, default=60, help="median of a series")
-    parser.add_argument("--speed", type=float, default=0, help="seconds of the archive in one of ours; 0: no sleep")
-    parser.add_argument("--deaths-per-hour", type=float, default=0, help="of the archive's own time")
+    parser.add_argument("--per-worker", type=int, default=20, help="series at a time per worker")
+    parser.add_argument("--series-seconds", type=float, default=60, help="median time of a series")
+    parser.add_argument("--speed", type=float, default=0, help="archive seconds per second here; 0: no sleep")
+    parser.add_argument("--deaths-per-hour", type=float, default=0, help="deaths per hour of the archive's time")
     a = parser.parse_args()
     r = measure(a.series, a.workers, a.per_worker, a.series_seconds, a.speed, a.deaths_per_hour)
     opening = r["opening_milliseconds"]

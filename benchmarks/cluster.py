@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Dask cluster on this machine, each part a process of its own that can be killed like a machine."""
+"""A Dask cluster on this machine. Each part is a separate process, which can be killed like a machine."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class LocalCluster:
     """A scheduler and workers, as ``dask scheduler`` and ``dask worker`` start them.
 
     Args:
-        folder: for logs and what Dask keeps on disk.
-        workers: how many to start with.
-        threads: series at a time of each worker.
+        folder: folder for logs and for the files of Dask.
+        workers: number of workers at the start.
+        threads: number of series that each worker processes at a time.
     """
 
     def __init__(self, folder: Path, workers: int = 2, threads: int = 1) -> None:
@@ -52,7 +52,7 @@ class LocalCluster:
             process.wait()
 
     def start_scheduler(self) -> None:
-        """Start the scheduler, again at the same address."""
+        """Start the scheduler, always at the same address."""
         words = ("--host", "127.0.0.1", "--port", str(self.port), "--dashboard-address", "127.0.0.1:0")
         self.scheduler = self._start("dask_scheduler", *words)
 
@@ -76,7 +76,7 @@ class LocalCluster:
     def _start(self, program: str, *words: str) -> subprocess.Popen:
         environment = {
             **os.environ,
-            "OMP_NUM_THREADS": "1",  # of NumPy and SciPy; PyTorch's are an id of the batch
+            "OMP_NUM_THREADS": "1",  # for NumPy and SciPy; the batch sets the threads of PyTorch by an id
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(BUNDLE), os.environ.get("PYTHONPATH", "")]),
             "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "2",
         }

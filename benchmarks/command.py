@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole command ``thinslice SCAN OUT`` against the same with a plain float32 loop, and against ``--exact``.
 
-Each is a process from start to exit, in turns: reading, computing, data consistency and writing included. The plain
-loop is ``monai.bundle run`` with its inferer replaced by :func:`benchmarks.inference.plain_loop`. Seconds of the
-processor are told beside seconds of the clock, since they suffer less from what else the machine does.
+The commands run in turns, each as a process from start to exit, including reading, computing, data consistency and
+writing. The plain loop is ``monai.bundle run`` with its inferer replaced by :func:`benchmarks.inference.plain_loop`.
+Processor seconds are reported besides wall-clock seconds, because other work on the machine disturbs them less.
 
     python -m benchmarks.command --scan HEAD.nii.gz --repeats 3
 """
@@ -31,10 +31,10 @@ __all__ = ["PlainLoop", "both_clocks", "measure", "medians", "scan_command_line"
 
 
 class PlainLoop(Inferer):
-    """One slice at a time, both orientations, averaged; takes the place of ``inferer`` in ``inference.json``.
+    """One slice at a time, averaged over both orientations; it replaces ``inferer`` in ``inference.json``.
 
     Args:
-        profile: slice profile that the network is told.
+        profile: slice profile for the condition of the network.
     """
 
     def __init__(self, profile: str) -> None:
@@ -48,7 +48,7 @@ class PlainLoop(Inferer):
 
 
 def both_clocks(run: Callable[[], object]) -> complex:
-    """Seconds of the clock, and (imaginary part) of the processor in the processes that a call starts."""
+    """Wall-clock seconds (real part) and processor seconds (imaginary part) of the processes that a call starts."""
     before, started = os.times(), time.perf_counter()
     run()
     seconds, after = time.perf_counter() - started, os.times()
@@ -57,11 +57,11 @@ def both_clocks(run: Callable[[], object]) -> complex:
 
 
 def measure(scan: Path, repeats: int) -> dict[str, dict[str, float]]:
-    """Medians by command: ``seconds``, ``processor_seconds`` and ``ratio``, how many times quicker than plain.
+    """Medians by command: ``seconds``, ``processor_seconds`` and ``ratio``, the speed-up over the plain loop.
 
     Args:
         scan: a thick scan.
-        repeats: turns; one more is made before, which measures the machine for ``thinslice``.
+        repeats: number of turns. One more turn goes first, in which ``thinslice`` measures the machine.
     """
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory() as folder:
@@ -84,11 +84,11 @@ def measure(scan: Path, repeats: int) -> dict[str, dict[str, float]]:
 def medians(
     clocks: Mapping[str, np.ndarray], ratio: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> dict[str, dict[str, float]]:
-    """What turns say of each command, in medians: ``seconds``, ``processor_seconds`` and both ratios.
+    """Medians over the turns for each command: ``seconds``, ``processor_seconds`` and both ratios.
 
     Args:
-        clocks: by command, what :func:`both_clocks` found in each turn.
-        ratio: of the first command's seconds and a command's own, turn by turn.
+        clocks: results of :func:`both_clocks` in each turn, by command.
+        ratio: function of the seconds of the first command and of another command in the same turn.
     """
     first = next(iter(clocks.values()))
     return {

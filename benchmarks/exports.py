@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One network, four engines: do they agree on real slices, and how fast is each?
+"""Agreement and speed of one network with four engines on real slices.
 
-Takes slices of a scan that contain the thick axis, as the inferer would, and gives the same batches to every engine in
-turn, round after round, so that whatever else the machine does touches all alike. Prints a Markdown table.
+The slices of a scan contain the thick axis, as in the inferer. Every engine gets the same batches in turns, so that
+other work on the machine slows all engines alike. Prints a Markdown table.
 
     python -m benchmarks.exports --input <NIfTI file or folder of one DICOM series>
 """
@@ -41,8 +41,9 @@ Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def scan_slices(scan: Path, count: int) -> tuple[Inputs, float]:
-    """``(count, 1, H, n_slices)`` in unit range, evenly spread over the middle half, what SRNet is told of them, and
-    scanner units per unit.
+    """Slices of a scan as inputs of SRNet, and the scanner units per unit of the unit range.
+
+    The ``(count, 1, H, n_slices)`` images are evenly spread over the middle half of the scan.
     """
     parser = parser_of()
     image = parser.get_parsed_content("preprocessing")({"image": str(scan)})["image"]
@@ -54,20 +55,20 @@ def scan_slices(scan: Path, count: int) -> tuple[Inputs, float]:
 
 
 def shipped_network() -> nn.Module:
-    """SRNet with the shipped weights, laid out in memory as `inference.json` does it."""
+    """SRNet with the shipped weights, in the memory format of ``inference.json``."""
     network = parser_of().get_parsed_content("network_def").to(memory_format=torch.channels_last).eval()
     return load_weights(network, str(BUNDLE / "models" / "model.pt")).requires_grad_(False)
 
 
 def timed(compute: Callable[..., torch.Tensor], inputs: Inputs) -> tuple[torch.Tensor, float]:
-    """Result and seconds."""
+    """Result of a call, and its seconds."""
     started = time.perf_counter()
     result = compute(*inputs)
     return result, time.perf_counter() - started
 
 
 def figures(network: nn.Module, inputs: Inputs, rounds: int) -> list[dict[str, Any]]:
-    """One row per engine: seconds to convert, fewest seconds per batch, largest difference from PyTorch."""
+    """One row per engine: seconds of the conversion, fewest seconds per batch, and largest difference from PyTorch."""
     rows: list[dict[str, Any]] = []
     with torch.no_grad():
         expected = network(*inputs)
@@ -76,14 +77,14 @@ def figures(network: nn.Module, inputs: Inputs, rounds: int) -> list[dict[str, A
             started = time.perf_counter()
             computes[name] = Engine(name)(network)
             converting = time.perf_counter() - started
-            error = float((computes[name](*inputs) - expected).abs().max())  # also warms it up
+            error = float((computes[name](*inputs) - expected).abs().max())  # also warms the engine up
             computes[name](*inputs)
             rows.append({"engine": name, "convert": converting, "error": error, "seconds": []})
         for _ in range(rounds):
             for row in rows:
                 row["seconds"].append(timed(computes[row["engine"]], inputs)[1])
     for row in rows:
-        row["seconds"] = min(row["seconds"])  # others work on this machine too: the fastest round was least disturbed
+        row["seconds"] = min(row["seconds"])  # the fastest round was least disturbed by other work
     return rows
 
 
@@ -106,7 +107,7 @@ def table(rows: list[dict[str, Any]], per_unit: float) -> str:
 
 
 def main() -> None:
-    """Measure, print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, required=True)
     parser.add_argument("--slices", type=int, default=8)

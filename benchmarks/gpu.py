@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole-volume inference on a GPU, in milliseconds: volume and result in its memory, every candidate in turns.
+"""Whole-volume inference on a GPU in milliseconds, with volume and result in its memory and all candidates in turns.
 
-Differences are to the same network on the CPU, in the foreground, of the range of intensities. cuDNN computes float32
-convolutions in TF32 unless told otherwise (``torch.backends.cudnn.allow_tf32``); both are measured.
+Differences are those to the same network on the CPU in the foreground, as a share of the range of intensities. By
+default, cuDNN computes float32 convolutions in TF32 (``torch.backends.cudnn.allow_tf32``). Both are measured.
 
     python -m benchmarks.gpu --rows 256 --slices 48
 """
@@ -34,7 +34,7 @@ PRECISIONS = {  # name: (autocast, TF32)
 def measure(
     rows: int, slices: int, repeats: int, seed: int, ckpt_path: Path, device: str, **ids: Any
 ) -> dict[str, Any]:
-    """Best milliseconds and largest difference by candidate; speed-ups over the plain loop on the same GPU."""
+    """Fewest milliseconds, largest difference, and speed-up over the plain loop on the same GPU, by candidate."""
     volume = half_air(rows, slices, seed)
     on_cpu = inference_parser(ckpt_path=str(ckpt_path))
     inferer = ThroughPlaneInferer(**inferer_settings(on_cpu), progress=False)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All quick benchmarks in one go, and a comparison with the committed ``baseline.json``: what moved?
+"""Run all quick benchmarks, and compare them with the committed ``baseline.json``.
 
-Only ratios within one run are compared, and laws; seconds mean nothing on another machine. Ends with exit code 1 when
-one is worse than the baseline by more than its tolerance, or beyond a limit that holds on every machine.
+Only ratios within one run and exponents of cost laws are compared, because seconds mean nothing on another machine. The
+exit code is 1 if a figure is worse than the baseline by more than its tolerance, or beyond a limit for all machines.
 
     python -m benchmarks.guard            # make bench
     python -m benchmarks.guard --update   # make this run the baseline
@@ -28,13 +28,13 @@ BASELINE = Path(__file__).with_name("baseline.json")
 
 @dataclass(frozen=True)
 class Figure:
-    """What is compared.
+    """A figure that is compared.
 
     Args:
-        path: keys into the report.
-        higher_is_better: else lower.
-        tolerance: relative change that is noise.
-        limit: what the figure must reach (or not exceed) whatever the baseline says.
+        path: keys of the figure in the report.
+        higher_is_better: whether a higher value is better; if false, a lower value is.
+        tolerance: relative change that counts as noise.
+        limit: value that the figure must reach (or not exceed), whatever the baseline is.
     """
 
     path: tuple[str, ...]
@@ -44,18 +44,18 @@ class Figure:
 
     @property
     def name(self) -> str:
-        """For a person."""
+        """Name in the table."""
         return ": ".join(part for part in self.path if part not in ("results", "arrangements"))
 
     def of(self, report: Mapping[str, Any]) -> float:
-        """Its value in a report."""
+        """Value of the figure in a report."""
         value: Any = report
         for key in self.path:
             value = value[key]
         return float(value)
 
     def verdict(self, now: float, before: float | None) -> str:
-        """``same``, ``better``, ``WORSE``, ``BEYOND LIMIT`` or ``new``."""
+        """Verdict on a value: ``same``, ``better``, ``WORSE``, ``BEYOND LIMIT`` or ``new``."""
         sign = 1 if self.higher_is_better else -1
         if self.limit is not None and sign * (now - self.limit) < 0:
             return "BEYOND LIMIT"
@@ -68,7 +68,7 @@ class Figure:
 
 
 def speed_up(name: str, limit: float | None = None) -> Figure:
-    """Over the plain loop."""
+    """Speed-up of a candidate over the plain loop."""
     return Figure(("inference", "results", name, "speed_up"), higher_is_better=True, tolerance=0.15, limit=limit)
 
 
@@ -93,7 +93,7 @@ FIGURES = (
 
 
 def compare(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per figure; one that the baseline lacks is ``new``."""
+    """One row per figure; a figure that the baseline lacks is ``new``."""
     rows = []
     for figure in FIGURES:
         now = figure.of(report)
@@ -106,12 +106,12 @@ def compare(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[dict
 
 
 def worse(rows: list[dict[str, Any]]) -> bool:
-    """Whether something got worse."""
+    """Whether a figure is worse than the baseline or beyond its limit."""
     return any(row["verdict"].isupper() for row in rows)
 
 
 def measure() -> dict[str, Any]:
-    """All of them, small; minutes."""
+    """Run all benchmarks at small sizes, which takes minutes."""
     report: dict[str, Any] = {}
     parts = {
         "inference": lambda: inference.measure(inference.half_air(96, 16, 0), 3, BUNDLE / "models" / "model.pt"),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seconds and memory to index a folder tree of many small DICOM files: the first time, again, and after a few changes.
+"""Seconds and memory for indexing a folder tree of many small DICOM files: at first, again, and after a few changes.
 
-The tree is made on the spot, of series of 30 slices that differ by their identifiers, and removed afterwards; a million
-files take about 5 GB of disk.
+The benchmark makes the tree itself and removes it afterwards. The tree consists of series of 30 slices that differ only
+in their identifiers. A million files take about 5 GB of disk space.
 
     python -m benchmarks.index --files 1000000
 """
@@ -29,7 +29,7 @@ SERIES_PER_STUDY = 10
 
 
 def make_tree(root: Path, files: int) -> None:
-    """``files`` files, a folder per series, a folder of those per study."""
+    """Make ``files`` files, in a folder per series within a folder per study."""
     with tempfile.TemporaryDirectory() as folder:
         voxels = np.random.default_rng(0).integers(0, 1000, (8, 8, SLICES))
         paths = write_series(Path(folder), voxels, np.diag([1.0, 1.0, 5.0, 1.0]), seed=1)
@@ -54,7 +54,7 @@ def _uid_of_length(who: str, length: int) -> bytes:
 
 
 def measure(files: int, processes: int | None, scratch: Path | None = None) -> dict[str, Any]:
-    """All looks at one tree; peak memory is of this process, not of those that read headers for it."""
+    """Index one tree in all ways. The peak memory is that of this process, without the processes that read headers."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         root, path = Path(folder) / "in", Path(folder) / "index.sqlite"
         started = time.perf_counter()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole-volume inference on this machine, as ratios measured side by side in one run.
 
-The volume is a head of texture in air, half of each. Against: the loop that a reader of the paper would write (one
-slice at a time, PyTorch defaults, both orientations, averaged), MONAI's stock ``SliceInferer``, and the machine's own
-peak at the network's convolutions. Every candidate is first compared with the plain loop in the foreground.
+The volume is a textured head in air, with half of the voxels each. Our inferer is compared with the loop that a reader
+of the paper would write (one slice at a time, PyTorch defaults, averaged over both orientations), with MONAI's own
+``SliceInferer``, and with the machine's peak performance at the network's convolutions. The result of every candidate
+is first compared with that of the plain loop in the foreground.
 
     python -m benchmarks.inference --rows 128 --slices 24
 """
@@ -33,12 +34,12 @@ from benchmarks.machine import facts, in_turns, inference_parser, parser_of, sav
 from tools.run_bundle import BUNDLE
 
 SETTINGS = ("batch_pixels", "window_pixels", "halo", "background", "air_margin")
-SCALE_FACTOR = 4.0  # of the made-up head
+SCALE_FACTOR = 4.0  # K for the made-up head
 PEAK_SECONDS = 0.3  # a processor is faster in a burst than over the seconds of a scan
 
 
 def as_scan(volume: torch.Tensor, scale_factor: float = SCALE_FACTOR) -> MetaTensor:
-    """``(1, 1, H1, H2, n_slices)`` that knows its grid: pixels of 1 mm, slices that touch, thin ones of 1 mm."""
+    """``(1, 1, H1, H2, n_slices)`` with its grid: pixels and thin slices of 1 mm, and thick slices that touch."""
     meta = {
         "working_spacing_mm": np.array([1.0, 1.0, scale_factor]), "slice_thickness_mm": scale_factor,
         "scale_factor": scale_factor,
@@ -53,13 +54,13 @@ def told(volume: MetaTensor, profile: str, side: int) -> tuple[torch.Tensor, tor
 
 
 def thin_tissue(volume: MetaTensor, background: float, profile: str) -> torch.Tensor:
-    """Where the thin slices hold tissue: where their nearest thick ones do."""
+    """Mask of the tissue in thin slices, taken from the nearest thick slices."""
     nearest = torch.from_numpy(scan_operator(volume, profile, None).grid.nearest_slices)
     return (volume.as_tensor() > background)[..., nearest.to(volume.device)]
 
 
 def half_air(rows: int, slices: int, seed: int) -> MetaTensor:
-    """``(1, 1, rows, rows, slices)`` in unit range: texture in an elliptic cylinder with rounded ends; noise in air."""
+    """``(1, 1, rows, rows, slices)`` in unit range: a textured elliptic cylinder with rounded ends, in noisy air."""
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in (rows, rows, slices)], indexing="ij"))
     rng = np.random.default_rng(seed)
     inside = (grid[0] / 0.92) ** 2 + (grid[1] / 0.85) ** 2 + grid[2] ** 8 < 1
@@ -69,13 +70,13 @@ def half_air(rows: int, slices: int, seed: int) -> MetaTensor:
 
 
 def own_scan(path: Path) -> MetaTensor:
-    """A thick scan as ``inference.json`` gives it to the network: ``(1, 1, H1, H2, n_slices)`` in unit range."""
+    """A thick scan, preprocessed as in ``inference.json``: ``(1, 1, H1, H2, n_slices)`` in unit range."""
     (item,) = inference_parser(dataset_dir=str(path)).get_parsed_content("dataset")
     return item["image"][None].float()
 
 
 def plain_loop(volume: MetaTensor, network: nn.Module, profile: str) -> torch.Tensor:
-    """One slice at a time, contiguous, both orientations, averaged."""
+    """One contiguous slice at a time, averaged over both orientations."""
     scan, (rows, columns) = volume.as_tensor()[0, 0], (told(volume, profile, side) for side in (0, 1))
     with torch.no_grad():
         first = torch.stack([network(scan[i][None, None], *rows)[0, 0] for i in range(scan.shape[0])])
@@ -84,7 +85,7 @@ def plain_loop(volume: MetaTensor, network: nn.Module, profile: str) -> torch.Te
 
 
 def stock_slices(volume: MetaTensor, network: nn.Module, profile: str) -> torch.Tensor:
-    """MONAI's ``SliceInferer``, as it comes, for both orientations."""
+    """MONAI's ``SliceInferer`` with its defaults, for both orientations."""
     results: list[torch.Tensor] = []
     for axis in (0, 1):
         size = [n for a, n in enumerate(volume.shape[2:]) if a != axis]
@@ -97,7 +98,7 @@ def stock_slices(volume: MetaTensor, network: nn.Module, profile: str) -> torch.
 
 
 def inferer_settings(parser: ConfigParser) -> dict[str, Any]:
-    """What ``inference.json`` gives the inferer and every candidate of ours shares."""
+    """Settings of the inferer in ``inference.json``, which all our candidates share."""
     return {"profile": parser.get_parsed_content("slice_profile")} | {
         key: parser.get_parsed_content(key) for key in SETTINGS
     }
@@ -111,7 +112,7 @@ def agreement(found: torch.Tensor, reference: torch.Tensor, tissue: torch.Tensor
 
 
 def computed_pixels(volume: MetaTensor, settings: dict[str, Any]) -> int:
-    """Pixels that our inferer gives to the network, margins, halos and filled-up batches included."""
+    """Number of pixels that our inferer gives to the network, including margins, halos and padding of batches."""
     seen = []
 
     def count(image: torch.Tensor, positions: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
@@ -123,7 +124,7 @@ def computed_pixels(volume: MetaTensor, settings: dict[str, Any]) -> int:
 
 
 def convolution_flops(network: nn.Module, shape: tuple[int, ...]) -> float:
-    """Multiply-adds times two of all convolutions in one forward, at :data:`SCALE_FACTOR`."""
+    """FLOP of all convolutions in one forward pass at :data:`SCALE_FACTOR`; a multiply-add counts as two."""
     total = [0.0]
 
     def count(layer: nn.Conv2d, _: object, output: torch.Tensor) -> None:
@@ -161,7 +162,7 @@ def peak_operations(network: nn.Module, pixels: int) -> dict[str, Callable[[], o
 
 
 def sustained(run: Callable[[], object]) -> float:
-    """Seconds of one call, the mean over :data:`PEAK_SECONDS`."""
+    """Seconds per call, as a mean over :data:`PEAK_SECONDS`."""
     calls, started = 0, time.perf_counter()
     while time.perf_counter() - started < PEAK_SECONDS:
         run()
@@ -182,10 +183,10 @@ def peaks(network: nn.Module, pixels: int, repeats: int) -> dict[str, float]:
 def contenders(
     ckpt_path: Path, volume: MetaTensor, engines: Sequence[str]
 ) -> tuple[dict[str, Callable[[], torch.Tensor]], nn.Module, dict]:
-    """Candidates by name, each from the volume to its result; the plain network; our settings."""
+    """Candidates by name, each of which computes the whole result; the plain network; our settings."""
     parser = inference_parser(ckpt_path=str(ckpt_path))
     network = parser.get_parsed_content("network")
-    plain = inference_parser().get_parsed_content("network_def")  # as PyTorch makes it: contiguous
+    plain = inference_parser().get_parsed_content("network_def")  # contiguous, as PyTorch makes it
     plain.load_state_dict(torch.load(ckpt_path, weights_only=True))
     plain.eval()
     settings = inferer_settings(parser)
@@ -202,12 +203,12 @@ def contenders(
 
 
 def measure(volume: MetaTensor, repeats: int, ckpt_path: Path, engines: Sequence[str] = ENGINES) -> dict[str, Any]:
-    """Everything, in turns, on ``(1, 1, H1, H2, n_slices)``; medians."""
+    """Medians of all candidates, measured in turns on ``(1, 1, H1, H2, n_slices)``."""
     candidates, plain, settings = contenders(ckpt_path, volume, engines)
     reference = candidates["plain loop"]()
     tissue = thin_tissue(volume, settings["background"], settings["profile"])
     results: dict[str, dict[str, float]] = {}
-    for name, run in candidates.items():  # converts and warms up, too
+    for name, run in candidates.items():  # also converts and warms up
         difference, psnr = agreement(run(), reference, tissue)
         results[name] = {"max_difference_of_range": difference, "psnr_to_plain_db": psnr}
     before = peaks(plain, settings["batch_pixels"], repeats)
@@ -238,7 +239,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--slices", type=int, default=24)
-    parser.add_argument("--scan", type=Path, help="a thick scan of one's own, in place of the made-up head")
+    parser.add_argument("--scan", type=Path, help="a thick scan of your own, instead of the made-up head")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ckpt-path", type=Path, default=BUNDLE / "models" / "model.pt")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all benchmarks share: the clock, the machine's facts, commands as whole processes, tables."""
+"""Common parts of all benchmarks: the clock, facts about the machine, commands as whole processes, and tables."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
     "timed",
 ]
 
-# a process's peak is never below that of the one that started it, so a small one must start what is measured
+# the peak of a process is never below that of its parent, so a small process must start the command
 LAUNCHER = """
 import resource, subprocess, sys
 code = subprocess.call(sys.argv[1:])
@@ -51,7 +51,7 @@ TINY_NETWORK = {
 
 
 def facts() -> dict[str, Any]:
-    """Versions and the machine, without its name; ``None`` for what is not there."""
+    """Versions and facts about the machine, without its name; ``None`` for anything that is missing."""
     versions = {name: _version(name) for name in ("torch", "monai", "onnxruntime", "openvino")}
     return {
         "python": platform.python_version(),
@@ -74,7 +74,7 @@ def _version(package: str) -> str | None:
 
 
 def timed(function: Callable[[], object]) -> float:
-    """Seconds of one call, the GPU's work included."""
+    """Seconds of one call, including the work of the GPU."""
     started = time.perf_counter()
     function()
     if torch.cuda.is_available():
@@ -87,7 +87,7 @@ def in_turns(
     repeats: int,
     clock: Callable[[Callable[[], object]], float] = timed,
 ) -> dict[str, np.ndarray]:
-    """``(repeats,)`` seconds of each: A B C A B C ..., so that a slow moment of the machine hits all alike."""
+    """``(repeats,)`` seconds of each call, in the order A B C A B C ..., so that a slow moment affects all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(repeats):
         for name, run in candidates.items():
@@ -104,10 +104,10 @@ class Process:
 
 
 def run_process(command: Sequence[object]) -> Process:
-    """Run a command to its end; the operating system's own account of its largest resident memory.
+    """Run a command to its end; the operating system reports its largest resident memory.
 
     Raises:
-        RuntimeError: with the end of its output, if its exit code is not 0.
+        RuntimeError: if its exit code is not 0; the message holds the end of its output.
     """
     started = time.perf_counter()
     words = [sys.executable, "-S", "-c", LAUNCHER, *map(str, command)]
@@ -121,7 +121,7 @@ def run_process(command: Sequence[object]) -> Process:
 
 
 def inference_parser(**ids: Any) -> ConfigParser:
-    """``inference.json`` with overridden ids, on the CPU unless told otherwise."""
+    """``inference.json`` with overridden ids; by default on the CPU."""
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "inference.json")
     parser.update({"bundle_root": str(BUNDLE), "device": "cpu", "progress": False, **ids})
@@ -129,20 +129,20 @@ def inference_parser(**ids: Any) -> ConfigParser:
 
 
 def save_weights(path: Path, **ids: Any) -> Path:
-    """Random weights of the network that ``ids`` describe."""
+    """Save random weights of the network that ``ids`` describe."""
     torch.manual_seed(0)
     torch.save(inference_parser(**ids).get_parsed_content("network_def").state_dict(), path)
     return path
 
 
 def fit_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """``(slope, intercept)`` of least squares."""
+    """``(slope, intercept)`` of the least-squares line."""
     slope, intercept = np.polyfit(np.asarray(x, dtype=float), np.asarray(y, dtype=float), 1)
     return float(slope), float(intercept)
 
 
 def fit_power(x: Sequence[float], y: Sequence[float]) -> float:
-    """Exponent ``a`` of ``y ~ x^a``: the slope of least squares in logarithms."""
+    """Exponent ``a`` of ``y ~ x^a``, as the slope of the least-squares line through the logarithms."""
     return fit_line(np.log(np.asarray(x, dtype=float)), np.log(np.asarray(y, dtype=float)))[0]
 
 
@@ -153,14 +153,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def save_report(report: Mapping[str, object], path: Path | None) -> None:
-    """With the machine's facts; nothing without a path."""
+    """Save a report with the facts about the machine; without a path, nothing is saved."""
     if path is None:
         return
     write_json(path, {"machine": facts(), **report})
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """With ``--output`` for the JSON file and ``--threads`` of this process (what it starts goes by its own rules)."""
+    """Parser with ``--output`` for the JSON file, and ``--threads`` for this process only, not for those it starts."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="JSON file")
     parser.add_argument("--threads", type=lambda n: torch.set_num_threads(int(n)), help="PyTorch's, default: all cores")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Peak memory of the whole inference command against the voxels that it writes.
 
-Volumes of several sizes go through ``monai.bundle run`` as a user starts it, each in a process of its own, with a
-network of one channel: memory comes from volumes, since activations are bounded by ``window_pixels``. A line through
-the peaks gives bytes per output voxel and the constant (libraries, above all).
+Volumes of several sizes go through ``monai.bundle run``, each in a separate process, with a network of one channel.
+The memory comes from the volumes, because ``window_pixels`` bounds the activations. A line through the peaks gives the
+bytes per output voxel and the constant, which is mainly that of the libraries.
 
     python -m benchmarks.memory --sizes 384,384,72 512,512,96
 """
@@ -25,7 +25,7 @@ SCALE_FACTOR = 4
 
 
 def thick_scan(path: Path, shape: Sequence[int]) -> Path:
-    """An int16 scan of 1 x 1 x 4 mm voxels: waves, all tissue."""
+    """Write an int16 scan of waves with voxels of 1 x 1 x 4 mm, which is all tissue."""
     waves = [np.sin(np.arange(n) / 7.0) for n in shape]
     voxels = waves[0][:, None, None] + waves[1][None, :, None] + waves[2][None, None, :]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def thick_scan(path: Path, shape: Sequence[int]) -> Path:
 
 
 def peak(shape: Sequence[int], folder: Path, **ids: Any) -> dict[str, float]:
-    """Of one volume."""
+    """Peak memory and seconds for one volume."""
     name = "x".join(map(str, shape))
     scan = thick_scan(folder / name / "scan.nii.gz", shape)
     weights = save_weights(folder / "model.pt", **TINY_NETWORK)
@@ -51,7 +51,7 @@ def peak(shape: Sequence[int], folder: Path, **ids: Any) -> dict[str, float]:
 
 
 def measure(shapes: Sequence[Sequence[int]], **ids: Any) -> dict[str, Any]:
-    """All sizes and the fit."""
+    """Measure all sizes, and fit the line."""
     with tempfile.TemporaryDirectory() as folder:
         rows: list[dict[str, Any]] = [{"shape_in": list(shape), **peak(shape, Path(folder), **ids)} for shape in shapes]
     slope, constant = fit_line([r["voxels_out"] for r in rows], [r["peak_bytes"] for r in rows])

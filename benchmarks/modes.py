@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What memory format, mixed precision and compilation bring, on the CPU or a GPU: one training iteration of stage 1 and
-one forward on the configured batch, in turns.
+"""Effect of memory format, mixed precision and compilation on the CPU or a GPU.
+
+Measures one training iteration of stage 1 and one forward pass on the configured batch, in turns.
 
     python -m benchmarks.modes --device cuda:0
 """
@@ -24,14 +25,14 @@ from tools.run_bundle import BUNDLE
 
 @dataclass(frozen=True)
 class Mode:
-    """How the network is laid out and run."""
+    """Memory format, precision and compilation of the network."""
 
     channels_last: bool = True
     autocast: str | None = None
     compiled: bool = False
 
 
-SCALE_FACTOR = 4  # of the batch
+SCALE_FACTOR = 4  # K of the batch
 MODES = {
     "contiguous": Mode(channels_last=False),
     "channels_last": Mode(),
@@ -42,7 +43,7 @@ MODES = {
 
 
 def steps(mode: Mode, device: str, **ids: Any) -> dict[str, Callable[[], object]]:
-    """``training`` and ``inference`` of one batch in this mode; ids override ``common.json``."""
+    """Functions ``training`` and ``inference`` of one batch in this mode; ids override ``common.json``."""
     parser = ConfigParser()
     parser.read_config(str(BUNDLE / "configs" / "common.json"))
     parser.update(dict(ids))
@@ -72,7 +73,7 @@ def steps(mode: Mode, device: str, **ids: Any) -> dict[str, Callable[[], object]
 
 
 def peak_megabytes(run: Callable[[], object], device: str) -> float | None:
-    """Most GPU memory that one call takes; ``None`` on the CPU."""
+    """Peak GPU memory of one call, or ``None`` on the CPU."""
     if torch.device(device).type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(device)
@@ -85,7 +86,7 @@ def peak_megabytes(run: Callable[[], object], device: str) -> float | None:
 def measure(device: str, names: list[str], repeats: int, **ids: Any) -> dict[str, Any]:
     """Medians in milliseconds, by mode."""
     made = {name: steps(MODES[name], device, **ids) for name in names}
-    for step in made.values():  # compiles and warms up, training before inference so that both graphs are there
+    for step in made.values():  # compiles and warms up, training before inference, so that both graphs exist
         for run in step.values():
             for _ in range(3):
                 run()

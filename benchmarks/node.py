@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What receiving costs the DICOM node, over what the batch needs for the same series.
+"""Cost of receiving in the DICOM node, relative to the time of the batch for the same series.
 
-dcmtk's ``storescu`` sends made-up heads to ``thinslice serve``, which is told to wait for an hour before it begins to
-work, so that what is measured is receiving alone: the time until the last image is answered with success (image and
-ledger are on the disk then), and the time that the node's processor spends on it. Then the batch does the same series.
-Its start is left out, so the ratio is not flattered.
+``storescu`` of dcmtk sends made-up heads to ``thinslice serve``, which is set to wait for an hour before it processes
+them, so that only receiving is measured. The figures are the time until the last image is answered with success (image
+and ledger are then on the disk), and the processor time of the node. Then the batch processes the same series. Its
+start is left out, which would only improve the ratio.
 
     python -m benchmarks.node
 """
@@ -60,7 +60,7 @@ def measure(series: int, shape: tuple[int, int, int], spacing_mm: tuple[float, f
 
 
 def _receive(folder: Path) -> tuple[float, float]:
-    """Seconds until everything is received, and of the node's processor time meanwhile."""
+    """Seconds until everything is received, and the processor seconds of the node in this time."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batch inference of the same DICOM series by one process, two workers of a Dask cluster that runs already, two
-processes that know nothing of each other, and one with two workers; all with as many threads in total.
+"""Batch inference of the same DICOM series with several arrangements of processes.
 
-Two times for each: of the whole command, start-up included, and of the batch alone, as its report has it (from the
-first look into the folder to the report). Two independent processes, half of the series each, share nothing; the
-slower of both counts.
+The arrangements are one process with two threads, one process with two workers, two workers of a running Dask cluster,
+and two independent processes. All have the same number of threads in total. For each, two times are measured: that of
+the whole command, including its start, and that of the batch alone according to its report (from the search of the
+folder to the report). The two independent processes take half of the series each, and the slower one counts.
 
     python -m benchmarks.processes --series 8 --rows 64
 """
@@ -33,7 +33,7 @@ PARTS = ("a", "b")
 
 
 def make_series(folder: Path, series: int, rows: int, slices: int) -> None:
-    """``series`` thick scans, half of them in each of ``folder/a`` and ``folder/b``."""
+    """Write ``series`` thick scans, one half to ``folder/a`` and the other to ``folder/b``."""
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in (rows, rows, slices)], indexing="ij"))
     inside = (grid[:2] ** 2).sum(0) < 0.8
     for seed in range(series):
@@ -43,16 +43,16 @@ def make_series(folder: Path, series: int, rows: int, slices: int) -> None:
 
 
 def batch_words(dataset_dir: Path, output_dir: Path, threads: int, **ids: Any) -> list[str]:
-    """The batch, without bar and pictures."""
+    """Command of the batch, without progress bar and pictures."""
     ids = {"device": "cpu", "progress": False, "pictures": 0, "threads_per_worker": threads, **ids}
     return bundle_command(["batch_dicom.json"], dataset_dir=dataset_dir, output_dir=output_dir, **ids)
 
 
 def side_by_side(commands: list[list[str]], threads: int) -> None:
-    """Start all, wait for all.
+    """Start all commands, and wait for all of them.
 
     Raises:
-        RuntimeError: with the end of what it said, if one fails.
+        RuntimeError: if one fails; the message holds the end of its output.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     processes = [
@@ -66,13 +66,13 @@ def side_by_side(commands: list[list[str]], threads: int) -> None:
 
 
 def batch_seconds(outputs: list[Path]) -> float:
-    """Of the slowest, from their reports."""
+    """Seconds of the slowest batch, from the reports."""
     reports = [json.loads((output / "report.json").read_text()) for output in outputs]
     return max(float(report["summary"]["seconds"]) for report in reports)
 
 
 def arrangements(data: Path, out: Path, scheduler: str, **ids: Any) -> dict[str, Callable[[], list[Path]]]:
-    """Each from nothing to its output folders, new at every call, since what is done already would be skipped."""
+    """Arrangements by name. Each call returns new output folders, because the batch skips finished series."""
     number = count()
 
     def run(datasets: list[Path], threads: int, **more: object) -> list[Path]:
@@ -95,7 +95,7 @@ def arrangements(data: Path, out: Path, scheduler: str, **ids: Any) -> dict[str,
 
 
 def measure(series: int, rows: int, slices: int, repeats: int, **ids: Any) -> dict[str, Any]:
-    """Medians over the turns, and throughputs over those of the two independent ones."""
+    """Medians over the turns, and throughputs relative to the two independent processes."""
     whole: dict[str, list[float]] = {}
     batch: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder, LocalCluster(Path(folder) / "cluster") as cluster:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost laws of inference: seconds against voxels, against K, against the size of the network.
+"""Cost laws of inference: seconds against voxels, against K, and against the size of the network.
 
-No air is skipped here, so that the voxels computed are the voxels given. Exponents are slopes of least squares between
-logarithms: 1 means twice the voxels, twice the time.
+Air is not skipped, so that all voxels are computed. Exponents are slopes of least-squares lines through logarithms: 1
+means that twice the voxels take twice the time.
 
     python -m benchmarks.scaling
 """
@@ -34,7 +34,7 @@ def inference_of(rows: int, slices: int, **ids: Any) -> tuple[Callable[[], torch
 
 
 def seconds(cases: dict[Any, tuple[int, int, dict[str, Any]]], repeats: int) -> dict[Any, float]:
-    """Fewest seconds of every case, in turns, after one round that does not count."""
+    """Fewest seconds of every case, measured in turns after one round that does not count."""
     runs = {key: inference_of(rows, slices, **ids)[0] for key, (rows, slices, ids) in cases.items()}
     in_turns(runs, 1)
     return {key: float(values.min()) for key, values in in_turns(runs, repeats).items()}
@@ -47,7 +47,7 @@ def measure(
     blocks: Sequence[int] = BLOCKS,
     **ids: Any,
 ) -> dict[str, Any]:
-    """The three laws; ``ids`` override ``inference.json``."""
+    """Measure the three laws; ``ids`` override ``inference.json``."""
     by_size = seconds({size: (*size, ids) for size in sizes}, repeats)
     voxels = [rows * rows * slices for rows, slices in by_size]
     rows, slices = sizes[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the self-check and the error map cost: the whole inference command with and without them, in turns.
+"""Cost of the self-check and the error map: the whole inference command with and without them, in turns.
 
 python -m benchmarks.self_check --scan HEAD.nii.gz --repeats 3
 """

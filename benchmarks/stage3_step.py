@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU-seconds of one iteration of stage 3, at the paper's sizes, with and without a perceptual term.
 
-The perceptual backbones get random weights: their cost is what is measured.
+The perceptual backbones have random weights, because only their cost is measured.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tools.run_bundle import BUNDLE
 
 BACKBONES = {"none": None, "squeezenet": squeezenet1_1, "vgg16": vgg16}
 
-SCALE_FACTOR = 4  # of the patches
+SCALE_FACTOR = 4  # K of the patches
 
 
 def random_weights(backbone: str, folder: Path) -> str:
-    """A state dict of the right shape."""
+    """Write random weights of a backbone; return the file."""
     path = folder / f"{backbone}.pth"
     if not path.exists():
         torch.save(BACKBONES[backbone](weights=None).state_dict(), path)
@@ -38,7 +38,7 @@ def random_weights(backbone: str, folder: Path) -> str:
 def seconds(
     backbone: str, side: int, width: int, batch: int, repeats: int, folder: Path, device: str = "cpu", **ids: Any
 ) -> dict[str, float]:
-    """CPU- and wall-seconds of one iteration, median over ``repeats`` after one that is not counted."""
+    """CPU-seconds and wall-clock seconds of an iteration, as medians over ``repeats`` after one that does not count."""
     parser = ConfigParser()
     parser.read_config([str(BUNDLE / "configs" / name) for name in ("common.json", "train_stage3.json")])
     settings = {

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cold start: the whole inference command on a tiny scan, over the bare import of what it stands on.
+"""Start-up time: the whole inference command on a tiny scan, relative to the import of PyTorch and MONAI alone.
 
-Both are whole processes, from start to exit, in turns. Each is run once before, so that the files of the libraries are
-in the page cache; the first start after a boot waits for the disk, whatever is started.
+Both are whole processes from start to exit, in turns. Each runs once before, so that the files of the libraries are in
+the page cache. The first start after a boot always waits for the disk.
 
     python -m benchmarks.startup
 """
@@ -24,7 +24,7 @@ BASE = [sys.executable, "-c", "import torch, monai"]
 
 
 def measure(repeats: int, shape: tuple[int, int, int] = (24, 24, 6), **ids: Any) -> dict[str, float]:
-    """Medians in seconds, and the median ratio of neighbours in time."""
+    """Medians in seconds, and the median ratio of runs that follow each other."""
     with tempfile.TemporaryDirectory() as folder:
         scan = thick_scan(Path(folder) / "scan.nii.gz", shape)
         command = bundle_command(["inference.json"], dataset_dir=scan, output_dir=folder, device="cpu", **ids)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages 1 and 2 as their configs run them: how long the network waits for data, what a batch takes in memory, and
-where the time goes.
+"""Stages 1 and 2 with their configs: waiting for data, memory of a batch, and time by kind of operator.
 
-Waiting is the time between asking the loader for a batch and having it (ignite's ``BasicTimeProfiler``), over the time
-of the iteration. The first iterations, in which the loader's worker starts, are left out.
+Waiting is the time between the request for a batch and its arrival (ignite's ``BasicTimeProfiler``), relative to the
+time of the iteration. The first iterations, in which the loader's worker starts, are left out.
 
     python -m benchmarks.training
 """
@@ -27,7 +26,7 @@ from benchmarks.memory import thick_scan
 from tools.run_bundle import BUNDLE, accept_overrides
 
 SKIPPED = 3
-KINDS = {  # of PyTorch's operators, by name
+KINDS = {  # kinds of PyTorch's operators, by name
     "convolution, forward": ("aten::mkldnn_convolution", "aten::cudnn_convolution"),
     "convolution, backward": ("aten::mkldnn_convolution_backward", "aten::convolution_backward"),
     "concatenation": ("aten::cat",),
@@ -38,7 +37,7 @@ KINDS = {  # of PyTorch's operators, by name
 
 
 def training_parser(stage: int, folder: Path, iterations: int, **ids: Any) -> ConfigParser:
-    """``train_stage<stage>.json`` on two made-up scans, without validation, ready to run."""
+    """``train_stage<stage>.json`` on two made-up scans, without validation."""
     for modality in ("ct", "mr"):
         for seed in range(2):
             thick_scan(folder / modality / f"{modality}{seed}.nii.gz", (128, 128, 96 if modality == "ct" else 32))
@@ -58,7 +57,7 @@ def training_parser(stage: int, folder: Path, iterations: int, **ids: Any) -> Co
 
 
 def waiting(stage: int, iterations: int, folder: Path, **ids: Any) -> dict[str, float]:
-    """Seconds per iteration, and the share of them that went into waiting for the batch."""
+    """Seconds per iteration, and the share of waiting for the batch."""
     parser = training_parser(stage, folder, iterations, **ids)
     parser.get_parsed_content("initialize")
     trainer = parser.get_parsed_content("train::trainer")
@@ -74,7 +73,7 @@ def waiting(stage: int, iterations: int, folder: Path, **ids: Any) -> dict[str, 
 
 
 def kept_bytes(step: Callable[[], torch.Tensor]) -> int:
-    """Memory that autograd keeps of one forward for its backward pass, each storage once."""
+    """Memory that autograd keeps from a forward pass for the backward pass; each storage counts once."""
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -87,13 +86,13 @@ def kept_bytes(step: Callable[[], torch.Tensor]) -> int:
 
 
 def shares(run: Callable[[], object], repeats: int = 3, device: str = "cpu") -> dict[str, float]:
-    """Share of the device's time by kind of operator; what is in none of :data:`KINDS` is ``other``."""
+    """Share of the device's time by kind of operator; operators outside :data:`KINDS` count as ``other``."""
     on_gpu = torch.device(device).type == "cuda"
     run()
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as recorded:
         for _ in range(repeats):
             run()
-    # on a GPU a kernel's own event, and an annotation's, repeat the time of the operators that launched it
+    # on a GPU, the events of kernels and annotations repeat the time of the operators that launched them
     times = {
         event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
         for event in recorded.key_averages()
@@ -108,11 +107,11 @@ def shares(run: Callable[[], object], repeats: int = 3, device: str = "cpu") -> 
     return {**result, "other": 1 - sum(result.values())}
 
 
-SCALE_FACTOR = 4  # of the batch of noise
+SCALE_FACTOR = 4  # K of the batch of noise
 
 
 def network_step(parser: ConfigParser) -> tuple[torch.nn.Module, torch.Tensor, Callable[[], torch.Tensor]]:
-    """The network, one batch of noise of the configured size, and a function that gives the loss on it."""
+    """The network, one batch of noise of the configured size, and a function that computes the loss on it."""
     device = parser.get_parsed_content("device")
     network = parser.get_parsed_content("network_def").to(device).to(memory_format=torch.channels_last)
     size = [parser.get_parsed_content(key) for key in ("batch_size", "patch_rows", "patch_columns")]
@@ -124,7 +123,7 @@ def network_step(parser: ConfigParser) -> tuple[torch.nn.Module, torch.Tensor, C
 
 
 def where_time_goes(folder: Path, **ids: Any) -> dict[str, dict[str, float]]:
-    """Of one iteration of stage 1 and of inference on the same batch."""
+    """Shares of time for one iteration of stage 1 and for inference on the same batch."""
     parser = training_parser(1, folder, 1, **ids)
     device = str(parser.get_parsed_content("device"))
     network, _, loss = network_step(parser)

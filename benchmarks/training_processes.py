@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 1 by one process, two under torchrun that share their gradients, and two that know nothing of each other, with
-as many threads and as many patches per iteration in total.
+"""Stage 1 with several arrangements of processes.
 
-Every command runs twice, for a short and a long stage; the difference is free of start-up.
+The arrangements are one process, two processes under torchrun that share their gradients, and two independent
+processes. All have the same number of threads and of patches per iteration in total. Every command runs for a short and
+for a long stage, and the difference does not contain the start-up.
 
     python -m benchmarks.training_processes --iterations 4 16
 """
@@ -29,7 +30,7 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 def arrangements(data: Path, out: Path, batch_size: int, **ids: Any) -> dict[str, Callable[[int], None]]:
-    """Functions of the number of iterations, each from nothing to the weights."""
+    """Functions by name, each of which trains from scratch for a number of iterations."""
     number = count()
 
     def run(
@@ -60,7 +61,7 @@ def arrangements(data: Path, out: Path, batch_size: int, **ids: Any) -> dict[str
 
 
 def measure(iterations: Sequence[int], batch_size: int, repeats: int, **ids: Any) -> dict[str, Any]:
-    """Seconds per iteration (of ``batch_size`` patches in total) and throughput over the two independent ones."""
+    """Seconds per iteration (``batch_size`` patches in total), and throughput relative to the independent processes."""
     short, long = iterations
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -91,8 +92,10 @@ def measure(iterations: Sequence[int], batch_size: int, repeats: int, **ids: Any
 def main() -> None:
     """Command line."""
     parser = parser_of(__doc__)
-    parser.add_argument("--iterations", type=int, nargs=2, default=(4, 24), help="short and long")
-    parser.add_argument("--batch-size", type=int, default=16, help="of all processes together; even")
+    parser.add_argument(
+        "--iterations", type=int, nargs=2, default=(4, 24), help="iterations of the short and the long stage"
+    )
+    parser.add_argument("--batch-size", type=int, default=16, help="even total over all processes")
     parser.add_argument("--repeats", type=int, default=1)
     a = parser.parse_args()
     report = measure(a.iterations, a.batch_size, a.repeats)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the viewer takes to show a large result without a graphics card, and what its server holds meanwhile.
+"""Time that the viewer takes to show a large result without a graphics card, and memory of its server.
 
-Chromium draws with its own software renderer, so this is the slowest that a machine of these cores can be.
+Chromium draws with its software renderer, so a machine with these cores can only be faster.
 
     python -m benchmarks.viewer
 """
@@ -24,16 +24,16 @@ from playwright.sync_api import sync_playwright
 
 from benchmarks.machine import parser_of, save_report, table
 
-FACTOR = 4  # thin slices per acquired one
+FACTOR = 4  # thin slices per acquired slice
 TIMEOUT_MS = 900_000
 BROWSER = ("--no-sandbox", "--enable-unsafe-swiftshader", "--use-angle=swiftshader")
-# the pictures are there when the graphics library has done all that was asked of it
+# the pictures are complete when the graphics library has executed all commands
 FINISHED = """() => panes.forEach(({ niivue: { gl } }) =>
     gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4)))"""
 
 
 def write_pair(folder: Path, shape: tuple[int, int, int], seed: int = 0) -> None:
-    """An ellipsoid of noisy tissue in 16 bits and its slices made thick; compresses like a real scan."""
+    """Write a 16-bit ellipsoid of noisy tissue and its thick slices. They compress like a real scan."""
     rng = np.random.default_rng(seed)
     x, y, z = (np.linspace(-1, 1, n, dtype=np.float32) for n in shape)
     inside = x[:, None, None] ** 2 + y[:, None] ** 2 + z**2 < 0.7
@@ -48,7 +48,7 @@ def write_pair(folder: Path, shape: tuple[int, int, int], seed: int = 0) -> None
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Seconds from the click until the acquired slices and until both are seen, by the clock and of the processor."""
+    """Wall-clock and processor seconds from the click until the acquired slices are shown, and until both are."""
     command = [sys.executable, "-m", "thinslice", "view", str(folder), "--no-browser"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
@@ -93,7 +93,7 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def _cpu_seconds() -> float:
-    """Of the server and the browser, all their processes; unlike the clock it is the same on a busy machine."""
+    """CPU-seconds of all processes of the server and the browser, which hardly depend on other work."""
     total = 0.0
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
@@ -105,7 +105,7 @@ def _cpu_seconds() -> float:
 def main() -> None:
     """Command line."""
     parser = parser_of(__doc__)
-    parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 400), help="of the result")
+    parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 400), help="shape of the result")
     parser.add_argument("--repeats", type=int, default=3)
     a = parser.parse_args()
     with TemporaryDirectory() as folder:
