@@ -10,6 +10,8 @@ import time
 import msgspec
 import pydicom
 import pytest
+from pynetdicom import AE
+from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from tests.batch.conftest import thick_series
 from tests.node.conftest import cut_off, free_port, received, send, settings, states, storescp, wait_for
@@ -213,6 +215,28 @@ def test_a_result_that_cannot_be_read_holds_up_no_other(tmp_path, node):
         (left,) = one.ledger.select("state = 'produced'")
         assert (left.series, left.reason) == (row.series, "NOT_SENT")
         assert "unexpected InvalidDicomError" in (left.message or "")
+
+
+def test_an_error_during_a_request_for_commitment_does_not_say_that_images_were_not_sent(tmp_path, node):
+    thick_series(tmp_path / "scan")
+    port = free_port()
+    one = node(settings(port, commitment="required"))
+    assert send(one.port, tmp_path / "scan").returncode == 0
+    row = wait_for(lambda: one.ledger.select("state = 'produced'"))[0]
+    one.stop()
+    next((tmp_path / "spool" / "out").glob(f"{row.series}*/dicom/*.dcm")).write_bytes(b"damaged")
+    pacs = AE("PACS")
+    pacs.add_supported_context(StorageCommitmentPushModel)
+    server = pacs.start_server(("127.0.0.1", port), block=False)
+    try:
+        again = node(settings(port, commitment="required"))
+        assert again.ledger.progress(row, 18)
+        (dead,) = wait_for(lambda: again.ledger.select("state = 'dead'"))
+    finally:
+        server.shutdown()
+    assert dead.reason == "NOT_COMMITTED"
+    assert "unexpected InvalidDicomError; all images have been sent" in (dead.message or "")
+    assert (dead.sent, dead.attempts) == (18, 3)  # attempts: three requests
 
 
 def test_a_dead_letter_is_listed_and_tried_again(tmp_path, node):

@@ -81,8 +81,13 @@ class Sender:
                 try:
                     do(row)
                 except Exception as error:  # one series must not block the others
-                    row = self.ledger.get(row.series) or row
-                    self._put_off(row, "NOT_SENT", f"an image must be sent, but: unexpected {type(error).__name__}")
+                    found = f"unexpected {type(error).__name__}"
+                    if row.state is State.SENT:
+                        message = f"storage commitment must be requested, but: {found}; all images have been sent"
+                        self._put_off(row, "NOT_COMMITTED", message)
+                    else:
+                        row = self.ledger.get(row.series) or row
+                        self._put_off(row, "NOT_SENT", f"an image must be sent, but: {found}")
                     raise
                 return True
         return False
@@ -138,13 +143,16 @@ class Sender:
     def _commit(self, row: Row) -> None:
         """Ask for storage commitment, and again if the last request was not answered in time."""
         if row.attempts >= self.retry.commitment_attempts:
-            self._uncommitted(row, "a receiver must answer a request for storage commitment, but did not")
+            self._uncommitted(
+                row, row.message or "a receiver must answer a request for storage commitment, but did not"
+            )
             return
         files = self.spool.results(json.loads(row.outputs))
         asked = replace(row, transfer=generate_uid(prefix=None))
         later = self.ledger.clock() + self.retry.commitment_seconds
         # before the request is sent, because the answer may arrive at once
-        self.ledger.move(row, State.SENT, transfer=asked.transfer, attempts=row.attempts + 1, next_at=later)
+        changes = {"transfer": asked.transfer, "attempts": row.attempts + 1, "next_at": later}
+        self.ledger.move(row, State.SENT, reason=None, message=None, **changes)
         try:
             association = self._associate([StorageCommitmentPushModel])
         except _NotOfferedError:
