@@ -34,13 +34,13 @@ def make_datalist(
         ct_dir: folder of CT scans (NIfTI files, DICOM series), or ``None`` if a stage needs none.
         mr_dir: folder of thick-slice MR scans, or ``None``.
         datalist_file: JSON ``{"ct": {"training": [{"image": path, "patient": id}], "validation": [...]}, "mr": ...}``
-            with paths relative to ``ct_dir`` and ``mr_dir``; it decides everything itself. An item may have a
+            with paths relative to ``ct_dir`` and ``mr_dir``; no other split is then made. An item may have a
             ``weight``: patches are drawn from scans in proportion to it.
-        patient_regex: finds the patient in a case's name (first group, or the whole match). Empty: every case is a
-            patient of its own (DICOM: the patient is read from the headers, hashed).
-        validation_fraction: share of each modality's patients that is held out, rounded up; at least one patient of
-            each modality trains, whatever the share. 0 holds out none.
-        seed: of the draw.
+        patient_regex: finds the patient in a case's name (first group, or the whole match). If it is empty, every case
+            is a separate patient (for DICOM, the patient is read from the headers and hashed).
+        validation_fraction: share of each modality's patients that is held out, rounded up. At least one patient of
+            each modality is used for training, whatever the share. 0 holds out none.
+        seed: seed of the draw.
 
     Returns:
         ``{"ct": {"training": [...], "validation": [...]}, "mr": {...}}``; items have ``image``, ``case``, ``patient``.
@@ -72,9 +72,9 @@ def make_datalist(
 
 
 def _part_namesakes(scans: dict[str, list[dict[str, object]]]) -> None:
-    """If the only CT and the only MR are files of the same name, count them as two people, since a name is no proof.
+    """If the only CT and the only MR are files of the same name, count them as two people, because a name is no proof.
 
-    With more files, the same name counts as the same person, which costs nothing.
+    With more files, the same name counts as the same person, because enough patients remain.
     """
     patients = [{str(item["patient"]) for item in items} for items in scans.values() if items]
     if len(patients) == 2 and len(set().union(*patients)) == 1:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much brighter one stack is than another, place by place: coils differ, and what they see falls off with depth."""
+"""The ratio of brightness between two stacks as a smooth field: coils differ, and sensitivity falls with depth."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ def fit_gain(
     wanted: np.ndarray, own: np.ndarray, known: np.ndarray, degree: int = 2, least_share: float = 0.05,
     points: int = 100_000,
 ) -> np.ndarray:  # fmt: skip
-    """Find the smooth field by which to multiply a volume to get the brightness of another.
+    """Find the smooth field by which a volume is multiplied to get the brightness of another.
 
-    A polynomial of the place is fitted to the logarithm of the ratio (least squares, three rounds without what lies
-    beyond two standard deviations), over random voxels of tissue.
+    A polynomial of the position is fitted to the logarithm of the ratio at random voxels of tissue, by least squares in
+    three rounds. Each round leaves out voxels beyond two standard deviations.
 
     Args:
-        wanted: ``(I, J, K)``, >= 0 but for noise.
-        own: of the same shape, likewise.
-        known: of the same shape, where both are known.
-        degree: of the polynomial.
-        least_share: voxels darker than this share of the 99th percentile, in either volume, are no tissue.
-        points: voxels that are looked at, at most.
+        wanted: ``(I, J, K)`` volume with the wanted brightness, >= 0 except for noise.
+        own: volume to multiply, same shape and range.
+        known: mask of the same shape, true where both volumes are known.
+        degree: degree of the polynomial.
+        least_share: voxels darker than this share of the 99th percentile in either volume do not count as tissue.
+        points: largest number of voxels for the fit.
 
     Returns:
         Coefficients for :func:`gain_field`.
@@ -55,11 +55,11 @@ def gain_field(coefficients: np.ndarray, shape: Sequence[int], degree: int = 2) 
 
     Args:
         coefficients: see :func:`fit_gain`.
-        shape: of the grid.
-        degree: as for the fit.
+        shape: shape of the grid.
+        degree: degree of the polynomial, as in the fit.
 
     Returns:
-        Float32, of that shape, > 0.
+        The field, float32, > 0, with the shape of the grid.
     """
     x, y, z = (_places(n) for n in shape)
     total = np.zeros(tuple(shape))

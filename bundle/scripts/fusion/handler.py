@@ -99,7 +99,7 @@ class Fusion:
         """Refuse stacks that do not fit together, by their cubic interpolations, before the network takes minutes.
 
         Args:
-            evaluator: its cases are the stacks; they are read, the network is not asked.
+            evaluator: evaluator whose cases are the stacks. They are read, but the network does not run.
 
         Raises:
             SystemExit: with a line for each reason and code 3, if a stack cannot be read or they do not fit together.

@@ -57,8 +57,8 @@ class Registration:
         shift_mm: how far the centre of the common field moves.
         similarity_before: similarity of the volumes where both are known, with the affines alone.
         similarity: the same after the movement.
-        similarity_elsewhere: the largest at any other place that a search has found; 0 without a search. Where the
-            scans do not show the same, many places are about as good as each other.
+        similarity_elsewhere: largest similarity at any other place that a search has found; 0 without a search. If the
+            scans do not show the same anatomy, many places are about equally good.
     """
 
     matrix: np.ndarray
@@ -110,9 +110,9 @@ class _Comparison:
         self.anywhere = anywhere
 
     def at(self, parameters: np.ndarray) -> float:
-        """The similarity after a movement, 0 where the scans hardly overlap.
+        """The similarity after a movement, or 0 if the scans hardly overlap.
 
-        In a search it counts as much as there is overlap, since over few voxels a large one is chance.
+        In a search, it is multiplied by the overlap, because a high similarity over few voxels may be chance.
         """
         found, known = self.smooth.at(self.slab, _rigid(parameters, self.centre) @ self.fixed_affine)
         kept = np.asarray(known.all(axis=0))
@@ -123,7 +123,7 @@ class _Comparison:
 
     def best(self, start: np.ndarray, tolerance: float) -> np.ndarray:
         """The most similar movement within 10 mm and degrees of a start."""
-        # one unit: a mm, or the degree that moves the edge of a field of 115 mm by a mm
+        # a unit is 1 mm, or 1 degree, which moves the edge of a field with a radius of 57 mm by 1 mm
         return minimize(
             lambda x: -self.at(x), start, method="Powell", bounds=[(x - 10, x + 10) for x in start],
             options={"xtol": tolerance, "ftol": 1e-6},
@@ -161,9 +161,9 @@ def register_rigid(
         least_overlap: share of the voxels of ``fixed`` that must lie in ``moving``.
         similarity: function of the values at the same positions; larger is better.
         least_value: voxels of ``fixed`` below this are left out, because air surrounds every patient.
-        search_mm: look for the place first, among shifts of up to so much along each axis of space from where the
-            affines put the scans and from where their centres meet; 0 trusts the affines to 10 mm and degrees. The
-            similarities are then times the overlap.
+        search_mm: largest shift along each world axis in a search before the registration. The search starts from the
+            affines and from aligned centres, and its similarities are multiplied by the overlap. With 0 there is no
+            search, and the affines must be right to within 10 mm and degrees.
 
     Raises:
         ValueError: if the two hardly overlap.
@@ -190,7 +190,7 @@ def register_rigid(
 def _search(
     coarse: _Comparison, centres_meet: np.ndarray, search_mm: float, step_mm: float = 12.0, count: int = 8
 ) -> np.ndarray:
-    """``(count, 6)``: the best places of a grid of shifts around both starts, two steps apart, refined, best first."""
+    """``(count, 6)`` refined best places from a grid of shifts around both starts, two steps apart, best first."""
     steps = np.arange(-np.ceil(search_mm / step_mm), np.ceil(search_mm / step_mm) + 1) * step_mm
     shifts = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
     tried = np.concatenate([shifts, shifts + centres_meet])

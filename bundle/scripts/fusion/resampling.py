@@ -17,12 +17,12 @@ def grid_voxels(shape: Sequence[int]) -> np.ndarray:
 
 
 class Interpolated:
-    """A volume that can be interpolated at any position; outside its voxel centres, nothing is known.
+    """A volume that can be interpolated at any position between its outermost voxel centres.
 
     Args:
         volume: ``(I, J, K)``.
         affine_ras: ``(4, 4)``.
-        order: of the splines, 3 or 1.
+        order: order of the splines, 3 or 1.
     """
 
     def __init__(self, volume: np.ndarray, affine_ras: np.ndarray, order: int = 3) -> None:
@@ -36,8 +36,8 @@ class Interpolated:
         """Values at voxels of another grid.
 
         Args:
-            voxels: ``(3, ...)`` voxel coordinates there.
-            affine_ras: ``(4, 4)`` of that grid; a rigid movement of the patient goes in front of it.
+            voxels: ``(3, ...)`` voxel coordinates on the other grid.
+            affine_ras: ``(4, 4)`` affine of the other grid, multiplied by a movement of the patient if there is one.
 
         Returns:
             Float32 values, 0 outside, and a bool that is true where they are known, both of the shape of one

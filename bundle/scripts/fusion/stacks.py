@@ -20,7 +20,7 @@ __all__ = ["Fused", "Stack", "check_stacks", "fuse_stacks"]
 
 @dataclass(frozen=True)
 class Stack:
-    """One stack, as acquired and as its network has super-resolved it; stored axes, scanner units.
+    """One stack, as acquired and as super-resolved alone, in stored axes and scanner units.
 
     Attributes:
         name: name of the case.
@@ -71,11 +71,11 @@ class Fused:
     Attributes:
         volume: ``(I, J, K)`` float32, units of the first stack.
         affine: ``(4, 4)`` RAS.
-        registrations: of every stack but the first, in order.
+        registrations: registration of each stack except the first, in order.
         gains: ``(lowest, middle, highest)`` of the field that took the intensities of every stack to those of the
             first, where both are known (percentiles 1, 50, 99).
-        residuals: rms of what was left unexplained of each stack, before each round and after the last, as a share of
-            the first stack's range.
+        residuals: rms of the unexplained part of each stack, before each round and after the last one, as a share of
+            the range of the first stack.
     """
 
     volume: np.ndarray
@@ -93,21 +93,21 @@ def fuse_stacks(
     min_correlation: float,
     register: bool = True,
 ) -> Fused:
-    """Start with the mean of the single-stack results; then let all stacks correct it at once, again and again.
+    """Start with the mean of the single-stack results, and correct it by all stacks together in several rounds.
 
-    A correction is that of data consistency, made on the stack's own thin grid, where D is one matrix, and carried to
-    the common grid. The mean of all corrections is added (Cimmino's method): where stacks contradict each other it ends
-    between them. Registered movements are undone. A stack counts less where it has been made brighter than elsewhere,
-    since its noise has too.
+    The correction by a stack is that of data consistency. It is computed on the stack's own thin grid, where D is one
+    matrix, and resampled to the common grid. The mean of all corrections is added (Cimmino's method), so the result
+    lies between stacks that contradict each other. Registered movements are undone. A stack has less weight where its
+    brightness was raised more, because its noise was raised too.
 
     Args:
         stacks: at least two; the grid of the first one's result is the common grid.
-        rounds: how often all stacks correct, at most.
-        least_progress: the last round is the first that lowers what is unexplained by less than this share: from there
-            on, noise and contradictions would be explained.
-        min_angle_degrees: between the slices of any two stacks.
-        min_correlation: of every stack with the first one's result, after registration.
-        register: correct movement of the patient between the stacks; else the affines alone count.
+        rounds: largest number of rounds.
+        least_progress: the first round that lowers the unexplained part by less than this share is the last one.
+            Further rounds would fit noise and contradictions.
+        min_angle_degrees: smallest angle between the slices of any two stacks.
+        min_correlation: smallest correlation of each stack with the result of the first one, after registration.
+        register: whether to correct movement of the patient between the stacks. If false, the affines are trusted.
 
     Raises:
         CaseError: ``STACKS_DIFFER`` if the stacks do not fit together.
@@ -151,12 +151,12 @@ def fuse_stacks(
 def check_stacks(
     stacks: Sequence[Stack], min_angle_degrees: float, min_correlation: float, register: bool = True
 ) -> list[Registration]:
-    """Whether the stacks fit together, and where every one but the first lies as far as their intensities agree.
+    """Check that the stacks fit together, and register every stack to the first one.
 
     Args:
-        stacks: at least two; before the network has been asked, ``thin`` may be what cubic interpolation makes.
-        min_angle_degrees: between the slices of any two stacks.
-        min_correlation: of every stack with the first one's result, after registration.
+        stacks: at least two; before the network runs, ``thin`` may come from cubic interpolation.
+        min_angle_degrees: smallest angle between the slices of any two stacks.
+        min_correlation: smallest correlation of each stack with the result of the first one, after registration.
         register: as for :func:`fuse_stacks`.
 
     Returns:
@@ -206,7 +206,7 @@ def _register(stack: Stack, first: Stack, thick: np.ndarray) -> Registration:
 
 
 def _without_coils(stack: Stack, first: Stack, found: Registration, passes: int = 2) -> Registration:
-    """Where a coil falls off, the best match lies elsewhere: it is sought again with the gain that was found."""
+    """Register again with the fitted gain, because the falling sensitivity of a coil shifts the best match."""
     again = found
     for _ in range(passes):
         again = _register(stack, first, _match(stack, first, again.matrix)[0].thick)
@@ -214,11 +214,11 @@ def _without_coils(stack: Stack, first: Stack, found: Registration, passes: int 
 
 
 def _match(stack: Stack, first: Stack, movement: np.ndarray) -> tuple[Stack, np.ndarray, tuple[float, float, float]]:
-    """A stack with the brightness of the first one, the weight of each voxel of its result, and the gain."""
+    """The stack with the brightness of the first stack, the weight of each voxel of its result, and the gain."""
     seen, known = Interpolated(first.thin, first.thin_affine).at(
         grid_voxels(stack.thin.shape), movement @ stack.thin_affine
     )
-    # a magnitude of 0 is 0 in both scans; a few values below it are what interpolation has left
+    # a magnitude of 0 is 0 in both scans; interpolation may leave a few values below 0
     floor, own_floor = (min(0.0, float(np.percentile(scan.thick, 0.5))) for scan in (first, stack))
     try:
         fit = fit_gain(seen - floor, stack.thin - own_floor, known)
@@ -232,25 +232,25 @@ def _match(stack: Stack, first: Stack, movement: np.ndarray) -> tuple[Stack, np.
 
 @dataclass(frozen=True)
 class _Placed:
-    """A stack, on the first one's scale, and where it lies: a place in it, in mm, to the common one."""
+    """A stack on the intensity scale of the first one, with the map from its positions in mm to the common ones."""
 
     stack: Stack
     movement: np.ndarray
 
     def seen_from(self, first: Stack) -> np.ndarray:
-        """``(4, 4)``: voxels of the common grid to places of this stack, mm."""
+        """``(4, 4)`` map from voxels of the common grid to positions of this stack in mm."""
         return np.linalg.inv(self.movement) @ first.thin_affine
 
     def carried(self, volume: np.ndarray, first: Stack, voxels: np.ndarray) -> np.ndarray:
-        """What lies on the stack's thin grid, on the common one; 0 where the stack shows nothing."""
+        """Resample a volume from the stack's thin grid to the common grid; 0 outside the stack."""
         if self._on(first):
             return volume
         return Interpolated(volume, self.stack.thin_affine).at(voxels, self.seen_from(first))[0]
 
     def look(self, volume: np.ndarray, first: Stack) -> tuple[np.ndarray, float]:
-        """The change that the stack would make on its own thin grid, and the rms of what the volume leaves unexplained.
+        """The correction by the stack on its own thin grid, and the rms of the part of the stack that is unexplained.
 
-        What lies outside the volume is taken from the stack's own result, which explains its slices.
+        Outside the volume, the stack's own result is taken, which explains its slices.
         """
         stack = self.stack
         if self._on(first):
@@ -266,7 +266,7 @@ class _Placed:
         return change, float(np.sqrt(seen.mean())) if seen.size else 0.0
 
     def _on(self, first: Stack) -> bool:
-        """Whether the stack's thin grid is the common one."""
+        """Whether the stack's thin grid is the common grid."""
         stack = self.stack
         same = stack.thin.shape == first.thin.shape
         return same and np.allclose(self.movement @ stack.thin_affine, first.thin_affine, atol=1e-6)

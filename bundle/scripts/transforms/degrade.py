@@ -22,13 +22,13 @@ class RandDegrade(Randomizable, Transform):
     """Apply D along the last axis of a patch, with profile and thickness drawn at random.
 
     The patch is wider than the target by ``margin`` on both sides, so that no slice is made near its border, where
-    the profile would have been cut short.
+    the profile would be truncated.
 
     Args:
         profiles: names of :data:`scripts.degradation.SLICE_PROFILES` mapped to their probabilities (any sum).
         thickness_to_spacing: range of slice thickness / slice spacing, drawn from a triangle with its tip at 1 (slices
             that touch), or at the end of the range that is nearest to that.
-        margin: thin slices on each side that are used to make thick slices, and are no target.
+        margin: thin slices on each side that are used to make thick slices and are not part of the target.
     """
 
     def __init__(self, profiles: Mapping[str, float], thickness_to_spacing: Sequence[float], margin: int) -> None:
@@ -41,7 +41,7 @@ class RandDegrade(Randomizable, Transform):
     def __call__(
         self, hr: torch.Tensor, scale_factor: float, row_to_thin_spacing: float
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Acquire a patch.
+        """Make a patch thick.
 
         Args:
             hr: ``(..., columns + 2 margin)``.
@@ -49,8 +49,8 @@ class RandDegrade(Randomizable, Transform):
             row_to_thin_spacing: spacing of the patch's rows over that of its columns.
 
         Returns:
-            Thick slices ``(..., ceil(columns / K))``, target ``(..., columns)``, and what SRNet is told: positions
-            ``(columns,)`` and condition ``(4,)``.
+            Thick slices ``(..., ceil(columns / K))``, target ``(..., columns)``, and further inputs of SRNet:
+            positions ``(columns,)`` and condition ``(4,)``.
         """
         profile = self.names[self.R.choice(len(self.names), p=self.probabilities)]
         low, high = self.thickness_to_spacing
@@ -65,13 +65,13 @@ class RandDegrade(Randomizable, Transform):
 class RandDegraded(Randomizable, MapTransform):
     """Dictionary form for patches of :class:`scripts.transforms.patch.RandPlanePatchd`.
 
-    ``data[key]`` becomes the thick-slice input, ``data["label"]`` the thin-slice target, ``data["positions"]`` and
-    ``data["condition"]`` what the network is told. K is read from ``data["scale_factor"]``, the spacings of the patch
-    from ``data["spacing_mm"]``.
+    ``data[key]`` becomes the thick-slice input and ``data["label"]`` the thin-slice target. ``data["positions"]`` and
+    ``data["condition"]`` are further inputs of the network. K is read from ``data["scale_factor"]``, the spacings of
+    the patch from ``data["spacing_mm"]``.
 
     Args:
         keys: patches.
-        beside: keys of what lies on the thin grid beside the patch, such as a guide, cut to the target's columns.
+        beside: keys of other data on the thin grid of the patch, such as a guide; they are cut to the target's columns.
         allow_missing_keys: as in MONAI.
         degrade: arguments of :class:`RandDegrade`.
     """
@@ -104,11 +104,11 @@ class RandDegraded(Randomizable, MapTransform):
 
 
 class DescribeThickd(MapTransform):
-    """Add what the network is told about a patch of acquired thick slices: ``positions`` and ``condition``.
+    """Add the further inputs of the network for a patch of acquired thick slices: ``positions`` and ``condition``.
 
     Args:
-        keys: patches; not changed.
-        columns: thin slices wanted, the window that the thick ones cover.
+        keys: patches, which are not changed.
+        columns: number of thin slices in the window that the thick slices cover.
         profile: slice profile of the scans.
         allow_missing_keys: as in MONAI.
     """
@@ -130,7 +130,7 @@ class DescribeThickd(MapTransform):
 
 
 class DegradeVolume(Transform):
-    """Acquire a thin-slice volume as thick slices: what an evaluation gives the network, and the truth beside it.
+    """Make a thin-slice volume thick, for evaluations. The thin slices are the truth.
 
     Args:
         scale_factor: K, any real number > 1.
@@ -150,7 +150,7 @@ class DegradeVolume(Transform):
         self.thickness_to_spacing = thickness_to_spacing
 
     def __call__(self, volume: MetaTensor) -> tuple[MetaTensor, MetaTensor]:
-        """``(1, I, J, K)`` thin slices to thick slices and the thin ones they cover (a remainder is cut off the end).
+        """``(1, I, J, K)`` thin slices to thick slices and the thin ones they cover; a remainder at the end is cut off.
 
         Raises:
             ValueError: if there are fewer than K slices, or the axis is not found.
@@ -179,7 +179,7 @@ def _placed(volume: torch.Tensor, meta: dict[str, Any], affine: np.ndarray) -> M
 
 
 class DegradeVolumed(MapTransform):
-    """Dictionary form: ``data[key]`` becomes thick, ``data[label_key]`` is what it was."""
+    """Dictionary form: ``data[key]`` becomes thick, and ``data[label_key]`` holds the original."""
 
     def __init__(
         self, keys: KeysCollection, label_key: str = "label", allow_missing_keys: bool = False, **degrade: Any
@@ -197,11 +197,11 @@ class DegradeVolumed(MapTransform):
 
 
 def thicken(volume: np.ndarray, affine_ras: np.ndarray, **degrade: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Acquire a thin-slice volume as thick slices.
+    """Make a thin-slice volume thick.
 
     Args:
         volume: ``(I, J, K)``; slices left over at its end are not used.
-        affine_ras: ``(4, 4)``.
+        affine_ras: ``(4, 4)`` RAS affine of the volume.
         degrade: ``scale_factor``, ``thick_axis`` and the other arguments of ``DegradeVolume``.
 
     Returns:

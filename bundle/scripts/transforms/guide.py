@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guide beside every training patch: the same place of the same CT, as if scanned and registered on another day."""
+"""Add a guide to every training patch: the same region of the same CT, as if scanned and registered on another day."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ __all__ = ["RandGuidedPatchd", "move_patch"]
 def move_patch(
     patch: torch.Tensor, spacing_mm: Sequence[float], shift_mm: Sequence[float], angle_degrees: float
 ) -> torch.Tensor:
-    """A patch as a rigidly moved scan shows it: ``moved(x) = patch(R x + shift)``, x in mm from the patch's centre.
+    """Move a patch rigidly: ``moved(x) = patch(R x + shift)``, with x in mm from the centre of the patch.
 
     Args:
         patch: ``(1, rows, columns)``.
-        spacing_mm: of its rows and columns.
-        shift_mm: along rows and columns.
-        angle_degrees: of R, from the rows' axis to that of the columns.
+        spacing_mm: spacing of its rows and columns.
+        shift_mm: shift along rows and columns.
+        angle_degrees: angle of R, from the rows' axis to the columns' axis.
 
     Returns:
-        ``(2, rows, columns)``: the moved patch by cubic interpolation, and 1 where it is known, else 0 (and so is it).
+        ``(2, rows, columns)``: the moved patch by cubic interpolation, and a mask that is 1 where it is known. Both are
+        0 elsewhere.
     """
     sizes = torch.tensor(patch.shape[1:], dtype=torch.float64)
     mm = torch.tensor([float(s) for s in spacing_mm], dtype=torch.float64)
@@ -49,18 +50,18 @@ def move_patch(
 class RandGuidedPatchd(RandPlanePatchd):
     """:class:`scripts.transforms.patch.RandPlanePatchd` that adds ``data["guide"]``, ``(2, rows, columns)``.
 
-    The guide is the patch before anything is done to it, moved at random: by a shift in any direction of space (across
-    the patch in whole slices) and a turn within the patch's plane. Some patches get a wrong guide, moved so far that it
-    no longer matches and mirrored half of the time, so that the network learns to do without.
+    The guide is the original patch, moved at random by a shift in any direction of space (across the patch in whole
+    slices) and a rotation within the plane of the patch. Some patches get a wrong guide, which is moved so far that it
+    no longer matches, and mirrored half of the time. So the network learns to work without a guide.
 
     Args:
         keys: one key, the CT.
         shift_mm: range of the length of the shift.
-        angle_degrees: largest turn.
+        angle_degrees: largest rotation.
         wrong: share of the patches whose guide is wrong.
-        wrong_shift_mm: range of the length of its shift.
-        noise_std: standard deviation (unit range) of noise added to the guide. The target holds the noise of the CT,
-            which of the MR it is not; so the network learns not to copy what only a single pixel of the guide shows.
+        wrong_shift_mm: range of the length of the shift of a wrong guide.
+        noise_std: standard deviation (unit range) of noise added to the guide. The target contains
+            the noise of the CT, but an MR does not. So the network learns not to copy detail of single pixels.
         patch: arguments of :class:`scripts.transforms.patch.RandPlanePatchd`.
 
     Raises:
@@ -90,7 +91,7 @@ class RandGuidedPatchd(RandPlanePatchd):
         """Replace the volume by a patch, and add the guide."""
         (key,) = self.keys
         result = super().__call__(data)
-        random = self.patch.R  # its stream goes on; this transform's own would repeat what the patch has drawn
+        random = self.patch.R  # continues this stream, because the transform's own would repeat the draws of the patch
         wrong = random.uniform() < self.wrong
         direction = random.normal(size=3)
         low, high = self.wrong_shift_mm if wrong else self.shift_mm

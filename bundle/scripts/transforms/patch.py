@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random 2D training patches from 3D volumes, at random physical scales.
 
-A volume enters with its thick axis last (axis 2). Which planes a patch may lie in decides what it teaches:
+The thick axis of a volume is its last one (axis 2). Patches may lie in these planes:
 
 * ``any``: every plane of a (near-)isotropic volume, such as CT;
-* ``in_plane``: the plane of the thick slices themselves, where a thick-slice MR scan *is* high-resolution;
-* ``through_plane``: planes that contain the thick axis, which is the patch's last axis: real LR input.
+* ``in_plane``: the plane of the thick slices, in which a thick-slice MR scan *has* high resolution;
+* ``through_plane``: planes that contain the thick axis, as the last axis of the patch. These are real LR inputs.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ PLANES: dict[str, tuple[tuple[int, int], ...]] = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a volume a patch lies, and how large its pixels are.
+    """Position of a patch in a volume, and size of its pixels.
 
     Attributes:
         plane: volume axes of the patch's rows and columns.
-        slice_index: of the slice, along the third axis.
+        slice_index: index of the slice along the third axis.
         starts: first voxel along rows and columns.
         lengths: voxels along rows and columns.
         zooms: voxels per pixel of the patch.
-        size: pixels of the patch.
+        size: number of pixels of the patch.
     """
 
     plane: tuple[int, int]
@@ -65,13 +65,13 @@ class RandPlanePatch(Randomizable, Transform):
         size: ``(rows, columns)`` of the patch in pixels; columns run along the (to be) degraded axis.
         row_spacing_mm: range of the pixel spacing along the rows' axis, drawn log-uniformly; ``None`` keeps the
             volume's own.
-        column_spacing_mm: the same along the columns' axis. A spacing finer than the volume's own is not invented
-            along this axis, since it would make a blurred target: the volume's own is used instead.
-        min_std: a patch is drawn again while its standard deviation (unit range) is below this; air teaches nothing.
-        attempts: how often at most.
+        column_spacing_mm: the same along the columns' axis. A spacing finer than the volume's own would make a blurred
+            target, so the volume's own spacing is used instead.
+        min_std: a patch is drawn again while its standard deviation (unit range) is below this, to avoid air.
+        attempts: largest number of draws.
 
     Attributes:
-        place: where the last patch lay.
+        place: position of the last patch.
 
     Raises:
         ValueError: for an unknown ``planes``.
@@ -105,13 +105,13 @@ class RandPlanePatch(Randomizable, Transform):
         Args:
             volume: ``(1, I, J, K)``, unit range.
             spacing_mm: ``(3,)``.
-            columns: of this patch; ``None`` takes those of ``size``.
+            columns: number of columns of this patch; ``None`` takes that of ``size``.
 
         Returns:
             ``(1, rows, columns)`` float32, and ``(2,)`` its pixel spacing in mm, rows first.
 
         Raises:
-            ValueError: if no allowed plane is fine enough for the asked column spacing.
+            ValueError: if no allowed plane is fine enough for the column spacing.
         """
         planes = self._usable_planes(spacing_mm)
         size = (self.size[0], self.size[1] if columns is None else columns)
@@ -149,7 +149,7 @@ class RandPlanePatch(Randomizable, Transform):
         return Place(plane, slice_index, (starts[0], starts[1]), (lengths[0], lengths[1]), zooms, size)
 
     def _zoom(self, spacing_range_mm: Sequence[float] | None, own_mm: float, least: float) -> float:
-        """Volume voxels per patch pixel."""
+        """Voxels of the volume per pixel of the patch."""
         if spacing_range_mm is None:
             return 1.0
         low, high = np.log(spacing_range_mm[0]), np.log(spacing_range_mm[1])
@@ -157,19 +157,19 @@ class RandPlanePatch(Randomizable, Transform):
 
 
 def cut(volume: torch.Tensor, place: Place) -> torch.Tensor:
-    """The patch of ``(1, I, J, K)`` that lies there: ``(1, rows, columns)`` float32."""
+    """Cut a patch from ``(1, I, J, K)`` at a place: ``(1, rows, columns)`` float32."""
     image = volume[0].select(place.slice_axis, place.slice_index)
     if place.plane[0] > place.plane[1]:
         image = image.T
     for axis in (0, 1):
         image = image.narrow(axis, place.starts[axis], place.lengths[axis])
-    # fewer pixels than asked for where the volume is too small
+    # fewer pixels than the size if the volume is too small
     pixels = [min(place.size[a], max(1, round(place.lengths[a] / place.zooms[a]))) for a in (0, 1)]
     return resample(image[None].float(), pixels, place.size)
 
 
 def resample(image: torch.Tensor, pixels: Sequence[int], size: Sequence[int]) -> torch.Tensor:
-    """Antialiased cubic resampling of ``(n, H, W)`` to ``pixels``, mirrored out to ``size`` where that is larger."""
+    """Antialiased cubic resampling of ``(n, H, W)`` to ``pixels``, mirrored out to ``size`` if that is larger."""
     if list(image.shape[1:]) != list(pixels):
         image = F.interpolate(image[None], size=list(pixels), mode="bicubic", antialias=True, align_corners=False)[0]
     while list(image.shape[1:]) != list(size):
@@ -185,13 +185,13 @@ def resample(image: torch.Tensor, pixels: Sequence[int], size: Sequence[int]) ->
 class RandPlanePatchd(Randomizable, MapTransform):
     """Dictionary form of :class:`RandPlanePatch`.
 
-    The volume's spacing is read from ``data[spacing_key]``, which becomes that of the patch.
+    The spacing of the volume is read from ``data[spacing_key]``, and replaced by that of the patch.
 
     Args:
         keys: volumes.
         spacing_key: see above.
-        of_window: ``size`` counts thin slices, but the volume holds thick ones: take the thick slices that cover the
-            window at the K of ``data["scale_factor"]``.
+        of_window: whether ``size`` counts thin slices although the volume holds thick slices. The patch then has the
+            thick slices that cover the window at the K of ``data["scale_factor"]``.
         allow_missing_keys: as in MONAI.
         patch: arguments of :class:`RandPlanePatch`.
     """
