@@ -57,7 +57,7 @@ class LocalCluster:
         self.scheduler = self._start("dask_scheduler", *words)
 
     def _wait_for_scheduler(self, seconds: float) -> None:
-        """Wait until the scheduler listens, so that nobody's patience is spent on its start."""
+        """Wait until the scheduler listens, so that its start does not count."""
         deadline = time.monotonic() + seconds
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):

@@ -127,8 +127,8 @@ class CollapseMonitor:
             self.writer.add_scalar("collapse/period_peak", peak, engine.state.iteration)  # type: ignore[attr-defined]
         if ratio > self.first[0] * self.max_growth or peak > self.first[1] + self.max_peak:
             raise TrainingDivergedError(
-                f"the output must not run away, got gradient ratio {ratio:.3f} (start {self.first[0]:.3f}) and "
+                f"the output must stay stable, got gradient ratio {ratio:.3f} (start {self.first[0]:.3f}) and "
                 f"period-{self.probe.scale_factor} figure {peak:.3f} (start {self.first[1]:.3f}) at iteration "
-                f"{engine.state.iteration}: the network makes its own texture; lower the rate, choose another "
-                "variant, or look on with a larger max_gradient_growth and max_period_peak"
+                f"{engine.state.iteration}: the network amplifies its own texture; lower the rate, choose "
+                "another variant, or raise max_gradient_growth and max_period_peak"
             )
