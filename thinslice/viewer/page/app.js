@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The page: what is shown, and what mouse, keys and controls do.
+// The page: it shows a case, and reacts to mouse, keys and controls.
 "use strict";
 
 const element = (id) => document.getElementById(id);
@@ -8,7 +8,7 @@ const pick = (name, value) => { document.querySelector(`input[name=${name}][valu
 const ratio = () => window.devicePixelRatio || 1;
 
 const view = {
-  description: null, // what the server says about the case
+  description: null, // the server's description of the case
   stack: null,
   voxel: [0, 0, 0], // the cursor: a voxel of the result, along the axes nearest to right, front, head
   plane: 2, // the plane that was used last
@@ -18,7 +18,7 @@ const view = {
   window: [0, 1],
   firstWindow: [0, 1],
   ruler: null, // { from, to } world points in RAS mm; `to` may be missing
-  loading: 0, // counts the cases that were asked for, so that a slow one does not overwrite the next
+  loading: 0, // counts the requested cases, so that a slow one does not overwrite the next
 };
 const acquired = new Pane(element("acquired"));
 const result = new Pane(element("result"));
@@ -28,7 +28,7 @@ const panes = [acquired, result];
 
 const world = () => result.toWorld(view.voxel.map((v, i) => (v + 0.5) / result.counts[i]));
 
-// Thin coordinate of the cursor: a whole number, since the cursor is always at the centre of a voxel of the result.
+// Thin coordinate of the cursor: a whole number, because the cursor is always at the centre of a voxel of the result.
 const thinSlice = () => Math.round(transform(view.stack.world_to_result, world())[view.stack.thick_axis]);
 
 function moveTo(voxel) {
@@ -42,7 +42,7 @@ function step(axis, count) {
   moveTo(voxel);
 }
 
-// Go to a thin slice, by its number in the file; the place within the slice stays.
+// Go to a thin slice, by its number in the file; the position within the slice does not change.
 function goToThin(thin) {
   const axis = view.thickWorldAxis;
   const voxel = [...view.voxel];
@@ -73,7 +73,7 @@ function shownPlanes() {
   return plane === "all" ? [2, 1, 0] : [Number(plane)];
 }
 
-// Where the tiles are and what each of them shows of a volume of these lengths.
+// Position of the tiles, and the part of a volume of these lengths that each of them shows.
 function arrange(lengths) {
   const beside = shownPlanes().length > 1 ? "rows" : "columns";
   element("panes").className = picked("layout") === "wipe" ? "wipe" : beside;
@@ -91,7 +91,7 @@ function arrange(lengths) {
   return view;
 }
 
-// The acquired slices while the result is still on its way.
+// The acquired slices while the result is still loading.
 function preview() {
   view.centre = acquired.lengths.map((length) => length / 2);
   acquired.draw(arrange(acquired.lengths), acquired.toWorld([0.5, 0.5, 0.5]));
@@ -110,7 +110,7 @@ function draw() {
   tell(point);
 }
 
-// The part of each tile right of the wipe's line, in CSS pixels.
+// The part of each tile to the right of the line of the wipe, in CSS pixels.
 function wipeShape() {
   const parts = view.tiles.map((tile) => {
     const [x, y, w, h] = [tile.x, tile.y, tile.width, tile.height].map((n) => n / ratio());
@@ -311,7 +311,7 @@ function tell(point) {
   }, 400);
 }
 
-// A message over the pictures; while they load it stays below them.
+// A message over the pictures; while they load, it is at their lower edge.
 function say(message, loading = false) {
   element("message").className = loading ? "loading" : "";
   element("message").hidden = !message;
@@ -342,11 +342,11 @@ async function open(id) {
     const arriving = unpackedVolume(role, description.volumes?.[role], (part) => {
       if (ticket === view.loading) say(`Loading the ${name}: ${Math.round(100 * part)} %`, true);
     });
-    await nextFrame(); // what is there so far is seen before the next step takes its time
+    await nextFrame(); // show what is loaded so far before the next, slow step
     const [bytes] = await Promise.all([arriving, pane.attach()]);
     if (ticket !== view.loading) return;
     await pane.load(bytes, (volume) => {
-      if (ticket !== view.loading) return null; // another case was asked for meanwhile
+      if (ticket !== view.loading) return null; // another case has been requested meanwhile
       if (pane === acquired) view.firstWindow = [0.005, 0.995].map((fraction) => quantile(volume, fraction));
       return view.firstWindow;
     });
@@ -361,13 +361,13 @@ async function open(id) {
 
 const nextFrame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 
-// What follows from the two volumes once both are there.
+// Prepare the page once both volumes are loaded.
 function begin() {
   const { stack, description } = view;
   checkGeometry(acquired, stack.acquired_affine_ras);
   checkGeometry(result, stack.result_affine_ras);
   acquired.placeIn(result);
-  // along which axis of the picture the slices are stacked, and whether it runs as the file's does
+  // the axis of the picture along which the slices are stacked, and whether it has the direction of the file
   const start = result.toFrame(transform(stack.result_affine_ras, [0, 0, 0]));
   const unit = [0, 1, 2].map((i) => (i === stack.thick_axis ? 1 : 0));
   const along = result.toFrame(transform(stack.result_affine_ras, unit)).map((v, i) => v - start[i]);
@@ -395,7 +395,7 @@ function begin() {
   showSentences("reduced", description.reduced?.length ? description.reduced : null);
 }
 
-// Two programs have read the same header; where they disagree, nothing on the page could be trusted.
+// Two programs have read the same header. If they disagree, nothing on the page can be trusted.
 function checkGeometry(pane, affine) {
   const read = pane.volume.hdr.affine;
   const apart = Math.max(...affine.slice(0, 3).flatMap((row, i) => row.map((v, j) => Math.abs(v - read[i][j]))));
@@ -465,7 +465,7 @@ function tileAt(event) {
   return { tile, x, y };
 }
 
-// Point of the common frame under the mouse; across the plane it is the cursor's.
+// Point of the common frame under the mouse; across the plane, it is that of the cursor.
 function frameAt({ tile, x, y }) {
   const plane = PLANES[tile.plane];
   const { high } = view.box[tile.plane];
@@ -632,7 +632,7 @@ function listSeries(series) {
     const words = element("search").value.toLowerCase();
     const found = series.filter((one) => one.name.toLowerCase().includes(words));
     element("found").textContent = `${found.length} of ${series.length} series`;
-    // a long list would only slow the page down; the search finds the rest
+    // a long list would slow the page down; the search finds the other series
     element("list").replaceChildren(...found.slice(0, 500).map((one) => {
       const item = document.createElement("li");
       const button = Object.assign(document.createElement("button"), { type: "button", textContent: one.name, title: one.name });
@@ -715,7 +715,7 @@ function connect() {
     });
   }
   element("thin").addEventListener("input", () => goToThin(Number(element("thin").value)));
-  // a click on the bar goes to the thin slice under the mouse, not to where the browser's own thumb would be
+  // a click on the bar goes to the thin slice under the mouse, not to the position of the browser's own thumb
   element("thin").addEventListener("pointerdown", followBar);
   element("thin").addEventListener("pointermove", (event) => event.buttons && followBar(event));
   element("previous").addEventListener("click", () => stepAcquired(-1));
@@ -746,7 +746,7 @@ async function main() {
   start((series.find((one) => one.name === asked) ?? series[0]).id);
 }
 
-// What the page knows, for the console and the tests.
+// State of the page, for the console and the tests.
 window.viewer = {
   view,
   cursors: () => panes.map((pane) => pane.toWorld(pane.niivue.scene.crosshairPos)),

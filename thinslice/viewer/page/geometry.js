@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where things are: pure functions, no page and no graphics.
+// Geometry: pure functions without page or graphics.
 "use strict";
 
-// A plane by the world axis that it cuts across, with the axes that run sideways and upwards on the screen. The right of the
-// patient and the front are on the left, the head and the front are up.
+// A plane by its normal, a world axis, with the axes that run sideways and upwards on the screen. The patient's right
+// and front are on the left; head and front are up.
 const PLANES = [
   { name: "Sagittal", normal: 0, across: 1, up: 2, sides: ["A", "P", "S", "I"] },
   { name: "Coronal", normal: 1, across: 0, up: 2, sides: ["R", "L", "S", "I"] },
@@ -23,19 +23,19 @@ function placeInWords(world) {
   return `${world.map((v, i) => `${letters[i][v >= 0 ? 1 : 0]} ${Math.abs(v).toFixed(1)}`).join(" · ")} mm`;
 }
 
-// Letter of the direction that a world vector points in most.
+// Letter of the direction that is nearest to a world vector.
 function directionLetter(vector) {
   const axis = [0, 1, 2].reduce((best, i) => (Math.abs(vector[i]) > Math.abs(vector[best]) ? i : best), 0);
   return [["L", "R"], ["P", "A"], ["I", "S"]][axis][vector[axis] > 0 ? 1 : 0];
 }
 
-// Width of an acquired slab: as stated, else as far as to the next slice.
+// Width of an acquired slab: the stated thickness, or else the distance to the next slice.
 function slabWidth(stack) {
   return stack.slice_thickness_mm ?? stack.acquired_spacing_mm;
 }
 
-// In which acquired slice a thin coordinate lies: `slice` is the nearest one, `distance` from its centre in mm, `beyond` how
-// far outside its slab (0 within), `place` "slab", "gap" or "outside".
+// Acquired slice of a thin coordinate: `slice` is the nearest one, `distance` is that from its centre in mm, `beyond`
+// that from its slab (0 within), and `place` is "slab", "gap" or "outside".
 function whereInStack(stack, thin) {
   let slice = 0;
   stack.centres.forEach((centre, k) => {
@@ -49,7 +49,7 @@ function whereInStack(stack, thin) {
   return { slice, distance, beyond, towards, place: towards < 0 ? "outside" : "gap" };
 }
 
-// The same in words; slices are counted from 1.
+// This position in words; slices are counted from 1.
 function whereInWords(stack, thin) {
   const found = whereInStack(stack, thin);
   const of = `acquired slice ${found.slice + 1} of ${stack.centres.length}`;
@@ -73,14 +73,14 @@ function tilesOf(width, height, shown) {
   });
 }
 
-// Millimetres per device pixel, the same in all tiles, so that all of a volume of these lengths is seen at zoom 1.
+// Millimetres per device pixel, the same in all tiles, so that a whole volume of these lengths fits at zoom 1.
 function millimetresPerPixel(tiles, lengths, zoom) {
   const needed = tiles.map(({ plane, width, height }) =>
     Math.max(lengths[PLANES[plane].across] / width, lengths[PLANES[plane].up] / height));
   return (1.04 * Math.max(...needed)) / zoom;
 }
 
-// Distance that a scale bar should have: a round number of mm, at most so long.
+// Length of a scale bar: the largest round number of mm that is not above a limit.
 function roundLength(most) {
   return [200, 100, 50, 20, 10, 5, 2, 1, 0.5, 0.2].find((length) => length <= most) ?? 0.1;
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// A pane shows one volume in one or more planes. NiiVue holds the volume and draws the pictures; what lies over them, and all
-// that mouse and keys do, is drawn and done by this page, so that two panes always agree.
+// A pane shows one volume in one or more planes. NiiVue holds the volume and draws the pictures. The page itself draws
+// everything over the pictures and handles mouse and keys, so that two panes always agree.
 "use strict";
 
 const NIIVUE_SLICE_TYPE = [2, 1, 0]; // NiiVue's number of a plane, by the world axis that it cuts across
 const SHADING_TEXTURES = [33990, 33992]; // NiiVue's texture units 6 and 8
 const MAP_COLOURS = { R: [255, 255, 245, 200], G: [240, 190, 90, 20], B: [130, 40, 20, 60], A: [255, 255, 255, 255], I: [0, 85, 170, 255] };
-// The map is clear at zero and solid from this fraction of its top value on, so that small values leave the picture alone.
+// The map is clear at zero and solid from this fraction of its top value on, so that small values hide nothing.
 const MAP_SOLID = 0.7;
 const mapCover = (fraction) => Math.min(1, (fraction / MAP_SOLID) ** 2); // NiiVue's own law for this kind of map
 
@@ -22,17 +22,17 @@ class Pane {
     });
     this.box = null; // what each plane shows: { low, high } in mm of the common frame; NiiVue also draws while it loads
     this.offset = [0, 0, 0]; // of this volume's first corner in the common frame, mm
-    // NiiVue fits each volume into a tile by itself; two volumes of unlike extent would not lie on each other
+    // NiiVue fits each volume into its tile separately; two volumes of different extent would not coincide
     this.niivue.calculateWidthHeight = (_plane, _scale, width, height) => [width, height];
-    // NiiVue also prepares the shading of volume renderings, which this page never draws: on a large volume that took most of
-    // the time and of the memory. These textures keep their depth, which NiiVue's loops run over, and nothing else.
+    // NiiVue also prepares the shading of volume renderings, which this page never draws. On a large volume, this took
+    // most of the time and memory. These textures keep only their depth, over which NiiVue's loops run.
     const allocate = this.niivue.rgbaTex.bind(this.niivue);
     this.niivue.rgbaTex = (texture, unit, dims, ...more) =>
       allocate(texture, unit, SHADING_TEXTURES.includes(unit) ? [dims[0], 1, 1, dims[3]] : dims, ...more);
     this.niivue.screenFieldOfViewExtendedVox = (sliceType) => this.fieldOfView(PLANES[NIIVUE_SLICE_TYPE.indexOf(sliceType)]);
   }
 
-  // Once, when it is first needed: NiiVue compiles some twenty programs for the graphics card.
+  // Start NiiVue once, when it is first needed, because it compiles about twenty programs for the graphics card.
   attach() {
     this.attached ??= this.start();
     return this.attached;
@@ -61,7 +61,7 @@ class Pane {
     while (this.niivue.volumes.length) this.niivue.removeVolumeByIndex(this.niivue.volumes.length - 1);
   }
 
-  // Show a volume; `window` tells its black and white once it is read, or null where it is no longer wanted.
+  // Show a volume; `window` returns its black and white once it is read, or null if it is no longer wanted.
   async load(bytes, window) {
     const volume = await niivue.NVImage.loadFromUrl({ url: bytes, name: "volume.nii" });
     const limits = window(volume);
@@ -74,7 +74,7 @@ class Pane {
     this.offset = [0, 0, 0];
   }
 
-  // The common frame is that of the result: mm along its voxel axes from its first corner. Both volumes share these axes.
+  // The common frame is that of the result: mm along its voxel axes from its first corner. Both volumes share the axes.
   placeIn(frame) {
     const corner = frame.toFraction(this.toWorld([0, 0, 0]));
     this.offset = corner.map((f, i) => f * frame.lengths[i]);
@@ -88,7 +88,7 @@ class Pane {
     return Array.from(this.niivue.mm2frac(world, 0, true));
   }
 
-  // Millimetres of the common frame of a world point.
+  // Coordinates of a world point in the common frame, in mm.
   toFrame(world) {
     return this.toFraction(world).map((f, i) => f * this.lengths[i] + this.offset[i]);
   }

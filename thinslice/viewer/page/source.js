@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where cases come from: this page's own server, or the page itself where it is an exported file.
+// Source of the cases: the server of this page, or the page itself if it is an exported file.
 "use strict";
 
 const embeddedCase = document.getElementById("case");
 
-// A volume must be a NIfTI file, gzipped or not; returns it unpacked. `progress` is told the fraction that has arrived.
+// A volume must be a NIfTI file, gzipped or not; returns it unpacked. `progress` is called with the arrived fraction.
 async function unpackedVolume(role, address, progress) {
   let stream;
   let packed;
@@ -33,7 +33,7 @@ async function unpackedVolume(role, address, progress) {
   return new Response(stream).arrayBuffer();
 }
 
-// The first bytes of a stream, and a stream that still has them.
+// The first bytes of a stream, and a stream that still contains them.
 async function peek(stream) {
   const reader = stream.getReader();
   const { value } = await reader.read();

@@ -14,7 +14,7 @@ function drawStrip(canvas, stack, thin, ends, ratio) {
   const at = (coordinate) => (coordinate + 0.5) * perSlice;
   pen.fillStyle = "#0d0f13";
   pen.fillRect(0, 0, w, h);
-  // what no acquired slice covers stays hatched
+  // parts that no acquired slice covers stay hatched
   pen.strokeStyle = "#5a3b2a";
   pen.lineWidth = 1;
   pen.beginPath();
@@ -32,7 +32,7 @@ function drawStrip(canvas, stack, thin, ends, ratio) {
   });
   pen.fillStyle = "#0d0f13";
   stack.centres.forEach((centre) => pen.fillRect(at(centre) - 0.5, 14, 1, 10));
-  // thin slices as ticks, and the numbers of acquired slices as far as there is room
+  // thin slices as ticks, and the numbers of acquired slices if there is room
   pen.fillStyle = "#7c8797";
   if (perSlice >= 4) for (let j = 0; j < stack.result_slices; j += 1) pen.fillRect(at(j) - 0.5, 4, 1, 3);
   pen.font = "10px system-ui, sans-serif";
@@ -48,7 +48,7 @@ function drawStrip(canvas, stack, thin, ends, ratio) {
   pen.fillText(ends[0], 2, 40);
   pen.textAlign = "right";
   pen.fillText(ends[1], w - 2, 40);
-  // where the cursor is
+  // position of the cursor
   pen.fillStyle = "#fff";
   pen.fillRect(at(thin) - 1, 0, 2, 33);
   pen.beginPath();
