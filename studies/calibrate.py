@@ -2,8 +2,8 @@
 """What the self-check is worth: does the error map cover the true error, and is the predicted gain the true one?
 
 Thin-slice volumes are made thick, super-resolved with ``--self_check True --error_map True`` as any user would, and
-what the scan says of itself is held against what the truth reveals. Writes ``calibration.json`` and
-``calibration.png``.
+what the scan says of itself is held against what the truth reveals: the gain where the self-check states it (over the
+tissue), and over the whole volume beside it. Writes ``calibration.json`` and ``calibration.png``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scripts.geometry import find_thick_axis
 from scripts.transforms.degrade import DegradeVolume
 from scripts.transforms.load import LoadImageVolumed
 
-from studies.cubic import cubic_results
+from studies.cubic import cubic_results, gain_in_tissue_db
 from studies.failure_cases import heavy_noise
 from tools.run_bundle import accept_overrides, run_bundle
 
@@ -97,11 +97,11 @@ def measure(
                 middle = [slice(max(0, n // 2 - size // 2), n // 2 + size // 2) for n in volume.shape[1:]]
                 volume = volume[(slice(None), *middle)]
             thick, thin = DegradeVolume(scale_factor, axis, ids["slice_profile"])(volume)
-            name, array = str(item["case"]), thick[0].numpy()
+            name, array = str(item["case"]), thick.as_tensor()[0].numpy()
             if noise:
                 array = heavy_noise(array, np.random.default_rng(0), noise).astype(np.float32)
             nib.save(nib.Nifti1Image(array, thick.affine.numpy()), thick_dir / f"{name}.nii.gz")
-            cases[name] = (array, find_thick_axis(thick.affine.numpy(), axis), thin[0].numpy())
+            cases[name] = (array, find_thick_axis(thick.affine.numpy(), axis), thin.as_tensor()[0].numpy())
         run_bundle(["inference.json"], dataset_dir=thick_dir, output_dir=output_dir, **ids)
         for name, (array, thick_axis, truth) in cases.items():
             found, spread = (
@@ -109,13 +109,14 @@ def measure(
                 for suffix in ("sr", "error")
             )
             quality = json.loads((output_dir / f"{name}_quality.json").read_text())
-            turned = cubic_results(np.moveaxis(array, thick_axis, 2), scale_factor, ids["slice_profile"])
-            consistent = np.moveaxis(turned[1], 2, thick_axis)
+            slices, result, target = (np.moveaxis(x, thick_axis, 2) for x in (array, found, truth))
+            _, consistent = cubic_results(slices, scale_factor, ids["slice_profile"])
             data_range = float(truth.max() - truth.min())
             tissue = foreground(truth)
             unit = 100 / data_range
             results[name] = {
-                "gain_db": psnr(found, truth, data_range) - psnr(consistent, truth, data_range),
+                "gain_db": gain_in_tissue_db(result, consistent, target, slices),
+                "gain_of_volume_db": psnr(result, target, data_range) - psnr(consistent, target, data_range),
                 "predicted_gain_db": quality["numbers"]["gain_over_consistent_cubic_db"]["value"],
                 "withheld": quality["withheld"],
                 "flags": quality["flags"],
@@ -130,14 +131,15 @@ def draw(results: dict[str, dict], path: Path) -> None:
     for name, result in results.items():
         spread, error = np.transpose(result["bins"])
         left.plot(spread, error, "o-", ms=3, label=f"{name} (covers {100 * result['covered']:.0f} %)")
-        right.plot(result["predicted_gain_db"], result["gain_db"], "o", ms=5)
+        if result["predicted_gain_db"] is not None:
+            right.plot(result["predicted_gain_db"], result["gain_db"], "o", ms=5)
     left.set_xlabel("half-width of the 90 % interval, % of the range")
     left.set_ylabel("root mean square error, % of the range")
     figure.legend(loc="outside lower center", ncols=3, fontsize=6)
     low, high = min(right.get_xlim()[0], right.get_ylim()[0]), max(right.get_xlim()[1], right.get_ylim()[1])
     right.plot([low, high], [low, high], "k:", lw=1)
     right.set_xlabel("predicted gain over cubic with data consistency, dB")
-    right.set_ylabel("true gain, dB")
+    right.set_ylabel("true gain, dB, in the tissue")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -167,9 +169,11 @@ def main() -> None:
     write_json(arguments.output / "calibration.json", results)
     draw(results, arguments.output / "calibration.png")
     for name, result in results.items():
-        predicted = "withheld" if result["withheld"] else f"{result['predicted_gain_db']:+.2f}"
+        gain = None if result["withheld"] else result["predicted_gain_db"]
+        predicted = "withheld" if gain is None else f"{gain:+.2f}"
         print(
-            f"{name}: gain {result['gain_db']:+.2f} dB, predicted {predicted}; "
+            f"{name}: gain {result['gain_db']:+.2f} dB, predicted {predicted}, "
+            f"gain of the whole volume {result['gain_of_volume_db']:+.2f}; "
             f"the interval covers {100 * result['covered']:.0f} %, "
             f"half-width {result['mean_width']:.2f} % of the range ({result['widen_to_90']:.2f} times it covers 90 %); "
             f"rank correlation {result['spearman']:.2f} (an exact map: {result['spearman_if_exact']:.2f}); "

@@ -26,7 +26,7 @@ from scripts.geometry import SliceGrid
 from scripts.nifti import read_nifti
 from scripts.transforms.degrade import thicken
 
-from studies.cubic import cubic_results
+from studies.cubic import cubic_results, gain_in_tissue_db
 from tools.run_bundle import accept_overrides, run_bundle
 
 matplotlib.use("agg")
@@ -194,6 +194,7 @@ def measure(
                     "ours_db": scores[2],
                     "gain_db": scores[2] - scores[0],
                     "gain_over_consistent_db": scores[2] - scores[1],
+                    "gain_in_tissue_over_consistent_db": gain_in_tissue_db(found, consistent, truth, thick),
                     "predicted_gain_over_consistent_db": (
                         None if quality["withheld"] else quality["numbers"]["gain_over_consistent_cubic_db"]["value"]
                     ),
@@ -250,7 +251,8 @@ def main() -> None:
         predicted = row["predicted_gain_over_consistent_db"]
         print(
             f"{row['case']:22s} cubic {row['cubic_db']:5.2f}, consistent {row['consistent_cubic_db']:5.2f}, "
-            f"{row['result']} {row['ours_db']:5.2f} dB ({row['gain_over_consistent_db']:+.2f}, predicted "
+            f"{row['result']} {row['ours_db']:5.2f} dB ({row['gain_over_consistent_db']:+.2f}; in the tissue "
+            f"{row['gain_in_tissue_over_consistent_db']:+.2f}, predicted "
             f"{'withheld' if predicted is None else f'{predicted:+.2f}'}); covered {100 * row['covered']:.0f} %; "
             f"{', '.join(row['flags']) or 'no flag'}"
         )

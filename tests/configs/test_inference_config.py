@@ -149,7 +149,7 @@ def test_self_check_writes_its_quality_beside_the_result_and_calibrates_the_map(
     quality = json.loads((tmp_path / "out" / "sub" / "a_quality.json").read_text())
     calibrated = nib.load(tmp_path / "out" / "sub" / "a_error.nii.gz").get_fdata()
     assert set(quality) == {
-        "predicted_gain_db", "withheld", "flags", "result", "numbers", "patches", "error_map",
+        "predicted_gain_db", "gain_region", "withheld", "flags", "result", "numbers", "patches", "error_map",
     }  # fmt: skip
     np.testing.assert_allclose(calibrated, quality["error_map"]["factor"] * expected, rtol=1e-5)
     assert quality["error_map"]["factor"] != 1

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import shift as move
-from scripts.quality.between import intensity_steps, slice_shifts
+from scripts.quality.between import intensity_steps, opposed_shift, slice_shifts
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,23 @@ def test_the_shift_of_one_slice_is_found_in_pixels(stack, by):
     assert found.shape == (7, 2)
     torch.testing.assert_close(found[3], torch.tensor(by), atol=0.2, rtol=0)
     assert float(found[[0, 1, 5, 6]].abs().max()) < 0.05  # neither the slice nor its neighbour
+
+
+def test_shifts_that_the_next_slice_does_not_undo_are_no_motion():
+    back_and_forth = torch.tensor([[0.0, 2.0], [0.0, -2.0]]).repeat(3, 1)
+    assert opposed_shift(back_and_forth) == pytest.approx(2)
+    assert opposed_shift(back_and_forth.abs()) == 0  # anatomy that leans one way
+    aside = torch.tensor([[3.0, 0.0], [0.0, 3.0]]).repeat(3, 1)
+    assert opposed_shift(aside) == 0
+    assert opposed_shift(back_and_forth[:1]) is None
+
+
+def test_every_other_slice_moved_is_found_with_its_size_and_growing_anatomy_is_not(stack):
+    moved = shifted(stack, dict.fromkeys(range(1, 9, 2), (1.5, 0.0)))
+    assert opposed_shift(slice_shifts(moved)) == pytest.approx(1.5, abs=0.2)
+    leaning = shifted(stack, {k: (0.2 * k * k, 0.0) for k in range(9)})  # each is 0.2 pixels off its neighbours' mean
+    assert float(slice_shifts(leaning)[1:-1, 0].abs().median()) > 0.1
+    assert opposed_shift(slice_shifts(leaning)) < 0.05
 
 
 def test_slices_of_air_have_no_shift():

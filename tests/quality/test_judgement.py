@@ -7,7 +7,7 @@ import torch
 from scripts.degradation import SliceProfileOperator
 from scripts.geometry import SliceGrid
 from scripts.inference.in_plane import Pairs, in_plane_pairs
-from scripts.quality.judgement import conformal_factor, judge, renew_noise
+from scripts.quality.judgement import Changes, Judgement, changes_in_scan, conformal_factor, judge, renew_noise
 
 from tests.conftest import oriented_scan, smooth_volume
 
@@ -61,7 +61,7 @@ def test_gains_are_those_of_the_errors_that_were_put_there(pairs):
         return torch.stack([next(answers), torch.full((16, 48), 0.05)])[None]
 
     found = judge(forward, pairs, operator(), 0.0)
-    torch.testing.assert_close(found.network, torch.full_like(found.network, 0.05), atol=2e-3, rtol=0)
+    torch.testing.assert_close(found.network.abs(), torch.full_like(found.network, 0.05), atol=2e-3, rtol=0)
     # the definition, by hand: inner columns only, tissue only
     inner = slice(6, 42)
     label = pairs.label[:, 0][..., inner].numpy()
@@ -71,17 +71,42 @@ def test_gains_are_those_of_the_errors_that_were_put_there(pairs):
     linear = si.interp1d(knots, pairs.image[:, 0].numpy(), axis=-1)(np.arange(6, 42))
     tissue = label > -0.8
     worst = 10 * np.log10(np.mean((linear - label)[tissue] ** 2) / 0.05**2)
-    assert found.gain_over_cubic_db == pytest.approx(worst, abs=1.5)  # cubic is a little better than linear
-    assert 0 < found.gain_over_consistent_cubic_db < found.gain_over_cubic_db
-    assert conformal_factor(found.network, found.expected, 0.9) == pytest.approx(1, abs=0.05)
+    over_cubic = found.gain_over_cubic_db(Changes(1.0, 1.0), 0.0)
+    assert over_cubic == pytest.approx(worst, abs=1.5)  # cubic is a little better than linear
+    assert 0 < found.gain_over_consistent_cubic_db(Changes(1.0, 1.0), 0.0) < over_cubic
+    assert conformal_factor(found.network.abs(), found.expected, 0.9) == pytest.approx(1, abs=0.05)
 
 
 def test_cubic_itself_gains_nothing(pairs):
     from scripts.networks.interpolation import interpolate_cubic
 
     found = judge(lambda images, told: interpolate_cubic(images, told[0])[:, None], pairs, operator(), 0.0)
-    assert found.gain_over_consistent_cubic_db == pytest.approx(0, abs=1e-6)
+    assert found.gain_over_consistent_cubic_db(Changes(1.0, 1.0), 0.5) == pytest.approx(0, abs=1e-6)
     assert found.expected is None
+
+
+@pytest.mark.parametrize(("network", "cubic", "db"), [(1.0, 2.0, 10 * np.log10(7)), (2.0, 1.0, -10 * np.log10(7))])
+def test_the_lead_grows_with_what_the_network_changes_in_the_scan(network, cubic, db):
+    """Errors of 1 and 2 are a lead of 4 - 1. Squared changes of 1 there and 16 in the scan: 1 + 3 * 16^(1/4) = 7."""
+    ours, theirs = torch.full((8,), network), torch.full((8,), cubic)
+    found = Judgement(ours, theirs, theirs, None)
+    assert found.gain_over_cubic_db(Changes(16.0, 0.0), 0.25) == pytest.approx(db)
+    assert found.gain_over_consistent_cubic_db(Changes(0.0, 16.0), 0.25) == pytest.approx(db)
+    assert abs(found.gain_over_cubic_db(Changes(16.0, 0.0), 0.0)) == pytest.approx(10 * np.log10(4))
+
+
+def test_changes_are_those_that_data_consistency_leaves_and_air_does_not_count():
+    from scripts.networks.interpolation import interpolate_cubic
+
+    scan_operator = SliceProfileOperator(SliceGrid.over_slab(6, 4.0), "box", 1.0)
+    scan = torch.full((20, 8, 6), 0.2)
+    scan[:10] = -1.0
+    wave = torch.tensor([0.1, -0.1]).repeat(12)  # no slice shows it
+    pred = interpolate_cubic(scan, scan_operator.grid.positions_tensor()) + wave
+    shown = changes_in_scan(pred + 0.3, scan, scan_operator, 0.0)  # the slices show the offset, squared 0.09
+    assert shown.consistent_cubic == pytest.approx(0.01, rel=0.05)
+    assert shown.cubic == pytest.approx(0.01, rel=0.05)
+    assert changes_in_scan(pred, torch.full_like(scan, -1.0), scan_operator, 0.0) is None
 
 
 def test_air_cannot_be_judged(pairs):

@@ -42,8 +42,8 @@ def check(scan, network=noisy, limits=None, when_worse="warn", **settings):
     result = inferer(scan[None], network)[0]
     step = SelfCheckd(
         "pred", inferer=inferer, device="cpu", when_worse=when_worse, limits={**GENEROUS, **(limits or {})},
-        **{"size": (24, 40), "margin": 10, "patches": 6, "cost": 1.0, "coverage": 0.9, "widening": 0.0,
-           "profile": "box", **settings},
+        **{"size": (24, 40), "margin": 10, "patches": 6, "cost": 1.0, "coverage": 0.9, "gain_exponent": 0.35,
+           "widening": 0.0, "profile": "box", **settings},
     )  # fmt: skip
     return result, step({"pred": result[:1].clone(), "image": scan, "error": result[1:].clone()})
 
@@ -123,7 +123,8 @@ def test_off_does_nothing_and_a_file_is_written_where_it_was_on(scan, tmp_path):
     ({"when_worse": "stop"}, "when_worse must be one of"),
     ({"limits": {"speed": {"at_most": 1}}}, "quality_limits must name"),
     ({"patches": 0}, "patches must be >= 1"),
-    ({"widening": -0.1}, "widening >= 0"),
+    ({"widening": -0.1}, "widening and gain_exponent >= 0"),
+    ({"gain_exponent": -0.1}, "widening and gain_exponent >= 0"),
 ])  # fmt: skip
 def test_nonsense_is_refused(scan, settings, message):
     with pytest.raises(ValueError, match=message):

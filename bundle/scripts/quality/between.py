@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..intensity import TISSUE_LEVEL
 
-__all__ = ["intensity_steps", "slice_shifts"]
+__all__ = ["intensity_steps", "opposed_shift", "slice_shifts"]
 
 
 def slice_shifts(
@@ -54,6 +54,24 @@ def slice_shifts(
         normal = g @ g.mT + 1e-6 * torch.eye(2)
         shifts = shifts + torch.linalg.solve(normal, (g @ residual.flatten(1)[..., None])[..., 0])
     return shifts
+
+
+def opposed_shift(shifts: torch.Tensor) -> float | None:
+    """Typical size of the shifts that are opposed to the next slice's.
+
+    If every other slice has moved, each slice is shifted against its neighbours, and the next one is shifted by as much
+    the other way. A change of anatomy also looks like a shift, but the next slice does not undo it. So the size is the
+    root of the median of ``-s_k s_k+1``, or 0 if that is negative.
+
+    Args:
+        shifts: ``(m, 2)``, of :func:`slice_shifts`.
+
+    Returns:
+        The size in pixels, or ``None`` for fewer than two slices.
+    """
+    if len(shifts) < 2:
+        return None
+    return float((-(shifts[:-1] * shifts[1:]).sum(dim=1)).median().clamp(min=0).sqrt())
 
 
 def _smooth(images: torch.Tensor, sigma: float) -> torch.Tensor:

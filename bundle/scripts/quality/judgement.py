@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -14,7 +15,21 @@ from ..inference.in_plane import Pairs
 from ..intensity import TISSUE_LEVEL
 from ..networks.interpolation import interpolate_cubic
 
-__all__ = ["Judgement", "conformal_factor", "judge", "renew_noise"]
+__all__ = ["GAIN_REGION", "Changes", "Judgement", "changes_in_scan", "conformal_factor", "judge", "renew_noise"]
+
+GAIN_REGION = "tissue: voxels of the truth above a tenth of the scan's range of intensities"
+
+
+class Changes(NamedTuple):
+    """What the network changes in a scan: mean squares over the tissue, in the unit range.
+
+    Attributes:
+        cubic: difference between the network with data consistency and cubic interpolation.
+        consistent_cubic: the same for cubic interpolation with data consistency.
+    """
+
+    cubic: float
+    consistent_cubic: float
 
 
 @dataclass(frozen=True)
@@ -22,9 +37,9 @@ class Judgement:
     """Errors on the pairs: tensors ``(n,)`` with one number per voxel of tissue, in the unit range.
 
     Attributes:
-        network: absolute error of the network with data consistency.
-        cubic: absolute error of cubic interpolation.
-        consistent_cubic: absolute error of cubic interpolation with data consistency.
+        network: error of the network with data consistency.
+        cubic: error of cubic interpolation.
+        consistent_cubic: error of cubic interpolation with data consistency.
         expected: the absolute error that the network expects, ``None`` if it was not asked.
     """
 
@@ -33,22 +48,33 @@ class Judgement:
     consistent_cubic: torch.Tensor
     expected: torch.Tensor | None
 
-    @property
-    def gain_over_cubic_db(self) -> float:
-        """Gain of the network over cubic interpolation, in dB of the mean squared error."""
-        return _gain_db(self.network, self.cubic)
+    def gain_over_cubic_db(self, changes: Changes, exponent: float) -> float:
+        """Gain of the network over cubic interpolation in the tissue of the scan, in dB of the mean squared error.
 
-    @property
-    def gain_over_consistent_cubic_db(self) -> float:
-        """Gain of the network over cubic interpolation with data consistency, in dB of the mean squared error."""
-        return _gain_db(self.network, self.consistent_cubic)
+        Slices K pixels thick show less fine detail in-plane than there is along the thick axis, so the network gains
+        more on the scan than on the pairs. How much more shows in what it changes: the lead of its mean squared error
+        is taken to grow as a power of the mean squared change.
+
+        Args:
+            changes: what it changes in the scan.
+            exponent: that power; 0 gives the gain on the pairs.
+        """
+        return _gain_db(self.network, self.cubic, changes.cubic, exponent)
+
+    def gain_over_consistent_cubic_db(self, changes: Changes, exponent: float) -> float:
+        """The same for the gain over cubic interpolation with data consistency."""
+        return _gain_db(self.network, self.consistent_cubic, changes.consistent_cubic, exponent)
 
 
-def _gain_db(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    def mean_square(error: torch.Tensor) -> float:
-        return max(float(error.square().mean()), 1e-12)
+def _mean_square(values: torch.Tensor) -> float:
+    return max(float(values.square().mean()), 1e-12)
 
-    return float(10 * torch.log10(torch.tensor(mean_square(theirs) / mean_square(ours))))
+
+def _gain_db(ours: torch.Tensor, theirs: torch.Tensor, change_in_scan: float, exponent: float) -> float:
+    more = (max(change_in_scan, 1e-12) / _mean_square(ours - theirs)) ** exponent
+    ratio = _mean_square(theirs) / _mean_square(ours)
+    lead = max(ratio, 1 / ratio) - 1  # of whichever is better
+    return math.copysign(10 * math.log10(1 + lead * more), ratio - 1)
 
 
 def judge(
@@ -82,12 +108,40 @@ def judge(
         results = (
             operator.enforce(output[0].clone(), image, eps), cubic, operator.enforce(cubic.clone(), image, eps),
         )  # fmt: skip
-        errors = [(result - label)[:, inner][tissue].abs() for result in results]
+        errors = [(result - label)[:, inner][tissue] for result in results]
         found.append([*errors, output[-1][:, inner][tissue]] if len(output) > 1 else errors)
     columns = [torch.cat(column).cpu() for column in zip(*found, strict=True)]
     if not columns[0].numel():
         return None
     return Judgement(columns[0], columns[1], columns[2], columns[3] if len(columns) > 3 else None)
+
+
+def changes_in_scan(
+    pred: torch.Tensor, scan: torch.Tensor, operator: SliceProfileOperator, eps: float, rows: int = 16
+) -> Changes | None:
+    """Compare the network's result on the scan with cubic interpolation.
+
+    Args:
+        pred: ``(H1, H2, n_thin)``, the result before data consistency, unit range.
+        scan: ``(H1, H2, n_slices)``, on the same device.
+        operator: D of the scan.
+        eps: noise-to-signal ratio of data consistency.
+        rows: rows that are compared at once, which bounds the memory.
+
+    Returns:
+        The changes in the tissue, or ``None`` if there is no tissue.
+    """
+    positions = operator.grid.positions_tensor(pred.device)
+    sums, count = [0.0, 0.0], 0
+    for thin, thick in zip(pred.split(rows), scan.split(rows), strict=True):
+        cubic = interpolate_cubic(thick, positions)
+        consistent = operator.enforce(cubic.clone(), thick, eps)
+        network = operator.enforce(thin.clone(), thick, eps)
+        tissue = consistent > TISSUE_LEVEL
+        count += int(tissue.sum())
+        for index, reference in enumerate((cubic, consistent)):
+            sums[index] += float((network - reference)[tissue].double().square().sum())
+    return Changes(sums[0] / count, sums[1] / count) if count else None
 
 
 def renew_noise(pairs: Pairs, operator: SliceProfileOperator, sigma: float, seed: int) -> Pairs:

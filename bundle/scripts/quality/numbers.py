@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..transforms.consistency import in_plane_noise_sigma
-from .between import intensity_steps, slice_shifts
+from .between import intensity_steps, opposed_shift, slice_shifts
 from .within import detail_db, ghosting
 
 __all__ = ["BETWEEN_SLICES", "NUMBERS", "flags", "measure", "with_limits"]
@@ -31,13 +31,12 @@ def measure(slices: torch.Tensor, step_share: float = 0.8) -> dict[str, float | 
         * ``noise_sigma``: standard deviation of the noise, as a share of the range of intensities;
         * ``detail_db``: see :func:`scripts.quality.within.detail_db`;
         * ``ghosting``: see :func:`scripts.quality.within.ghosting`;
-        * ``motion_pixels``: median of the in-plane shifts of slices against their neighbours;
+        * ``motion_pixels``: see :func:`scripts.quality.between.opposed_shift`;
         * ``odd_even_step``: relative difference in brightness between even and odd slices;
         * ``largest_step``: largest relative difference of nearly all tissue of a slice from its neighbours.
 
         ``None`` stands for a figure that cannot be measured on this scan.
     """
-    shifts = slice_shifts(slices).norm(dim=1)
     # at the ends, the anatomy itself begins and stops
     steps, agreed = intensity_steps(slices, (0.5, step_share))[:, 1:-1]
     signs = 1 - 2 * (torch.arange(len(steps)) % 2)
@@ -45,7 +44,7 @@ def measure(slices: torch.Tensor, step_share: float = 0.8) -> dict[str, float | 
         "noise_sigma": in_plane_noise_sigma(slices[None]) / 2,
         "detail_db": detail_db(slices),
         "ghosting": ghosting(slices),
-        "motion_pixels": float(shifts.median()) if len(shifts) else None,
+        "motion_pixels": opposed_shift(slice_shifts(slices)),
         "odd_even_step": float((steps * signs).mean().abs()) if len(steps) else None,
         "largest_step": float(agreed.abs().max()) if len(agreed) else None,
     }

@@ -21,9 +21,9 @@ from ..inference.inferer import ThroughPlaneInferer
 from ..intensity import TISSUE_LEVEL
 from ..networks.interpolation import interpolate_cubic
 from ..reasons import CaseError, Reason
-from ..transforms.consistency import in_plane_noise_sigma, noise_to_signal
+from ..transforms.consistency import in_plane_noise_sigma, noise_to_signal, scan_operator
 from ..transforms.orient import padding_of, slice_grid, thickness_to_spacing
-from .judgement import Judgement, conformal_factor, judge, renew_noise
+from .judgement import GAIN_REGION, Judgement, changes_in_scan, conformal_factor, judge, renew_noise
 from .numbers import BETWEEN_SLICES, NUMBERS, flags, measure, with_limits
 
 __all__ = ["SaveQualityd", "SelfCheck", "SelfCheckd"]
@@ -46,6 +46,8 @@ class SelfCheck(Transform):
         patches: the most patches.
         cost: the most thick pixels in all patches, as a share of those of the inference.
         coverage: share of the voxels whose error the calibrated error map covers.
+        gain_exponent: the gain on the scan grows with what the network changes there, see
+            :meth:`scripts.quality.judgement.Judgement.gain_over_cubic_db`.
         widening: slices K pixels thick show less fine detail in-plane than there is along the thick axis, so the
             interval is ``1 + widening (K - 2)`` times as wide as on the pairs (for K >= 2).
         profile: slice profile of the scan.
@@ -67,6 +69,7 @@ class SelfCheck(Transform):
         patches: int,
         cost: float,
         coverage: float,
+        gain_exponent: float,
         widening: float,
         profile: str,
         slice_thickness_mm: float | None = None,
@@ -76,10 +79,10 @@ class SelfCheck(Transform):
             raise ValueError(f"when_worse must be one of {POLICIES}, got {when_worse!r}; correct the id")
         if set(limits) != set(NUMBERS):
             raise ValueError(f"quality_limits must name {sorted(NUMBERS)}, got {sorted(limits)}; correct the id")
-        if patches < 1 or not 0 < cost <= 1 or not 0 < coverage < 1 or widening < 0:
+        if patches < 1 or not 0 < cost <= 1 or not 0 < coverage < 1 or min(widening, gain_exponent) < 0:
             raise ValueError(
-                "patches must be >= 1, cost and coverage between 0 and 1, widening >= 0, "
-                f"got {patches}, {cost:g}, {coverage:g} and {widening:g}; correct the id judge"
+                "patches must be >= 1, cost and coverage between 0 and 1, widening and gain_exponent >= 0, "
+                f"got {patches}, {cost:g}, {coverage:g}, {widening:g} and {gain_exponent:g}; correct the id judge"
             )
         self.inferer = inferer
         self.device = device
@@ -90,6 +93,7 @@ class SelfCheck(Transform):
         self.patches = patches
         self.cost = cost
         self.coverage = coverage
+        self.gain_exponent = gain_exponent
         self.widening = widening
         self.profile = profile
         self.slice_thickness_mm = slice_thickness_mm
@@ -114,13 +118,16 @@ class SelfCheck(Transform):
             CaseError: ``WORSE_THAN_CUBIC``, with the policy ``refuse``.
         """
         judgement, patches = self._judge(image)
-        numbers = with_limits({**self._gains(judgement), **measure(image.as_tensor()[0].cpu())}, self.limits)
+        numbers = with_limits(
+            {**self._gains(judgement, pred, image), **measure(image.as_tensor()[0].cpu())}, self.limits
+        )
         found = flags(numbers)
         between = [name for name in found if name in BETWEEN_SLICES]
         worse = "gain_over_consistent_cubic_db" in found or "motion_pixels" in found
         cubic = worse and self.when_worse == "cubic"
         quality: dict[str, Any] = {
             "predicted_gain_db": None if between else numbers["gain_over_cubic_db"]["value"],
+            "gain_region": GAIN_REGION,
             "withheld": f"slices do not fit together ({', '.join(between)})" if between else None,
             "flags": found,
             "result": "cubic" if cubic else "network",
@@ -157,13 +164,16 @@ class SelfCheck(Transform):
             )
         return judgement, len(pairs.image)
 
-    @staticmethod
-    def _gains(judgement: Judgement | None) -> dict[str, float | None]:
-        if judgement is None:
+    def _gains(self, judgement: Judgement | None, pred: torch.Tensor, image: MetaTensor) -> dict[str, float | None]:
+        volume = pred.as_tensor() if isinstance(pred, MetaTensor) else pred
+        operator = scan_operator(image, self.profile, self.slice_thickness_mm)
+        eps = noise_to_signal(image.as_tensor(), padding_of(image))
+        changes = changes_in_scan(volume[0], image.as_tensor()[0].to(volume), operator, eps)
+        if judgement is None or changes is None:
             return {"gain_over_cubic_db": None, "gain_over_consistent_cubic_db": None}
         return {
-            "gain_over_cubic_db": judgement.gain_over_cubic_db,
-            "gain_over_consistent_cubic_db": judgement.gain_over_consistent_cubic_db,
+            "gain_over_cubic_db": judgement.gain_over_cubic_db(changes, self.gain_exponent),
+            "gain_over_consistent_cubic_db": judgement.gain_over_consistent_cubic_db(changes, self.gain_exponent),
         }
 
     def _calibrate(
@@ -172,7 +182,7 @@ class SelfCheck(Transform):
         if judgement is None or judgement.expected is None:
             return None
         error = judgement.consistent_cubic if cubic else judgement.network
-        factor = conformal_factor(error, judgement.expected, self.coverage)
+        factor = conformal_factor(error.abs(), judgement.expected, self.coverage)
         factor *= 1 + self.widening * max(0.0, scale_factor - 2)
         expected *= factor
         return {"holds": "half-width of an interval", "coverage": self.coverage, "factor": factor}
