@@ -275,6 +275,7 @@ def draw_summary(rows: list[dict[str, Any]], path: Path) -> None:
             axis.plot(seconds, gains[method], "o", color="C3" if method.startswith("ours") else "C0")
             axis.annotate(method, (seconds, gains[method]), (4, 3), textcoords="offset points", fontsize=7)
         axis.set(xlabel=f"processor seconds {label}", xscale="log")
+        axis.margins(x=0.15)  # room for the names
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("PSNR over cubic interpolation, dB (mean of the cases)")
     figure.savefig(path, dpi=110)
