@@ -67,14 +67,18 @@ class Adapted:
     def train(self, scan: Scan, budget_s: float, seed: int, device: torch.device, autocast: str | None) -> nn.Module:
         """Adapt a copy, and return it or the network itself; ``seed`` and ``autocast`` are those of the adaptation."""
         inputs, network = as_inputs(scan).to(device), self.network.to(device).eval()
-        started = processor_seconds(device)
-        self.adaptation.iterations = 4  # a few steps, to measure how long a step takes
-        self.adaptation(network, inputs)
-        spent = processor_seconds(device) - started
-        self.adaptation.iterations = max(1, int((budget_s - spent) / (spent / 4)))
-        adapted = self.adaptation(network, inputs)
-        assert isinstance(adapted, nn.Module)  # a copy of the network, or itself
-        return adapted
+
+        def adapt(iterations: int) -> tuple[nn.Module, float]:
+            started = processor_seconds(device)
+            self.adaptation.iterations = iterations
+            adapted = self.adaptation(network, inputs)
+            assert isinstance(adapted, nn.Module)  # a copy of the network, or itself
+            return adapted, processor_seconds(device) - started
+
+        # two short trials, since judging takes long, whatever the number of steps, and is no part of a step's time
+        (_, nine), (_, one) = adapt(9), adapt(1)
+        step = max((nine - one) / 8, nine / 40)
+        return adapt(max(1, int((budget_s - nine - one - (one - step)) / step)))[0]
 
     def apply(self, network: nn.Module, scan: Scan) -> torch.Tensor:
         """``(H1, H2, n_thin)``."""

@@ -220,6 +220,25 @@ def test_the_stages_of_a_row_and_what_lowers_their_rates(tmp_path, monkeypatch):
     assert rates == [[5e-4], [1e-4], [1e-4] * 3, [5e-4], [5e-4], pytest.approx([1e-4, 1e-5, 1e-4])]
 
 
+def test_adaptation_spends_its_budget_on_steps_however_long_judging_takes(monkeypatch):
+    from studies import ours
+    from studies.peers.scan import Scan
+
+    class Adaptation:  # judging takes 10 seconds, a step takes 1
+        iterations, clock = 0, 0.0
+
+        def __call__(self, network, inputs):
+            self.clock += 10 + self.iterations
+            return network
+
+    adaptation, network = Adaptation(), torch.nn.Linear(1, 1)
+    monkeypatch.setattr(ours, "processor_seconds", lambda device: adaptation.clock)
+    scan = Scan(torch.zeros(4, 4, 3), (1.0, 1.0, 4.0), SliceProfileOperator(SliceGrid.over_slab(3, 4.0)))
+    ours.Adapted(network, adaptation).train(scan, 180.0, 0, torch.device("cpu"), None)
+    assert adaptation.iterations == 140  # 180 - (10 + 9) - (10 + 1) - 10
+    assert adaptation.clock == 180
+
+
 def test_paired_comparison_against_scipy_and_by_hand():
     row, reference = [30.0, 31.0, 29.0, 28.0], [31.0, 31.5, 30.5, 28.4]
     result = compare_paired(row, reference)
