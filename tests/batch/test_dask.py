@@ -76,13 +76,13 @@ def test_kill_9_of_anything_loses_nothing(tmp_path, batch_command, batch_here, c
         if victim == "worker":
             children = psutil.Process(cluster.workers[0].pid).children(recursive=True)
             stop_for_good(cluster.workers[0])
-            assert not psutil.wait_procs(children, timeout=60)[1]  # its processes end with it
+            assert not psutil.wait_procs(children, timeout=120)[1]  # its processes end with it
             cluster.start_worker()
         elif victim == "scheduler":
             stop_for_good(cluster.scheduler)
             cluster.start_scheduler()
             for worker in cluster.workers:  # they end with their scheduler, as a service they start again
-                worker.wait(60)
+                worker.wait(120)
             cluster.start_worker()
             cluster.start_worker()
         else:

@@ -68,13 +68,13 @@ def orthanc(tmp_path):
             yield server
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(120)
 
 
 def send(server, *folders):
     """C-STORE, as a scanner would."""
     target = ["127.0.0.1", str(server.dicom_port)]
-    subprocess.run([dcmtk("storescu"), "-aec", "ORTHANC", "+sd", "+r", *target, *folders], check=True, timeout=60)
+    subprocess.run([dcmtk("storescu"), "-aec", "ORTHANC", "+sd", "+r", *target, *folders], check=True, timeout=300)
 
 
 def wait_until_stable(server, count):

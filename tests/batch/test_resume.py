@@ -87,7 +87,7 @@ def test_killed_at_once_and_started_again_ends_as_if_never_killed(tmp_path, batc
             team = psutil.Process(process.pid).children(recursive=True)
         finally:
             process.kill()
-    assert not psutil.wait_procs(team, timeout=20)[1]  # workers and their server end with the runner
+    assert not psutil.wait_procs(team, timeout=120)[1]  # workers and their server end with the runner
     final = [path for path in out.iterdir() if path.is_dir() and not path.name.startswith(".")]
     assert all((path / "record.json").is_file() for path in final)
     assert not (out / "report.json").exists() or len(final) == 5

@@ -72,7 +72,7 @@ def storescp(folder: Path, port: int, *options: str):
             yield folder
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def orthanc(folder: Path, port: int, node_port: int):
 
 def echo(port: int, calling="SCANNER", called="THIN") -> bool:
     command = [dcmtk("echoscu"), "-aet", calling, "-aec", called, "-to", "20", "127.0.0.1", str(port)]
-    return subprocess.run(command, capture_output=True, check=False, timeout=30).returncode == 0
+    return subprocess.run(command, capture_output=True, check=False, timeout=120).returncode == 0
 
 
 def send(port: int, *folders: Path, calling="SCANNER", called="THIN", options=()) -> subprocess.CompletedProcess:

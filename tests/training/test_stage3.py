@@ -199,7 +199,7 @@ def test_a_signal_leaves_a_checkpoint_to_go_on_from(stage, training_data, tmp_pa
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as process:
         wait_until_signals_are_handled(process)
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM
     (checkpoint,) = (out / "checkpoints").glob("stage3_*")
     assert torch.load(checkpoint, weights_only=True)["iteration"] > 0

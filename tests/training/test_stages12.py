@@ -240,7 +240,7 @@ def test_a_signal_leaves_a_checkpoint_to_go_on_from(training_data, tmp_path, num
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as process:
         wait_until_signals_are_handled(process)
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     assert process.returncode == 128 + number
     (checkpoint,) = (tmp_path / "out" / "checkpoints").iterdir()
     assert torch.load(checkpoint, weights_only=True)["iteration"] == int(checkpoint.stem.split("_")[1]) > 0

@@ -10,7 +10,7 @@ from torch import nn
 POSITIONS = (-0.25, 0.25, 0.75, 1.25)  # of four thin slices over two thick ones
 
 
-def wait_until_signals_are_handled(process, seconds=120):
+def wait_until_signals_are_handled(process, seconds=300):
     """Until a stage that was started, with its output in a pipe, says that it has its handlers."""
     deadline, shown = time.time() + seconds, b""
     while b"can be stopped by SIGTERM" not in shown:
