@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch, TorchScript, ONNX Runtime and OpenVINO compute the same network."""
 
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -92,6 +94,33 @@ def test_onnx_model_says_which_axes_are_dynamic(network):
         assert axes[1].dim_value == channels
     assert [bool(axis.dim_param) for axis in positions.type.tensor_type.shape.dim] == [True]
     assert [axis.dim_value for axis in condition.type.tensor_type.shape.dim] == [1, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_engines_do_not_report_their_use_to_their_makers(tmp_path, name):
+    """What reports its use keeps a number of this machine in the home folder: there is none after a conversion."""
+    home, program = tmp_path / "home", tmp_path / "program.py"
+    home.mkdir()
+    program.write_text(
+        "import sys\n"
+        "from scripts.inference.engines import Engine\n"
+        "from scripts.networks.srnet import SRNet\n"
+        "from tests.conftest import TINY_NETWORK, told\n"
+        "import torch\n"
+        "network = SRNet(**TINY_NETWORK).eval().requires_grad_(False)\n"
+        "Engine(sys.argv[1])(network)(torch.rand(1, 1, 20, 8), *told(8, 2.5))\n"
+    )
+    environment = {
+        **os.environ,
+        "HOME": str(home),
+        "MPLCONFIGDIR": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    for variable in ("ORT_DISABLE_TELEMETRY", "CI", "XDG_CACHE_HOME"):
+        environment.pop(variable, None)
+    subprocess.run([sys.executable, program, name], env=environment, check=True)
+    assert not [path for path in home.rglob("*") if path.is_file()]
 
 
 def test_refusals(network, monkeypatch):
