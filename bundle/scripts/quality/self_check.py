@@ -165,12 +165,15 @@ class SelfCheck(Transform):
         return judgement, len(pairs.image)
 
     def _gains(self, judgement: Judgement | None, pred: torch.Tensor, image: MetaTensor) -> dict[str, float | None]:
+        nothing: dict[str, float | None] = {"gain_over_cubic_db": None, "gain_over_consistent_cubic_db": None}
+        if judgement is None:
+            return nothing
         volume = pred.as_tensor() if isinstance(pred, MetaTensor) else pred
         operator = scan_operator(image, self.profile, self.slice_thickness_mm)
         eps = noise_to_signal(image.as_tensor(), padding_of(image))
         changes = changes_in_scan(volume[0], image.as_tensor()[0].to(volume), operator, eps)
-        if judgement is None or changes is None:
-            return {"gain_over_cubic_db": None, "gain_over_consistent_cubic_db": None}
+        if changes is None:
+            return nothing
         return {
             "gain_over_cubic_db": judgement.gain_over_cubic_db(changes, self.gain_exponent),
             "gain_over_consistent_cubic_db": judgement.gain_over_consistent_cubic_db(changes, self.gain_exponent),
