@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,9 +27,11 @@ from studies.grid import shift_voxels
 from studies.peers.scan import Scan
 from tools.run_bundle import BUNDLE
 
-__all__ = ["Case", "CaseSet", "read_table_config", "training_scans", "training_volumes"]
+__all__ = ["Case", "CaseSet", "read_table_config", "training_cases", "training_scans", "training_volumes"]
 
 FOLDER = Path(__file__).parent
+
+logger = logging.getLogger(__name__)
 
 
 def read_table_config(protocol: str, ids: dict[str, Any]) -> ConfigParser:
@@ -146,10 +149,10 @@ class CaseSet:
         plain = read_table_config(protocol, {**ids, "data_consistency": "off"})
         self.finish_plain = plain.get_parsed_content("postprocessing")
         found = find_cases(folder)
-        if not found.items:
-            raise ValueError(f"{folder} must hold thin-slice MR volumes, got none; {found.hint}")
-        self.items = found.items
         self.warnings = [f"{name} is left out: {error}" for name, error in (*found.skipped, *found.refused)]
+        if not found.items:
+            raise ValueError(f"{folder} must hold thin-slice MR volumes, got none; {[*self.warnings, found.hint][0]}")
+        self.items = found.items
 
     @property
     def names(self) -> list[str]:
@@ -228,6 +231,28 @@ class CaseSet:
         return psnr(volume, case.truth, float(np.ptp(case.truth)))
 
 
+def training_cases(folder: Path, name: str) -> list[dict[str, object]]:
+    """The volumes of a training folder, as :func:`scripts.data.cases.find_cases` lists them.
+
+    A warning says how many others are left out, and why.
+
+    Args:
+        folder: folder of volumes.
+        name: name of the folder in messages, such as ``MR``.
+
+    Raises:
+        ValueError: if there is no volume.
+    """
+    found = find_cases(folder)
+    left_out = [f"{case}: {error}" for case, error in (*found.refused, *found.skipped)]
+    if not found.items:
+        raise ValueError(f"{name} must hold volumes to learn from, got none in {folder}; {[*left_out, found.hint][0]}")
+    if left_out:
+        count = len(found.items)
+        logger.warning("%s: %d left out, %d to learn from; %s", name, len(left_out), count, "; ".join(left_out))
+    return found.items
+
+
 def training_scans(folder: Path, case_set: CaseSet) -> list[Scan]:
     """Thick training scans, oriented and in unit range, each with the operator of the table."""
     parser = case_set.parser
@@ -235,14 +260,14 @@ def training_scans(folder: Path, case_set: CaseSet) -> list[Scan]:
     transform = parser.get_parsed_content("mr_preprocessing")
     return [
         Scan(item["image"][0].contiguous(), _spacing(item["spacing_mm"]), case_set.operator(item["image"].shape[-1]))
-        for item in (transform(dict(entry)) for entry in find_cases(folder).items)
+        for item in (transform(dict(entry)) for entry in training_cases(folder, "MR"))
     ]
 
 
 def training_volumes(folder: Path, case_set: CaseSet) -> list[tuple[torch.Tensor, Sequence[float]]]:
     """Thin training volumes: ``(1, I, J, K)`` in unit range, and their spacing in mm."""
     load, _, scale, plain = case_set.parser.get_parsed_content("mr_preprocessing").transforms  # not oriented
-    items = [plain(scale(load(dict(entry)))) for entry in find_cases(folder).items]
+    items = [plain(scale(load(dict(entry)))) for entry in training_cases(folder, "HR_TRAIN")]
     return [(item["image"], _spacing(item["spacing_mm"])) for item in items]
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from scripts.data.cases import find_cases
 from scripts.evaluation.scores import save_volume
 from scripts.files import sha256, write_json
 from scripts.geometry import find_thick_axis
@@ -24,7 +23,7 @@ from scripts.transforms.degrade import thicken
 from torch import nn
 from tqdm import tqdm
 
-from studies.cases import Case, CaseSet, training_scans, training_volumes
+from studies.cases import Case, CaseSet, training_cases, training_scans, training_volumes
 from studies.grid import LARGEST_SHIFT
 from studies.ours import train_ours
 from studies.peers.eclare import find_eclare, run_eclare
@@ -92,11 +91,7 @@ def thick_training_scans(mr: Path, output: Path, **degrade: Any) -> Path:
     done = output.with_name(output.name + ".done")  # beside the folder, whose files are all data
     if not done.exists():
         output.mkdir(parents=True, exist_ok=True)
-        found = find_cases(mr)
-        if not found.items:
-            reason = next((f"{name}: {error}" for name, error in (*found.refused, *found.skipped)), found.hint)
-            raise ValueError(f"MR must hold volumes to learn from, got none in {mr}; {reason}")
-        for item in found.items:
+        for item in training_cases(mr, "MR"):
             if not isinstance(item["image"], str):
                 raise ValueError(f"MR must hold NIfTI files for this table, got a DICOM series in {mr}; convert it")
             image = nib.load(item["image"])
@@ -275,9 +270,11 @@ class Rows:
         folder.mkdir(parents=True, exist_ok=True)
         thick_affine = case.scan.operator.grid.thick_affine(case.affine, case.thick_axis)
         nib.save(nib.Nifti1Image(case.thick(), thick_affine), folder / "thick.nii.gz")
+        length = self.parser.get_parsed_content("eclare")
         return run_eclare(
-            folder / "thick.nii.gz", folder / "result", case_set.thickness_to_spacing, case.truth.shape, case.affine
-        )
+            folder / "thick.nii.gz", folder / "result", case_set.thickness_to_spacing, **length,
+            shape=case.truth.shape, affine=case.affine,
+        )  # fmt: skip
 
     def _train_once(self, method: str, budget_s: float) -> tuple[nn.Module, Apply, float]:
         """Network, function that applies it, and processor seconds of its training."""

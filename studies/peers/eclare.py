@@ -2,9 +2,9 @@
 """ECLARE, the successor of SMORE, as an external program: ``pip install eclare`` into any environment on the PATH.
 
 The licence of the program is GPL-3. It is therefore never imported, but started as a program if the user has installed
-it. Its command line (version 1.0.1) takes a NIfTI file and chooses its own grid and training length. So its row states
-the processor seconds that it took, and its result is resampled to the table's grid by linear interpolation in world
-coordinates if the grids differ.
+it. Its command line (version 1.0.1) takes a NIfTI file, chooses its own grid and is told a number of training patches,
+not of seconds. So its row states the processor seconds that it took, and its result is resampled to the table's grid by
+linear interpolation in world coordinates if the grids differ.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ def find_eclare() -> str | None:
 
 
 def run_eclare(
-    thick: Path, output_dir: Path, thickness_to_spacing: float, shape: tuple[int, ...], affine: np.ndarray
+    thick: Path,
+    output_dir: Path,
+    thickness_to_spacing: float,
+    patches: int,
+    batch_size: int,
+    shape: tuple[int, ...],
+    affine: np.ndarray,
 ) -> tuple[np.ndarray, float]:
     """Super-resolve a NIfTI file.
 
@@ -35,6 +41,8 @@ def run_eclare(
         thick: the thick-slice scan.
         output_dir: folder for the program's own output.
         thickness_to_spacing: slice thickness over slice spacing.
+        patches: number of patches that it learns from.
+        batch_size: patches per step.
         shape: shape of the table's grid.
         affine: ``(4, 4)`` RAS affine of the table's grid.
 
@@ -49,9 +57,12 @@ def run_eclare(
     if program is None:
         raise FileNotFoundError("run-eclare is not installed; pip install eclare")
     output_dir.mkdir(parents=True, exist_ok=True)
+    voxel_mm = nib.load(thick).header.get_zooms()
+    thickness_pixels = thickness_to_spacing * float(max(voxel_mm)) / float(min(voxel_mm))  # FWHM of its blur kernel
     before = os.times()
     command = [program, "--in-fpath", str(thick), "--out-dir", str(output_dir)]
-    command += ["--relative-slice-thickness", str(thickness_to_spacing)]
+    command += ["--relative-slice-thickness", str(thickness_pixels)]
+    command += ["--n-patches", str(patches), "--batch-size", str(batch_size)]
     code = subprocess.run(command, check=False).returncode
     after = os.times()
     found = sorted(output_dir.rglob("*_eclare.nii*"))

@@ -294,25 +294,26 @@ def test_eclare_is_an_outside_program_whose_result_is_brought_to_the_grid(tmp_pa
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_eclare() is None
     with pytest.raises(FileNotFoundError, match="pip install eclare"):
-        run_eclare(tmp_path / "thick.nii.gz", tmp_path / "out", 1.0, (8, 8, 8), np.eye(4))
-    # a stand-in with its command line: it answers on a grid of its own, a world ramp
+        run_eclare(tmp_path / "thick.nii.gz", tmp_path / "out", 1.0, 300, 16, (8, 8, 8), np.eye(4))
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 2), np.float32), np.diag([0.5, 0.5, 2.0, 1.0])), tmp_path / "thick.nii.gz")
+    # a stand-in with its command line: a thickness in pixels (0.8 x 2 mm / 0.5 mm); it answers on a grid of its own
     grid = np.diag([1.0, 1.0, 0.5, 1.0])
     grid[2, 3] = -3.0
     ramp = np.broadcast_to(np.arange(40) * 0.5 - 3.0, (8, 8, 40)).astype(np.float32)
     nib.save(nib.Nifti1Image(ramp, grid), tmp_path / "answer.nii.gz")
     program = tmp_path / "run-eclare"
     program.write_text(
-        '#!/bin/sh\n[ "$1" = --in-fpath ] && [ "$3" = --out-dir ] && [ "$5 $6" = "--relative-slice-thickness 0.8" ]'
-        " || exit 2\n"
+        '#!/bin/sh\n[ "$1" = --in-fpath ] && [ "$3" = --out-dir ] && [ "$5 $6" = "--relative-slice-thickness 3.2" ]'
+        ' && [ "$7 $8 $9" = "--n-patches 300 --batch-size" ] || exit 2\n'
         f'/bin/cp {tmp_path}/answer.nii.gz "$4/thick_eclare.nii.gz"\n'
     )
     program.chmod(0o755)
     affine = np.diag([1.0, 1.0, 1.0, 1.0])
-    volume, seconds = run_eclare(tmp_path / "thick.nii.gz", tmp_path / "out", 0.8, (8, 8, 10), affine)
+    volume, seconds = run_eclare(tmp_path / "thick.nii.gz", tmp_path / "out", 0.8, 300, 16, (8, 8, 10), affine)
     np.testing.assert_allclose(volume, np.broadcast_to(np.arange(10.0), (8, 8, 10)), atol=1e-4)
     assert seconds >= 0
     with pytest.raises(RuntimeError, match="must leave one result, got exit code 2"):
-        run_eclare(tmp_path / "thick.nii.gz", tmp_path / "out2", 0.7, (8, 8, 10), affine)
+        run_eclare(tmp_path / "thick.nii.gz", tmp_path / "out2", 0.7, 300, 16, (8, 8, 10), affine)
 
 
 def test_the_convex_problem_is_solved_as_an_independent_solver_solves_it():

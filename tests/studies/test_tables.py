@@ -405,6 +405,26 @@ def test_a_folder_of_links_is_no_training_data_and_the_row_says_why(folders):
         thick_training_scans(folders / "links", folders / "thick", scale_factor=4)
 
 
+def test_training_data_that_are_left_out_are_counted_and_the_reason_is_told(folders, caplog):
+    from studies.cases import training_cases
+
+    (folders / "hr_train" / "link.nii.gz").symlink_to(folders / "mr" / "mr0.nii.gz")
+    assert training_cases(folders / "mr", "MR")
+    assert not caplog.records
+    cases = training_cases(folders / "hr_train", "HR_TRAIN")
+    assert f"HR_TRAIN: 1 left out, {len(cases)} to learn from; link.nii.gz: NOT_A_FILE" in caplog.text
+    assert "link" not in {str(case["case"]) for case in cases}
+
+
+def test_a_folder_of_links_is_no_test_data_and_the_reason_is_told(folders):
+    from studies.cases import CaseSet
+
+    (folders / "links").mkdir()
+    (folders / "links" / "mr0.nii.gz").symlink_to(folders / "mr" / "mr0.nii.gz")
+    with pytest.raises(ValueError, match=r"must hold thin-slice MR volumes, got none; mr0.nii.gz .* NOT_A_FILE"):
+        CaseSet(folders / "links", "axial", {"device": "cpu"})
+
+
 def test_crop_keeps_the_place_of_what_it_keeps(tmp_path):
     from studies.crop import crop
 
