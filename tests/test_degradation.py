@@ -41,6 +41,14 @@ def naive_matrix(profile, fwhm, centres, n_thin):
     return np.array(rows)
 
 
+def tilted(row, centre):
+    """The row times the linear function of the voxel for which sum and centre of mass are right: two equations."""
+    j = np.arange(len(row))
+    moments = [(row * j**power).sum() for power in range(3)]
+    constant, slope = np.linalg.solve([moments[:2], moments[1:]], [1, centre])
+    return row * (constant + slope * j)
+
+
 @pytest.mark.parametrize("profile", SLICE_PROFILES)
 @pytest.mark.parametrize(("k", "fwhm"), [(4, 4.0), (4, 2.8), (4, 4.8), (3, 3.0), (2, 5.0), (5, 1.0)])
 def test_whole_factor_follows_the_definition_around_k_s_plus_half_of_k_minus_1(profile, k, fwhm):
@@ -62,7 +70,24 @@ def test_real_factor_gap_and_overlap_follow_the_definition(profile, scale_factor
     centres = [middle + (s - 3) * scale_factor for s in range(n_slices)]
     operator = SliceProfileOperator(SliceGrid.over_slab(n_slices, scale_factor), profile, thickness)
     fwhm = max(1.0, thickness * scale_factor)
-    np.testing.assert_allclose(operator.matrix, naive_matrix(profile, fwhm, centres, n_thin), atol=1e-3)
+    margin = math.ceil(2 * fwhm) + 1  # wide enough for whole rows, which are cut off afterwards
+    wide = naive_matrix(profile, fwhm, [centre + margin for centre in centres], n_thin + 2 * margin)
+    rows = [row if row.max() == 1 else tilted(row, centre + margin) for row, centre in zip(wide, centres, strict=True)]
+    expected = np.array(rows)[:, margin:-margin]
+    np.testing.assert_allclose(operator.matrix, expected / expected.sum(axis=1, keepdims=True), atol=1e-3)
+
+
+@pytest.mark.parametrize("profile", SLICE_PROFILES)
+@pytest.mark.parametrize("scale_factor", [1.5, 1.75, 2.5, 3.31, 4, 7.2])
+@pytest.mark.parametrize("thickness", [0.5, 0.75, 1.0, 1.7])
+def test_every_slice_lies_where_its_position_is(profile, scale_factor, thickness):
+    """A ramp is acquired as a ramp, where no end cuts a slice off; no weight is negative."""
+    operator = SliceProfileOperator(SliceGrid.over_slab(14, scale_factor), profile, thickness)
+    ramp = torch.arange(operator.grid.n_thin, dtype=torch.float64)
+    middle = (operator.grid.n_thin - 1) / 2
+    expected = torch.tensor([middle + (k - 6.5) * scale_factor for k in range(3, 11)], dtype=torch.float64)
+    torch.testing.assert_close(operator.degrade(ramp)[3:-3], expected, atol=1e-9, rtol=0)
+    assert operator.matrix.min() >= 0
 
 
 def test_box_of_width_k_is_the_block_mean():
@@ -72,9 +97,14 @@ def test_box_of_width_k_is_the_block_mean():
 
 
 def test_box_of_a_real_width_by_hand():
-    """K = 2.5, two slices on five voxels: each is two whole voxels and a half."""
+    """K = 2.5, two slices on five voxels: each is two whole voxels and a half, (0.4, 0.4, 0.2).
+
+    Their centre of mass is 0.8 and that of the slice 0.75. Their variance is 0.56, so the weight of voxel j is
+    multiplied by 1 - 0.05 / 0.56 (j - 0.8): 15 / 14, 55 / 56 and 25 / 28.
+    """
     matrix = SliceProfileOperator(SliceGrid.over_slab(2, 2.5), "box").matrix
-    np.testing.assert_allclose(matrix, np.array([[1, 1, 0.5, 0, 0], [0, 0, 0.5, 1, 1]]) / 2.5)
+    first = [3 / 7, 11 / 28, 5 / 28, 0, 0]
+    np.testing.assert_allclose(matrix, [first, first[::-1]])
 
 
 def test_gaussian_by_hand():

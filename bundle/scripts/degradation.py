@@ -49,7 +49,11 @@ def slice_profile_matrix(profile: str, fwhm: float, grid: SliceGrid) -> np.ndarr
       as a Shinnar-Le Roux selective pulse makes;
     * ``decimation``: the value at ``c_k``, interpolated linearly between two voxels.
 
-    Voxels outside the volume are left out and every row is normalised to sum 1, so a constant stays constant.
+    A voxel that only partly belongs to a slice counts as a whole, so for a K that is not whole, the weights alone would
+    place a slice up to a tenth of a voxel beside its centre. Therefore each row is tilted until its centre of mass is
+    the centre of the slice, and a linear ramp is acquired exactly. Rows that are symmetric, as all are for a whole K,
+    do not change. Voxels outside the volume are then left out and every row is normalised to sum 1, so a constant stays
+    constant.
 
     Args:
         profile: one of ``SLICE_PROFILES``.
@@ -66,7 +70,9 @@ def slice_profile_matrix(profile: str, fwhm: float, grid: SliceGrid) -> np.ndarr
         raise ValueError(f"profile must be one of {SLICE_PROFILES}, got {profile!r}; correct slice_profile")
     if profile != "decimation" and not fwhm >= 1:
         raise ValueError(f"fwhm must be >= 1 thin voxel for profile {profile!r}, got {fwhm}; use 'decimation' instead")
-    offset = np.arange(grid.n_thin, dtype=np.float64)[None, :] - grid.slice_coordinates[:, None]
+    margin = math.ceil(GAUSSIAN_CUT_SIGMAS * fwhm) + 1  # the widest profile, so that only the end cuts a row off
+    wide = grid.widened(margin)
+    offset = np.arange(wide.n_thin, dtype=np.float64)[None, :] - wide.slice_coordinates[:, None]
     if profile == "gaussian":
         sigma = fwhm / FWHM_PER_SIGMA
         weights = np.exp(-0.5 * (offset / sigma) ** 2) * (np.abs(offset) <= GAUSSIAN_CUT_SIGMAS * sigma)
@@ -76,9 +82,20 @@ def slice_profile_matrix(profile: str, fwhm: float, grid: SliceGrid) -> np.ndarr
         weights = _trapezoid_integral(offset + 0.5, fwhm) - _trapezoid_integral(offset - 0.5, fwhm)
     else:
         weights = np.clip(1 - np.abs(offset), 0, None)
+    weights = _centred(weights, offset)[:, margin:-margin]
     weights = weights / weights.sum(axis=1, keepdims=True)
     weights.flags.writeable = False
     return weights
+
+
+def _centred(weights: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Tilt every row, ``w (1 + a (offset - mean))``, so that its centre of mass has offset 0."""
+    total = weights.sum(axis=1, keepdims=True)
+    mean = (weights * offset).sum(axis=1, keepdims=True) / total
+    variance = (weights * (offset - mean) ** 2).sum(axis=1, keepdims=True) / total
+    # a symmetric row is left as it is, to the last digit; one that is a single voxel is symmetric
+    tilt = np.where(np.abs(mean) > 1e-9, -mean / np.maximum(variance, 1e-9), 0.0)
+    return np.asarray(weights * (1 + tilt * (offset - mean)))
 
 
 def _trapezoid_integral(z: np.ndarray, fwhm: float) -> np.ndarray:

@@ -6,7 +6,8 @@ scan was acquired (Perez et al., AAAI 2018). Instead of a pixel shuffle for one 
 features of its nearest thick slice with a matrix of its own. This matrix is a mixture of ``sets`` learned matrices. A
 small perceptron computes their shares from the offset between the two slices and from the acquisition (after Hu et
 al., "Meta-SR", CVPR 2019, whose perceptron predicts the whole matrix). Convolutions on the thin grid turn the result
-into the difference from cubic interpolation at the same positions.
+into the difference from cubic interpolation at the same positions. Where the thick slices are linear, the result is
+too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .interpolation import interpolate_cubic
+from .interpolation import interpolate_cubic, keep_linear
 from .rdn import ResidualDenseBlock, check_sizes, default_positions
 
 __all__ = ["CONDITION_LENGTH", "SRNet"]
@@ -114,6 +115,7 @@ class SRNet(nn.Module):
         x = self.fusion(torch.cat(outputs, dim=1)) + shallow
         thin = F.relu(self.refine(F.relu(self._decode(x, positions, condition))))
         pred = interpolate_cubic(image, positions) + self.reconstruct(thin)
+        pred = keep_linear(pred, image, positions)
         return torch.cat([pred, self.error_scale(thin.detach())], dim=1)
 
     def _told(
