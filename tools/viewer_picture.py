@@ -65,7 +65,7 @@ def main() -> None:
         picture = Image.open(io.BytesIO(take(server.url, arguments.keys, arguments.place)))
         server.shutdown()
     with whole(arguments.output) as part:
-        picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(part, optimize=True)
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(part, optimize=True)
     print(f"{arguments.output}, {arguments.output.stat().st_size / 1e3:.0f} kB")
 
 

@@ -15,7 +15,7 @@ from scripts.batch.report import Records, SeriesRecord, Status, exit_code, summa
 GRID = {"shape": [4, 4, 4], "spacing_mm": [1.0, 1.0, 4.0], "thick_axis": 2, "affine_ras": []}
 RESULT = {
     "geometry_before": GRID, "geometry_after": GRID, "seconds": 1.0, "peak_memory_bytes": 2**30, "clipped_voxels": 0,
-    "data_consistency_residual": 0.0,
+    "data_consistency_residual": 0.0, "acquired": "a_acquired.nii.gz",
 }  # fmt: skip
 FACTS = {"started_at": "2026-01-01T00:00:00+00:00", "seconds": 1.0, "executor": "local"}
 
@@ -79,6 +79,11 @@ def test_pages_hold_every_series_once_and_lead_to_each_other(tmp_path, records):
     lines = [name for page in pages for name in re.findall(r"<tr><td><code>([0-9a-f]{16})", page.read_text())]
     assert lines == [one["series"] for one in records.of(False)]
     links = {page: re.findall(r'<a[^>]* href="([^"]*)"', page.read_text()) for page in pages}
+    # the viewer is served beside report.html
+    shown = [(page, link) for page, targets in links.items() for link in targets if "?series=" in link]
+    assert {(page.parent / link.partition("?")[0]).resolve() for page, link in shown} == {tmp_path.resolve()}
+    assert [link.partition("?series=")[2] for _, link in shown] == found
+    links = {page: [link for link in targets if "?" not in link] for page, targets in links.items()}
     for page, targets in links.items():
         assert targets
         assert {(page.parent / target).resolve() for target in targets} <= {one.resolve() for one in pages}

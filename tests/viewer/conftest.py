@@ -21,6 +21,11 @@ from thinslice.__main__ import app
 from thinslice.viewer.cases import cases_in_output
 from thinslice.viewer.server import ViewerServer
 
+# what the self-check writes about a scan during which the patient moved
+QUALITY = {
+    "predicted_gain_db": 1.24, "withheld": None, "flags": ["motion_pixels"], "result": "network",
+    "numbers": {"motion_pixels": {"value": 0.71, "at_most": 0.5}}, "error_map": {"coverage": 0.9},
+}  # fmt: skip
 SECONDS = 120_000  # a browser without a graphics card, beside other tests; in ms
 
 
@@ -56,12 +61,12 @@ def write_pair(
         "acquired": (np.rint(thick).astype(np.int16), thick_affine),
         "sr": (np.rint(thin).astype(np.int16), affine),
     }
-    images["disagreement"] = (np.abs(np.gradient(thin, axis=axis)).astype(np.float32), affine)
+    # exactly zero in the air, as real maps are
+    disagreement = np.maximum(np.abs(np.gradient(thin, axis=axis)) - 10, 0)
+    images["disagreement"] = (disagreement.astype(np.float32), affine)
     for postfix, (array, where) in images.items():
         nib.save(nib.Nifti1Image(array, where), folder / f"{name}_{postfix}.nii.gz")
-    (folder / f"{name}_quality.json").write_text(
-        json.dumps({"predicted_gain_db": 1.24, "flags": ["motion_between_slices"]})
-    )
+    (folder / f"{name}_quality.json").write_text(json.dumps(QUALITY))
     if thickness_mm is not None:
         (folder / f"{name}_acquired.json").write_text(json.dumps({"SliceThickness": thickness_mm}))
     return folder / f"{name}_acquired.nii.gz", folder / f"{name}_sr.nii.gz"

@@ -13,6 +13,12 @@ from tests.viewer.conftest import write_pair
 from thinslice.viewer.cases import ViewerError, cases_in_output, find_viewer_cases
 
 AFFINE = make_affine([1, 1, 1])
+# the part of a batch's record that is read
+RECORD = {
+    "series": "a1", "n_slices_in": 6, "n_slices_out": 24,
+    "geometry_before": {"spacing_mm": [1, 1, 4.0], "thick_axis": 2, "slice_thickness_mm": 3.5},
+    "geometry_after": {"spacing_mm": [1, 1, 1.015625], "thick_axis": 2},
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -23,13 +29,13 @@ def thin():
 def test_a_batch_of_series_in_folders_of_their_own(tmp_path, thin):
     for name in ("b0", "a1"):
         write_pair(tmp_path / name, name, thin, AFFINE)
-    record = {"geometry_before": {"slice_thickness_mm": 3.5}}
-    (tmp_path / "a1" / "record.json").write_text(json.dumps(record))
+    (tmp_path / "a1" / "record.json").write_text(json.dumps(RECORD))
     first, second = find_viewer_cases(tmp_path, None, tmp_path / "scratch")
     assert [first.name, second.name] == ["a1", "b0"]
     assert first.map == tmp_path / "a1" / "a1_disagreement.nii.gz"
     assert first.stack().slice_thickness_mm == 3.5
-    assert second.stack().slice_thickness_mm is None
+    assert first.summary == "6 → 24 slices, 4 → 1.02 mm"
+    assert (second.stack().slice_thickness_mm, second.summary) == (None, "")
     assert first.verdict()["summary"].startswith("The self-check expects")
 
 
@@ -37,7 +43,26 @@ def test_the_error_map_comes_before_the_disagreement(tmp_path, thin):
     write_pair(tmp_path, "a", thin, AFFINE)
     save_nifti(tmp_path / "a_error.nii.gz", thin, AFFINE)
     (case,) = cases_in_output(tmp_path)
-    assert case.map_words()["kind"] == "error"
+    assert case.map == tmp_path / "a_error.nii.gz"
+    assert "90 % of the voxels" in case.map_label()
+    case.map.unlink()
+    assert cases_in_output(tmp_path)[0].map_label().startswith("disagreement")
+
+
+def test_only_a_name_that_a_batch_made_may_leave_the_machine(tmp_path, thin):
+    write_pair(tmp_path / "a1", "a1", thin, AFFINE)
+    write_pair(tmp_path / "jane", "jane_doe", thin, AFFINE)
+    for folder in ("a1", "jane"):
+        (tmp_path / folder / "record.json").write_text(json.dumps(RECORD))
+    assert [case.export_name for case in cases_in_output(tmp_path)] == ["a1", "case"]
+
+
+@pytest.mark.parametrize("record", ["{", "[]", '{"series": "a1"}', '{"series": "a1", "geometry_before": 3}'])
+def test_a_damaged_record_hides_no_series(tmp_path, thin, record):
+    write_pair(tmp_path, "a1", thin, AFFINE)
+    (tmp_path / "record.json").write_text(record)
+    (case,) = cases_in_output(tmp_path)
+    assert (case.export_name, case.slice_thickness_mm) == ("case", None)
 
 
 def test_links_out_of_the_folder_are_not_followed(tmp_path, thin):

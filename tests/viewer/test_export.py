@@ -26,7 +26,7 @@ PATIENT = "DOE^JANE"
 def case(tmp_path):
     rng = np.random.default_rng(0)
     thin = smooth_volume((61, 70, 40)) + rng.integers(0, 60, (61, 70, 40))
-    write_pair(tmp_path / PATIENT, "a1b2", thin, make_affine([0.9, 0.8, 1.1], rotate=(3, 2, 1)))
+    write_pair(tmp_path / PATIENT, PATIENT, thin, make_affine([0.9, 0.8, 1.1], rotate=(3, 2, 1)))
     for file in (tmp_path / PATIENT).glob("*.nii.gz"):
         image = nib.load(file)
         image.header["descrip"] = image.header["db_name"] = image.header["aux_file"] = PATIENT.encode()
@@ -55,7 +55,7 @@ def test_with_room_the_voxels_are_exact(case):
         assert volumes[role].affine == pytest.approx(original.affine, abs=1e-4)
     top = np.asarray(nib.load(case.map).dataobj).max()
     assert np.abs(volumes["map"].get_fdata() - nib.load(case.map).get_fdata()).max() <= top / 255
-    assert description["name"] == "a1b2"
+    assert description["name"] == "case"
     assert description["reduced"] == words == [f"The map is rounded to steps of {top / 255:.3g}."]
     assert len(page) < 25e6
 

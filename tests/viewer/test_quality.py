@@ -5,13 +5,18 @@ import json
 
 import pytest
 
-from thinslice.viewer.quality import read_verdict
+from tests.viewer.conftest import QUALITY
+from thinslice.viewer.quality import error_map_label, read_verdict
 
 
-def verdict(tmp_path, content):
+def write(tmp_path, content):
     path = tmp_path / "a_quality.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return read_verdict(path)
+    return path
+
+
+def verdict(tmp_path, **changes):
+    return read_verdict(write(tmp_path, {**QUALITY, **changes}))
 
 
 def test_no_file_no_verdict(tmp_path):
@@ -20,24 +25,38 @@ def test_no_file_no_verdict(tmp_path):
 
 
 @pytest.mark.parametrize(("gain", "words"), [
-    (1.24, "1.2 dB nearer the truth"), (0.01, "no nearer the truth"), (-0.4, "0.4 dB farther from the truth"),
-    (None, "makes no prediction"), ("much", "makes no prediction"), (True, "makes no prediction"),
+    (1.24, "this result to be 1.2 dB nearer the truth"), (0.01, "this result to be no nearer the truth"),
+    (-0.4, "this result to be 0.4 dB farther from the truth"), (None, "no prediction: the scan has no tissue"),
 ])  # fmt: skip
 def test_the_gain_in_words(tmp_path, gain, words):
-    assert words in verdict(tmp_path, {"predicted_gain_db": gain})["summary"]
+    assert words in verdict(tmp_path, predicted_gain_db=gain)["summary"]
 
 
-@pytest.mark.parametrize("flags", [
-    ["motion_between_slices"],
-    [{"name": "motion_between_slices", "value": 0.7, "threshold": 0.5}],
-    {"motion_between_slices": True, "noise": False},
-    {"motion_between_slices": {"value": 0.7, "raised": True}, "noise": {"value": 0.1, "raised": False}},
-])  # fmt: skip
-def test_raised_flags_and_no_others(tmp_path, flags):
-    warnings = verdict(tmp_path, {"predicted_gain_db": 1, "flags": flags})["warnings"]
-    assert warnings == ["The self-check warns of: motion between slices."]
+def test_why_a_prediction_is_withheld(tmp_path):
+    found = verdict(tmp_path, predicted_gain_db=None, withheld="slices do not fit together (motion_pixels)")
+    assert found["summary"] == "The self-check makes no prediction: slices do not fit together (motion_pixels)."
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", "", '"yes"'])
+def test_flags_with_their_limits(tmp_path):
+    (warning,) = verdict(tmp_path)["warnings"]
+    assert warning.startswith("Neighbouring slices are shifted against each other")
+    assert "0.71, expected at most 0.5" in warning
+    assert verdict(tmp_path, flags=[])["warnings"] == []
+
+
+def test_a_cubic_result_is_not_passed_off_as_that_of_the_network(tmp_path):
+    found = verdict(tmp_path, flags=[], result="cubic", predicted_gain_db=-0.7)
+    assert "the result of the network to be 0.7 dB farther" in found["summary"]
+    assert found["warnings"] == ["The result is cubic interpolation with data consistency, not that of the network."]
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "", '"yes"', "{}", {**QUALITY, "flags": ["unheard_of"]}])
 def test_a_broken_file_is_said_to_be_broken(tmp_path, content):
-    assert "cannot be read" in verdict(tmp_path, content)["summary"]
+    assert "cannot be read" in read_verdict(write(tmp_path, content))["summary"]
+
+
+def test_what_the_error_map_holds(tmp_path):
+    assert "90 % of the voxels stay within it" in error_map_label(write(tmp_path, QUALITY))
+    for content in ({**QUALITY, "error_map": None}, "{"):
+        assert error_map_label(write(tmp_path, content)) == "expected absolute error"
+    assert error_map_label(None) == "expected absolute error"

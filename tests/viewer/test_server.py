@@ -157,6 +157,18 @@ def test_the_report_of_a_batch_keeps_its_own_scripts(tmp_path, phantom_pair):
         assert "connect-src" not in headers["Content-Security-Policy"]
 
 
+def test_all_pages_of_a_long_report_and_nothing_else_beside_them(tmp_path, phantom_pair):
+    report = tmp_path / "report.html"
+    report.write_text("<p>first</p>")
+    for name in ("report/00002.html", "report/names.csv", "report.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"<p>{name}</p>")
+    with serving(cases_in_output(phantom_pair), report=report) as server:
+        assert ask(server, f"/{server.token}/report/00002.html")[::2] == (200, b"<p>report/00002.html</p>")
+        for name in ("report/00003.html", "report/names.csv", "report/../report.csv", "report.csv", "report"):
+            assert ask(server, f"/{server.token}/{name}")[0] == 404, name
+
+
 def test_files_of_unlike_scans_are_named_not_shown(phantom_pair, tmp_path):
     other = save_nifti(tmp_path / "x.nii.gz", smooth_volume((9, 9, 9)), make_affine([1, 1, 4]))
     with serving([ViewerCase("mixed", other, phantom_pair / "head_sr.nii.gz")]) as server:

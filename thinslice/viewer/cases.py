@@ -12,16 +12,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from .quality import Verdict, read_verdict
+from .quality import Verdict, error_map_label, read_verdict
 from .stack import Stack, compare_grids
 
 __all__ = ["ViewerCase", "ViewerError", "cases_in_output", "find_viewer_cases", "nifti_stem"]
 
 RESULT, ACQUIRED = "_sr", "_acquired"
-MAPS = {
-    "_error": ("error", "predicted error (standard deviation)"),
-    "_disagreement": ("disagreement", "disagreement of the network with itself"),
-}
+ERROR, DISAGREEMENT = "_error", "_disagreement"
 SUFFIXES = (".nii.gz", ".nii")
 
 
@@ -34,12 +31,14 @@ class ViewerCase:
     """One scan and its result.
 
     Attributes:
-        name: name in the output folder. Nothing else that could identify a patient leaves the machine.
+        name: name in the output folder. Unless a batch made it, it comes from the name of the scan's file.
         acquired: NIfTI file of the scan.
         result: NIfTI file of the thin slices.
         map: NIfTI file of the error or disagreement map, on the result's grid.
         quality: file of the self-check.
         slice_thickness_mm: thickness of an acquired slice, if a source states it.
+        named_by_batch: whether the name is that of a series in a batch, a hash that identifies nobody.
+        summary: slices and slice spacing before and after in words, if a batch recorded them.
     """
 
     name: str
@@ -48,6 +47,13 @@ class ViewerCase:
     map: Path | None = None
     quality: Path | None = None
     slice_thickness_mm: float | None = None
+    named_by_batch: bool = False
+    summary: str = ""
+
+    @property
+    def export_name(self) -> str:
+        """Name that may leave the machine: files of scans are often named after patients."""
+        return self.name if self.named_by_batch else "case"
 
     def stack(self) -> Stack:
         """Position of the acquired slices on the thin grid.
@@ -65,12 +71,13 @@ class ViewerCase:
         """Verdict of the self-check, or ``None`` if it was not made."""
         return read_verdict(self.quality)
 
-    def map_words(self) -> dict[str, str] | None:
-        """``kind`` and ``label`` of the map."""
+    def map_label(self) -> str | None:
+        """What the map shows, in words."""
         if self.map is None:
             return None
-        kind, label = next(words for postfix, words in MAPS.items() if nifti_stem(self.map).endswith(postfix))
-        return {"kind": kind, "label": label}
+        if nifti_stem(self.map).endswith(DISAGREEMENT):
+            return "disagreement of the network with itself"
+        return error_map_label(self.quality)
 
 
 def nifti_stem(path: Path) -> str:
@@ -88,7 +95,7 @@ def cases_in_output(output: Path) -> list[ViewerCase]:
         name = nifti_stem(result).removesuffix(RESULT)
         acquired = _beside(result, name + ACQUIRED)
         if acquired is not None:
-            cases.append(_case(name, acquired, result, _recorded_thickness(result.parent)))
+            cases.append(_with_record(_case(name, acquired, result, None), _json(result.parent / "record.json")))
     return sorted(cases, key=lambda case: case.name)
 
 
@@ -141,7 +148,7 @@ def _beside(result: Path, stem: str) -> Path | None:
 
 
 def _case(name: str, acquired: Path, result: Path, thickness: float | None) -> ViewerCase:
-    maps = (_beside(result, name + postfix) for postfix in MAPS)
+    maps = (_beside(result, name + postfix) for postfix in (ERROR, DISAGREEMENT))
     quality = result.parent / f"{name}_quality.json"
     return ViewerCase(
         name=name,
@@ -199,11 +206,22 @@ def _header(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
     return affine, shape
 
 
-def _recorded_thickness(folder: Path) -> float | None:
-    """Slice thickness in the batch's record of a series, if it states one."""
-    record = _json(folder / "record.json")
-    before = record.get("geometry_before")
-    return _positive((before if isinstance(before, dict) else {}).get("slice_thickness_mm"))
+def _with_record(case: ViewerCase, record: dict[str, Any]) -> ViewerCase:
+    """The case with what the batch recorded about its series, if it is a series of a batch."""
+    if record.get("series") != case.name:
+        return case
+    try:
+        before, after = record["geometry_before"], record["geometry_after"]
+        spacing = [float(geometry["spacing_mm"][geometry["thick_axis"]]) for geometry in (before, after)]
+        slices = [int(record[name]) for name in ("n_slices_in", "n_slices_out")]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return case  # the volumes can be shown without; the page says that the thickness is unknown
+    return replace(
+        case,
+        slice_thickness_mm=_positive(before.get("slice_thickness_mm")) or case.slice_thickness_mm,
+        named_by_batch=True,
+        summary=f"{slices[0]} → {slices[1]} slices, {spacing[0]:.3g} → {spacing[1]:.3g} mm",
+    )
 
 
 def _sidecar_thickness(scan: Path) -> float | None:

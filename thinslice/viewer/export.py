@@ -73,12 +73,12 @@ def export_case(case: ViewerCase, file: BinaryIO | Any, limit_mb: float) -> list
             words.append(f"In each slice, squares of {level.factor} by {level.factor} pixels are averaged to one.")
         acquired, result = reduced["acquired"], reduced["result"]
         description = {
-            "name": case.name,
+            "name": case.export_name,
             "stack": compare_grids(
                 acquired.affine, acquired.array.shape, result.affine, result.array.shape, case.slice_thickness_mm
             ).to_json(),
             "verdict": case.verdict(),
-            "map": case.map_words(),
+            "map": case.map_label(),
             "reduced": words,
         }
         if sum(4 * len(content) // 3 for content in packed.values()) > limit_mb * 1e6:

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The self-check's verdict in words, from ``<case>_quality.json``."""
+"""The findings of the self-check in words, from ``<case>_quality.json``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Verdict", "read_verdict"]
+from scripts.quality.words import faults_in_words
+
+__all__ = ["Verdict", "error_map_label", "read_verdict"]
 
 Verdict = dict[str, Any]
 
@@ -26,35 +28,27 @@ def read_verdict(path: Path | None) -> Verdict | None:
         return None
     try:
         quality = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        quality = None
-    if not isinstance(quality, Mapping):
+        return {"summary": _gain(quality), "warnings": faults_in_words(quality)}
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return {"summary": "The file of the self-check cannot be read.", "warnings": []}
-    return {"summary": _gain(quality.get("predicted_gain_db")), "warnings": [_flag(f) for f in _raised(quality)]}
 
 
-def _gain(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "The self-check makes no prediction for this scan."
+def error_map_label(path: Path | None) -> str:
+    """What the values of the error map are. The self-check widens them to an interval that holds most voxels."""
+    try:
+        coverage = float(json.loads(path.read_text(encoding="utf-8"))["error_map"]["coverage"])  # type: ignore[union-attr]
+    except (AttributeError, OSError, ValueError, KeyError, TypeError):
+        return "expected absolute error"
+    return f"predicted error: {100 * coverage:.3g} % of the voxels stay within it"
+
+
+def _gain(quality: Mapping[str, Any]) -> str:
+    value = quality["predicted_gain_db"]
+    if value is None:
+        return f"The self-check makes no prediction: {quality['withheld'] or 'the scan has no tissue to judge by'}."
+    made = "this result" if quality["result"] == "network" else "the result of the network"
     if value >= 0.05:
-        return f"The self-check expects this result to be {value:.1f} dB nearer the truth than cubic interpolation."
+        return f"The self-check expects {made} to be {value:.1f} dB nearer the truth than cubic interpolation."
     if value > -0.05:
-        return "The self-check expects this result to be no nearer the truth than cubic interpolation."
-    return f"The self-check expects this result to be {-value:.1f} dB farther from the truth than cubic interpolation."
-
-
-def _raised(quality: Mapping[str, Any]) -> Iterable[str]:
-    """Names of the raised flags, which the file holds as a list or as a mapping from name to value."""
-    flags = quality.get("flags")
-    if isinstance(flags, Mapping):
-        for name, value in flags.items():
-            raised = value.get("raised", value.get("flag", True)) if isinstance(value, Mapping) else value
-            if raised:
-                yield str(name)
-    elif isinstance(flags, list):
-        for flag in flags:
-            yield str(flag.get("name", "unnamed")) if isinstance(flag, Mapping) else str(flag)
-
-
-def _flag(name: str) -> str:
-    return f"The self-check warns of: {name.replace('_', ' ').replace('-', ' ')}."
+        return f"The self-check expects {made} to be no nearer the truth than cubic interpolation."
+    return f"The self-check expects {made} to be {-value:.1f} dB farther from the truth than cubic interpolation."

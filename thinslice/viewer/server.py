@@ -30,6 +30,7 @@ REPORT_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
+REPORT_PAGE = re.compile(r"report/\d{5}\.html", re.ASCII)  # the further pages of report.html
 CASE = re.compile(r"case/(\d{1,9})(?:\.json|/(acquired|result|map|export\.html))")
 
 
@@ -95,12 +96,17 @@ class _Handler(BaseHTTPRequestHandler):
         if name == "series.json":
             return self._json(
                 {
-                    "series": [{"id": i, "name": case.name} for i, case in enumerate(self.server.cases)],
+                    "series": [
+                        {"id": i, "name": case.name, "summary": case.summary}
+                        for i, case in enumerate(self.server.cases)
+                    ],
                     "report": self.server.report is not None,
                 }
             )
         if name == "report.html" and self.server.report is not None:
             return self._file(self.server.report, "text/html; charset=utf-8", policy=REPORT_POLICY)
+        if REPORT_PAGE.fullmatch(name) and self.server.report is not None:
+            return self._file(self.server.report.parent / name, "text/html; charset=utf-8", policy=REPORT_POLICY)
         match = CASE.fullmatch(name)
         if match is None or int(match[1]) >= len(self.server.cases):
             return self._error(HTTPStatus.NOT_FOUND)
@@ -126,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
                 export_case(case, file, self.server.export_limit_mb)
             except ViewerError as error:
                 return self._text(str(error), "text/plain", HTTPStatus.UNPROCESSABLE_ENTITY)
-            name = re.sub(r"[^A-Za-z0-9._-]", "_", case.name)
+            name = re.sub(r"[^A-Za-z0-9._-]", "_", case.export_name)
             disposition = {"Content-Disposition": f'attachment; filename="{name}.html"'}
             self._stream(file, file.tell(), "text/html; charset=utf-8", POLICY, disposition)
 
@@ -203,9 +209,10 @@ def describe(case: ViewerCase, prefix: str = "") -> dict[str, Any]:
     roles = [role for role in ("acquired", "result", "map") if role != "map" or case.map is not None]
     return {
         "name": case.name,
+        "export_name": case.export_name,
         "stack": case.stack().to_json(),
         "verdict": case.verdict(),
-        "map": case.map_words(),
+        "map": case.map_label(),
         "volumes": {role: prefix + role for role in roles},
     }
 

@@ -142,8 +142,8 @@ function drawMarks(pane, point, wiping) {
     if (element("lines").checked && PLANES[tile.plane].normal !== view.thickWorldAxis) drawSlabs(pen, tile, size);
     drawCross(pen, tile, cursor, size);
     drawRuler(pen, tile, size);
-    drawLetters(pen, tile, size);
     if (wiping) drawWipe(pen, tile, size);
+    drawLetters(pen, tile, size);
     if (tile.x > 0) {
       pen.fillStyle = "#363d48";
       pen.fillRect(tile.x, tile.y, size, tile.height);
@@ -154,7 +154,8 @@ function drawMarks(pane, point, wiping) {
   if (!wiping) text(pen, nameOf(pane), 8 * size, 17 * size, `600 ${12 * size}px system-ui, sans-serif`, "#fff");
   if (!pane.contains(point) && !wiping) {
     pen.textAlign = "center";
-    text(pen, "The cursor is outside this volume", pane.marks.width / 2, pane.marks.height / 2, `${13 * size}px system-ui, sans-serif`, "#ffb454");
+    const [x, y] = [pane.marks.width / 2, pane.marks.height / 2];
+    text(pen, "The cursor is outside this volume", x, y, `${13 * size}px system-ui, sans-serif`, "#ffb454");
   }
 }
 
@@ -205,11 +206,14 @@ function drawSlabs(pen, tile, size) {
 function drawCross(pen, tile, cursor, size) {
   const [x, y] = pixelOf(tile, cursor).map(Math.round);
   const gap = 7 * size;
+  const edge = 22 * size; // the letters at the edges stay free
+  const [left, right] = [tile.x + edge, tile.x + tile.width - edge];
+  const [top, bottom] = [tile.y + edge, tile.y + tile.height - edge];
   pen.fillStyle = "#ff5a5acc";
-  pen.fillRect(tile.x, y, x - gap - tile.x, size);
-  pen.fillRect(x + gap, y, tile.x + tile.width - x - gap, size);
-  pen.fillRect(x, tile.y, size, y - gap - tile.y);
-  pen.fillRect(x, y + gap, size, tile.y + tile.height - y - gap);
+  pen.fillRect(left, y, Math.max(0, x - gap - left), size);
+  pen.fillRect(x + gap, y, Math.max(0, right - x - gap), size);
+  pen.fillRect(x, top, size, Math.max(0, y - gap - top));
+  pen.fillRect(x, y + gap, size, Math.max(0, bottom - y - gap));
 }
 
 function drawRuler(pen, tile, size) {
@@ -237,7 +241,8 @@ function drawRuler(pen, tile, size) {
     pen.stroke();
   }
   pen.textAlign = "left";
-  text(pen, rulerWords(), (x0 + x1) / 2 + 8 * size, (y0 + y1) / 2 - 6 * size, `600 ${12 * size}px system-ui, sans-serif`, "#7fe0b0");
+  const [x, y] = [(x0 + x1) / 2 + 8 * size, (y0 + y1) / 2 - 6 * size];
+  text(pen, rulerWords(), x, y, `600 ${12 * size}px system-ui, sans-serif`, "#7fe0b0");
 }
 
 const rulerLength = () => Math.hypot(...view.ruler.from.map((v, i) => v - view.ruler.to[i]));
@@ -266,7 +271,7 @@ function drawWipe(pen, tile, size) {
   pen.textAlign = "left";
   text(pen, nameOf(result), x + 10 * size, tile.y + 36 * size, font, "#fff");
   pen.fillStyle = "#4da3ff";
-  pen.fillRect(x - size, tile.y, 2 * size, tile.height);
+  pen.fillRect(x - size, tile.y + 22 * size, 2 * size, tile.height - 44 * size);
   pen.beginPath();
   pen.arc(x, tile.y + tile.height * 0.86, 8 * size, 0, 2 * Math.PI);
   pen.fill();
@@ -298,7 +303,9 @@ function tell(point) {
   bar.value = thin;
   bar.setAttribute("aria-valuetext", sentence);
   element("measured").hidden = !view.ruler;
-  if (view.ruler) element("measured").textContent = view.ruler.to ? `ruler ${rulerWords()}` : "ruler: set its other end";
+  if (view.ruler) {
+    element("measured").textContent = view.ruler.to ? `ruler ${rulerWords()}` : "ruler: set its other end";
+  }
   PLANES.forEach((plane) => {
     const slider = element(`slice-${plane.normal}`);
     slider.value = view.voxel[plane.normal];
@@ -311,11 +318,15 @@ function tell(point) {
   }, 400);
 }
 
-// A message over the pictures; while they load, it is at their lower edge.
+// A message over the pictures; while they load, it is at their lower edge. A screen reader says errors at once, but
+// does not read out every per cent.
 function say(message, loading = false) {
-  element("message").className = loading ? "loading" : "";
-  element("message").hidden = !message;
-  element("message").textContent = message ?? "";
+  const box = element("message");
+  box.role = loading ? "progressbar" : "alert";
+  box.ariaLabel = loading ? message : null;
+  box.className = loading ? "loading" : "";
+  box.hidden = !message;
+  box.textContent = message ?? "";
 }
 
 // ---- a case
@@ -323,7 +334,9 @@ function say(message, loading = false) {
 async function open(id) {
   view.loading += 1;
   const ticket = view.loading;
-  document.querySelectorAll("#list button").forEach((button) => button.setAttribute("aria-current", String(button.dataset.id === String(id))));
+  document.querySelectorAll("#list button").forEach((button) => {
+    button.setAttribute("aria-current", String(button.dataset.id === String(id)));
+  });
   document.body.dataset.state = "loading";
   say("Loading …", true);
   const description = await describeCase(id);
@@ -383,12 +396,12 @@ function begin() {
   panes.forEach((pane) => pane.setSmooth(element("smooth").checked));
   element("thin").max = stack.result_slices - 1;
   element("thin-label").textContent = stack.slice_thickness_mm === null
-    ? `Acquired every ${stack.acquired_spacing_mm.toFixed(2)} mm; thickness unknown, drawn as wide`
+    ? `Acquired every ${stack.acquired_spacing_mm.toFixed(2)} mm; thickness unknown, slabs drawn as wide as that`
     : `Acquired every ${stack.acquired_spacing_mm.toFixed(2)} mm, ${stack.slice_thickness_mm.toFixed(2)} mm thick`;
   element("sliders").replaceChildren(...[2, 1, 0].map((axis) => sliceSlider(axis)));
   document.querySelectorAll(".of-map").forEach((part) => { part.hidden = !description.map; });
   element("map").checked = false;
-  if (description.map) element("map-label").textContent = description.map.label;
+  element("map-label").textContent = description.map ?? "";
   element("scale").hidden = true;
   showSentences("verdict", description.verdict && [description.verdict.summary, ...description.verdict.warnings]);
   document.querySelectorAll("#verdict p:not(:first-child)").forEach((p) => p.classList.add("warning"));
@@ -447,7 +460,7 @@ function drawLegend() {
   const table = result.niivue.colormap("map");
   for (let x = 0; x < canvas.width; x += 1) {
     const i = 4 * Math.floor((256 * x) / canvas.width);
-    pen.fillStyle = `rgb(${table[i]} ${table[i + 1]} ${table[i + 2]} / ${mapCover(x / canvas.width)})`;
+    pen.fillStyle = `rgb(${table[i]} ${table[i + 1]} ${table[i + 2]} / ${table[i + 3] / 255})`;
     pen.fillRect(x, 0, 1, canvas.height);
   }
   element("legend-top").textContent = `≥ ${result.top.toPrecision(3)}`;
@@ -626,16 +639,21 @@ function key(event) {
 
 // ---- controls
 
+const LISTED = 500;
+
 function listSeries(series) {
   element("series").hidden = series.length < 2;
   const show = () => {
     const words = element("search").value.toLowerCase();
-    const found = series.filter((one) => one.name.toLowerCase().includes(words));
-    element("found").textContent = `${found.length} of ${series.length} series`;
+    const found = series.filter((one) => `${one.name} ${one.summary}`.toLowerCase().includes(words));
     // a long list would slow the page down; the search finds the other series
-    element("list").replaceChildren(...found.slice(0, 500).map((one) => {
+    const cut = found.length > LISTED ? `; the first ${LISTED} are listed` : "";
+    element("found").textContent = `${found.length} of ${series.length} series${cut}`;
+    element("list").replaceChildren(...found.slice(0, LISTED).map((one) => {
       const item = document.createElement("li");
-      const button = Object.assign(document.createElement("button"), { type: "button", textContent: one.name, title: one.name });
+      const button = Object.assign(document.createElement("button"), { type: "button", title: one.name });
+      const summary = Object.assign(document.createElement("small"), { textContent: one.summary });
+      button.append(one.name, summary);
       button.dataset.id = one.id;
       button.setAttribute("aria-current", String(one.id === view.id));
       button.addEventListener("click", () => start(one.id));
@@ -669,7 +687,7 @@ async function exportCase() {
     if (!answer.ok) throw new Error(await answer.text());
     const link = document.createElement("a");
     link.href = URL.createObjectURL(await answer.blob());
-    link.download = `${view.description.name}.html`;
+    link.download = `${view.description.export_name}.html`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   } catch (error) {

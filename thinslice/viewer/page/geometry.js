@@ -14,7 +14,7 @@ const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
 // 4 x 4 matrix, as nested rows, times a point.
 function transform(matrix, point) {
-  return [0, 1, 2].map((i) => matrix[i][0] * point[0] + matrix[i][1] * point[1] + matrix[i][2] * point[2] + matrix[i][3]);
+  return matrix.slice(0, 3).map(([a, b, c, shift]) => a * point[0] + b * point[1] + c * point[2] + shift);
 }
 
 // "R 12.3 · A 4.0 · S 30.1 mm" of a point in RAS mm.
@@ -55,9 +55,10 @@ function whereInWords(stack, thin) {
   const of = `acquired slice ${found.slice + 1} of ${stack.centres.length}`;
   const shift = `${found.distance.toFixed(2)} mm from its centre`;
   if (found.place === "slab") return `in ${of}, ${shift}`;
-  if (found.place === "outside") return `outside the acquired slices, ${found.beyond.toFixed(2)} mm beyond slice ${found.slice + 1}`;
+  const beyond = `${found.beyond.toFixed(2)} mm`;
+  if (found.place === "outside") return `outside the acquired slices, ${beyond} beyond slice ${found.slice + 1}`;
   const pair = [found.slice, found.towards].sort((a, b) => a - b).map((k) => k + 1);
-  return `in the gap between acquired slices ${pair[0]} and ${pair[1]}, ${found.beyond.toFixed(2)} mm outside slice ${found.slice + 1}`;
+  return `in the gap between acquired slices ${pair[0]} and ${pair[1]}, ${beyond} outside slice ${found.slice + 1}`;
 }
 
 // Thin slice whose centre is nearest to that of an acquired slice; the first of two at the same distance.

@@ -5,10 +5,23 @@
 
 const NIIVUE_SLICE_TYPE = [2, 1, 0]; // NiiVue's number of a plane, by the world axis that it cuts across
 const SHADING_TEXTURES = [33990, 33992]; // NiiVue's texture units 6 and 8
-const MAP_COLOURS = { R: [255, 255, 245, 200], G: [240, 190, 90, 20], B: [130, 40, 20, 60], A: [255, 255, 255, 255], I: [0, 85, 170, 255] };
-// The map is clear at zero and solid from this fraction of its top value on, so that small values hide nothing.
-const MAP_SOLID = 0.7;
-const mapCover = (fraction) => Math.min(1, (fraction / MAP_SOLID) ** 2); // NiiVue's own law for this kind of map
+// The map is clear at zero and solid from seven tenths of its top value on, so that small values hide nothing. Its
+// opacity (A) grows with the square of the value (I) in between.
+const MAP_COLOURS = {
+  I: [0, 45, 90, 135, 179, 255],
+  R: [255, 255, 254, 249, 240, 200],
+  G: [240, 214, 184, 131, 82, 20],
+  B: [130, 82, 39, 28, 24, 60],
+  A: [0, 16, 64, 145, 255, 255],
+};
+// NiiVue makes an overlay solid wherever it is not quite clear; without this line, the map keeps its table's opacity.
+const ROUNDED_OPACITY = "FragColor.a = step(0.00001, FragColor.a);";
+if (window.WebGL2RenderingContext) {
+  const { shaderSource } = WebGL2RenderingContext.prototype;
+  WebGL2RenderingContext.prototype.shaderSource = function gradedShaderSource(shader, source) {
+    shaderSource.call(this, shader, source.replace(ROUNDED_OPACITY, ""));
+  };
+}
 
 class Pane {
   constructor(section) {
@@ -17,8 +30,9 @@ class Pane {
     this.marks = section.querySelector(".marks");
     this.niivue = new niivue.Niivue({
       backColor: [0, 0, 0, 1], crosshairWidth: 0, dragAndDropEnabled: false, interactive: false, isColorbar: false,
-      isNearestInterpolation: true, isOrientationTextVisible: false, isRadiologicalConvention: true, isResizeCanvas: false,
-      isSliceMM: false, loadingText: "", logLevel: "error", sagittalNoseLeft: true, show3Dcrosshair: false, tileMargin: 0,
+      isNearestInterpolation: true, isOrientationTextVisible: false, isRadiologicalConvention: true,
+      isResizeCanvas: false, isSliceMM: false, loadingText: "", logLevel: "error", sagittalNoseLeft: true,
+      show3Dcrosshair: false, tileMargin: 0,
     });
     this.box = null; // what each plane shows: { low, high } in mm of the common frame; NiiVue also draws while it loads
     this.offset = [0, 0, 0]; // of this volume's first corner in the common frame, mm
@@ -29,7 +43,8 @@ class Pane {
     const allocate = this.niivue.rgbaTex.bind(this.niivue);
     this.niivue.rgbaTex = (texture, unit, dims, ...more) =>
       allocate(texture, unit, SHADING_TEXTURES.includes(unit) ? [dims[0], 1, 1, dims[3]] : dims, ...more);
-    this.niivue.screenFieldOfViewExtendedVox = (sliceType) => this.fieldOfView(PLANES[NIIVUE_SLICE_TYPE.indexOf(sliceType)]);
+    this.niivue.screenFieldOfViewExtendedVox = (sliceType) =>
+      this.fieldOfView(PLANES[NIIVUE_SLICE_TYPE.indexOf(sliceType)]);
   }
 
   // Start NiiVue once, when it is first needed, because it compiles about twenty programs for the graphics card.
@@ -152,8 +167,7 @@ class Pane {
   async loadMap(bytes) {
     const map = await niivue.NVImage.loadFromUrl({ url: bytes, name: "map.nii", colormap: "map", opacity: 0 });
     this.top = Math.max(quantile(map, 0.995), 1e-6);
-    const translucentBelow = 2; // NiiVue's COLORMAP_TYPE.ZERO_TO_MAX_TRANSLUCENT_BELOW_MIN
-    Object.assign(map, { cal_min: MAP_SOLID * this.top, cal_max: this.top, colormapType: translucentBelow });
+    Object.assign(map, { cal_min: 0, cal_max: this.top });
     this.niivue.addVolume(map);
   }
 

@@ -52,7 +52,10 @@ async function peek(stream) {
 }
 
 async function listOfSeries() {
-  if (embeddedCase) return { series: [{ id: 0, name: JSON.parse(embeddedCase.textContent).name }], report: false };
+  if (embeddedCase) {
+    const { name } = JSON.parse(embeddedCase.textContent);
+    return { series: [{ id: 0, name, summary: "" }], report: false };
+  }
   return (await fetch("series.json")).json();
 }
 

@@ -15,7 +15,7 @@ function drawStrip(canvas, stack, thin, ends, ratio) {
   pen.fillStyle = "#0d0f13";
   pen.fillRect(0, 0, w, h);
   // parts that no acquired slice covers stay hatched
-  pen.strokeStyle = "#5a3b2a";
+  pen.strokeStyle = "#b0714a";
   pen.lineWidth = 1;
   pen.beginPath();
   for (let x = -h; x < w; x += 5) {
