@@ -19,7 +19,16 @@ from scripts.intensity import mr_intensity_range
 from scripts.nifti import read_nifti
 from scripts.quality.numbers import measure
 
-from studies.failure_cases import ghosting, heavy_noise, interpolated, odd_even, one_darker, slice_motion, zero_filled
+from studies.failure_cases import (
+    ghosting,
+    heavy_noise,
+    interpolated,
+    odd_even,
+    one_darker,
+    slice_motion,
+    spikes,
+    zero_filled,
+)
 
 
 def faults(seed: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
@@ -38,6 +47,8 @@ def faults(seed: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
         "interpolated": interpolated,
         "zero-filled": zero_filled,
         "noise of a tenth": lambda thick: heavy_noise(thick, rng, 0.1),
+        "spikes of a thirtieth": lambda thick: spikes(thick, rng, 1 / 30),
+        "spikes of a tenth": lambda thick: spikes(thick, rng, 0.1),
     }
 
 

@@ -10,6 +10,7 @@ import torch
 from scripts.inference.inferer import ThroughPlaneInferer
 from scripts.networks.interpolation import interpolate_cubic
 from scripts.quality.self_check import SaveQualityd, SelfCheckd
+from scripts.quality.words import faults_in_words
 from scripts.reasons import CaseError, Reason
 from scripts.transforms.orient import slice_grid
 
@@ -17,8 +18,9 @@ from tests.conftest import oriented_scan, smooth_volume
 
 GENEROUS = {
     "gain_over_cubic_db": {"at_least": -100}, "gain_over_consistent_cubic_db": {"at_least": -100},
-    "noise_sigma": {"at_most": 1}, "detail_db": {"at_least": -100}, "ghosting": {"at_most": 1},
-    "motion_pixels": {"at_most": 100}, "odd_even_step": {"at_most": 1}, "largest_step": {"at_most": 10},
+    "noise_sigma": {"at_most": 1}, "ghosting": {"at_most": 1}, "detail_db": {"at_least": -100},
+    "spikes_db": {"at_most": 200}, "motion_pixels": {"at_most": 100},
+    "odd_even_step": {"at_most": 1}, "largest_step": {"at_most": 10},
 }  # fmt: skip
 
 
@@ -65,11 +67,11 @@ def test_the_interval_is_wider_where_slices_are_many_pixels_thick(scan):
 
 
 def test_every_number_stands_beside_its_limit_and_only_those_beyond_it_are_flagged(scan):
-    _, data = check(scan, limits={"detail_db": {"at_least": 50}, "noise_sigma": {"at_most": 0.9}})
+    _, data = check(scan, limits={"ghosting": {"at_most": -1}, "noise_sigma": {"at_most": 0.9}})
     quality = data["quality"]
     assert set(quality["numbers"]) == set(GENEROUS)
     assert quality["numbers"]["noise_sigma"]["at_most"] == 0.9
-    assert quality["flags"] == ["detail_db"]
+    assert quality["flags"] == ["ghosting"]
     assert quality["withheld"] is None
 
 
@@ -100,6 +102,21 @@ def test_motion_between_slices_withholds_the_prediction(scan):
     assert restless["predicted_gain_db"] is None
     assert "motion_pixels" in restless["withheld"]
     assert restless["numbers"]["motion_pixels"]["value"] == pytest.approx(2, abs=0.3)
+
+
+@pytest.mark.parametrize("never", [{"detail_db": {"at_least": 50}}, {"spikes_db": {"at_most": -1}}])
+def test_slices_that_mislead_withhold_the_prediction_and_a_sentence_says_so(scan, never, caplog):
+    with caplog.at_level(logging.WARNING):
+        quality = check(scan, limits=never)[1]["quality"]
+    (name,) = never
+    assert quality["flags"] == [name]
+    assert quality["predicted_gain_db"] is None
+    assert name in quality["withheld"]
+    assert "no prediction" in caplog.text
+    flag, withheld = faults_in_words(quality)
+    assert name in flag
+    assert "is not predicted" in withheld
+    assert faults_in_words(check(scan)[1]["quality"]) == []
 
 
 def test_cost_bounds_the_patches_and_the_same_seed_gives_the_same(scan):

@@ -10,13 +10,14 @@ import torch
 
 from ..transforms.consistency import in_plane_noise_sigma
 from .between import intensity_steps, opposed_shift, slice_shifts
-from .within import detail_db, ghosting
+from .within import detail_db, ghosting, spikes_db
 
-__all__ = ["BETWEEN_SLICES", "NUMBERS", "flags", "measure", "with_limits"]
+__all__ = ["NUMBERS", "UNPREDICTABLE", "flags", "measure", "with_limits"]
 
-BETWEEN_SLICES = ("motion_pixels", "odd_even_step", "largest_step")
+# faults that slices made thick in-plane do not have, or that their truth has as well
+UNPREDICTABLE = ("detail_db", "spikes_db", "motion_pixels", "odd_even_step", "largest_step")
 NUMBERS = (
-    "gain_over_cubic_db", "gain_over_consistent_cubic_db", "noise_sigma", "detail_db", "ghosting", *BETWEEN_SLICES,
+    "gain_over_cubic_db", "gain_over_consistent_cubic_db", "noise_sigma", "ghosting", *UNPREDICTABLE,
 )  # fmt: skip
 
 
@@ -29,8 +30,9 @@ def measure(slices: torch.Tensor, step_share: float = 0.8) -> dict[str, float | 
 
     Returns:
         * ``noise_sigma``: standard deviation of the noise, as a share of the range of intensities;
-        * ``detail_db``: see :func:`scripts.quality.within.detail_db`;
         * ``ghosting``: see :func:`scripts.quality.within.ghosting`;
+        * ``detail_db``: see :func:`scripts.quality.within.detail_db`;
+        * ``spikes_db``: see :func:`scripts.quality.within.spikes_db`;
         * ``motion_pixels``: see :func:`scripts.quality.between.opposed_shift`;
         * ``odd_even_step``: relative difference in brightness between even and odd slices;
         * ``largest_step``: largest relative difference of nearly all tissue of a slice from its neighbours.
@@ -42,8 +44,9 @@ def measure(slices: torch.Tensor, step_share: float = 0.8) -> dict[str, float | 
     signs = 1 - 2 * (torch.arange(len(steps)) % 2)
     return {
         "noise_sigma": in_plane_noise_sigma(slices[None]) / 2,
-        "detail_db": detail_db(slices),
         "ghosting": ghosting(slices),
+        "detail_db": detail_db(slices),
+        "spikes_db": spikes_db(slices),
         "motion_pixels": opposed_shift(slice_shifts(slices)),
         "odd_even_step": float((steps * signs).mean().abs()) if len(steps) else None,
         "largest_step": float(agreed.abs().max()) if len(agreed) else None,

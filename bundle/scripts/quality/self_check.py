@@ -24,7 +24,7 @@ from ..reasons import CaseError, Reason
 from ..transforms.consistency import in_plane_noise_sigma, noise_to_signal, scan_operator
 from ..transforms.orient import padding_of, slice_grid, thickness_to_spacing
 from .judgement import GAIN_REGION, Judgement, changes_in_scan, conformal_factor, judge, renew_noise
-from .numbers import BETWEEN_SLICES, NUMBERS, flags, measure, with_limits
+from .numbers import NUMBERS, UNPREDICTABLE, flags, measure, with_limits
 
 __all__ = ["SaveQualityd", "SelfCheck", "SelfCheckd"]
 
@@ -122,13 +122,13 @@ class SelfCheck(Transform):
             {**self._gains(judgement, pred, image), **measure(image.as_tensor()[0].cpu())}, self.limits
         )
         found = flags(numbers)
-        between = [name for name in found if name in BETWEEN_SLICES]
+        misleading = [name for name in found if name in UNPREDICTABLE]
         worse = "gain_over_consistent_cubic_db" in found or "motion_pixels" in found
         cubic = worse and self.when_worse == "cubic"
         quality: dict[str, Any] = {
-            "predicted_gain_db": None if between else numbers["gain_over_cubic_db"]["value"],
+            "predicted_gain_db": None if misleading else numbers["gain_over_cubic_db"]["value"],
             "gain_region": GAIN_REGION,
-            "withheld": f"slices do not fit together ({', '.join(between)})" if between else None,
+            "withheld": f"the slices mislead ({', '.join(misleading)})" if misleading else None,
             "flags": found,
             "result": "cubic" if cubic else "network",
             "numbers": numbers,

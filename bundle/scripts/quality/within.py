@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure faults within slices: missing detail and ghosts."""
+"""Measure faults within slices: missing detail, ghosts, and spikes in the raw data."""
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional as F
 
-__all__ = ["detail_db", "ghosting"]
+__all__ = ["detail_db", "ghosting", "spikes_db"]
 
 
 def detail_db(slices: torch.Tensor) -> float:
@@ -68,3 +68,32 @@ def ghosting(slices: torch.Tensor, tissue_share: float = 0.15, margin: int = 6, 
             if min(int(covered.sum()), int(free.sum())) >= least:
                 worst = max(worst, float(stack[covered].mean() - stack[free].mean()) / level)
     return worst
+
+
+def spikes_db(slices: torch.Tensor, block: int = 8, lowest: float = 1 / 16) -> float | None:
+    """How far a spike in the raw data of a slice stands out, in dB.
+
+    A spike, which is seen as stripes all over the slice, is one point of its spectrum. So the highest point of each
+    block of the spectrum is divided by the median of the block, with the mean of these medians added so that an almost
+    empty block does not count. The result is compared with the median over the slices, because what all of them share
+    is the scanner's filter or the anatomy. The block and the slice that stand out most count.
+
+    Args:
+        slices: ``(H1, H2, n)``, unit range.
+        block: side of a block, in points of the spectrum.
+        lowest: frequencies below this along both axes are left out, in cycles per pixel.
+
+    Returns:
+        The ratio in dB, or ``None`` if the slices are smaller than two blocks.
+    """
+    stack = slices.movedim(-1, 0).float()
+    height, width = stack.shape[1:]
+    if min(height, width) < 2 * block:
+        return None
+    window = torch.hann_window(height)[:, None] * torch.hann_window(width)
+    spectrum = torch.fft.rfft2((stack - stack.mean(dim=(1, 2), keepdim=True)) * window).abs()
+    low = (torch.fft.fftfreq(height).abs()[:, None] < lowest) & (torch.fft.rfftfreq(width) < lowest)
+    blocks = (spectrum * ~low).unfold(1, block, block).unfold(2, block, block).flatten(-2)
+    level = blocks.median(dim=-1).values
+    peaks = blocks.amax(dim=-1) / (level + level.mean(dim=(1, 2), keepdim=True)).clamp(min=1e-9)
+    return float(20 * torch.log10((peaks / peaks.median(dim=0).values.clamp(min=1)).max().clamp(min=1)))

@@ -14,6 +14,7 @@ WORDS = {
     "noise_sigma": "The scan is noisier than those that gain from the method",
     "detail_db": "The slices hold no fine detail; they were probably interpolated or zero-filled",
     "ghosting": "There are copies of the tissue in the air (ghosts), as motion causes them",
+    "spikes_db": "There are stripes over a slice (spikes in its raw data)",
     "motion_pixels": "Neighbouring slices are shifted against each other, as if the patient had moved between them",
     "odd_even_step": "Odd and even slices differ in brightness",
     "largest_step": "One slice is much brighter or darker than its neighbours",
@@ -21,7 +22,7 @@ WORDS = {
 
 
 def faults_in_words(quality: Mapping[str, Any] | None) -> list[str]:
-    """One sentence for each flag, with the number and its limit, and one if the result is not that of the network.
+    """One sentence for each flag, with the number and its limit; one if no gain is predicted; one if cubic is written.
 
     Args:
         quality: content of ``<case>_quality.json``, or ``None`` without a self-check.
@@ -33,6 +34,10 @@ def faults_in_words(quality: Mapping[str, Any] | None) -> list[str]:
         number = quality["numbers"][name]
         limit = next(f"{key.replace('_', ' ')} {number[key]:g}" for key in ("at_most", "at_least") if key in number)
         sentences.append(f"{WORDS[name]}: {name} is {number['value']:.3g}, expected {limit}.")
+    if quality["withheld"]:
+        sentences.append(
+            "The gain over cubic interpolation is not predicted, because such faults mislead the prediction."
+        )
     if quality["result"] == "cubic":
         sentences.append("The result is cubic interpolation with data consistency, not that of the network.")
     return sentences
