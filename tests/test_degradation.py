@@ -237,6 +237,27 @@ def test_gradient_flows_through_the_operator():
     assert (x.grad > 0).all()
 
 
+def test_what_data_consistency_leaves_of_an_error_by_hand():
+    """One box of two voxels: the mean of both is corrected, the difference between them stays."""
+    operator = SliceProfileOperator(SliceGrid.over_slab(1, 2), "box")
+    error = torch.tensor([[3.0, 1.0], [2.0, 2.0], [-1.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    left = operator.left_by_enforce(error)
+    torch.testing.assert_close(left, torch.tensor([[1.0, -1.0], [0.0, 0.0], [-1.0, 1.0]], dtype=torch.float64))
+    left[0, 0].backward()
+    torch.testing.assert_close(error.grad[0], torch.tensor([0.5, -0.5], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("profile", SLICE_PROFILES)
+@pytest.mark.parametrize(("columns", "scale_factor"), [(32, 4), (32, 2.5), (31, 3.3)])
+@pytest.mark.parametrize(("thickness", "eps"), [(0.6, 0.0), (1.0, 0.1), (2.0, 0.0)])
+def test_what_data_consistency_leaves_is_its_error(profile, columns, scale_factor, thickness, eps):
+    operator = SliceProfileOperator(SliceGrid.covering(columns, scale_factor), profile, thickness)
+    truth = torch.rand(2, 3, columns, dtype=torch.float64)
+    estimate = truth + torch.randn_like(truth)
+    expected = operator.enforce(estimate.clone(), operator.degrade(truth), eps) - truth
+    torch.testing.assert_close(operator.left_by_enforce(estimate - truth, eps), expected)
+
+
 def test_condition_by_hand():
     """1 / K, thickness / spacing, standard deviation / spacing, rows / slices."""
     operator = SliceProfileOperator(SliceGrid.over_slab(9, 2.5), "box", 0.8)

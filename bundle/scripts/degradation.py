@@ -222,6 +222,19 @@ class SliceProfileOperator:
             x += (y - x @ matrix.T) @ inverse.T
         return hr
 
+    def left_by_enforce(self, error: torch.Tensor, eps: float = 0.0) -> torch.Tensor:
+        """What :meth:`enforce` leaves of an error: ``e - S D^T (D S D^T + eps)^-1 D e``; gradients flow through it.
+
+        Args:
+            error: ``(..., n_thin)``, difference between an estimate and the truth.
+            eps: as in :meth:`enforce`.
+
+        Returns:
+            ``(..., n_thin)`` error of ``enforce(estimate, D truth)``.
+        """
+        correction = _correction(self.profile, self.fwhm, self.grid, float(eps), self.smoothness, self.cutoff)
+        return error - self.degrade(error) @ self._tensor(correction, error).T
+
     def raise_to(self, hr: torch.Tensor, floor: float, tolerance: float, rounds: int = 50) -> int:
         """Raise all values to at least ``floor``, **in place**, and change D x as little as possible.
 

@@ -5,6 +5,8 @@ Within its slices, a thick-slice scan has high resolution. Patches of its slices
 at the pixel spacing that the thin slices will have and with the scan's own slice profile, and the network learns to
 undo that (the ``inplane`` variant of stage 2, on one scan). Every ``holdout``-th slice takes no part in this and serves
 to judge the adapted network. If it does not gain enough there, the scan is super-resolved with the original weights.
+
+Only the error that data consistency leaves counts, so that no step is spent on what it corrects anyhow.
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
+from ..degradation import SliceProfileOperator
+from ..geometry import SliceGrid
+from ..transforms.consistency import noise_to_signal
+from ..transforms.orient import padding_of, slice_grid, thickness_to_spacing
 from .in_plane import Pairs, in_plane_pairs
 
 __all__ = ["InPlaneAdaptation"]
@@ -35,6 +41,8 @@ class InPlaneAdaptation:
         margin: columns on each side that serve to make thick slices and are not part of the target.
         holdout: every ``holdout``-th slice is held out for judging.
         check_patches: number of patches drawn from the held-out slices.
+        consistency: data consistency of the result: ``exact``, ``regularised`` or ``off``, see
+            :class:`scripts.transforms.consistency.DataConsistency`.
         least_gain_db: gain on the held-out slices that the adapted network needs to be used. It is measured in-plane;
             along the thick axis the gain is smaller, so a network that gains almost nothing in-plane may lose there.
         profile: slice profile of the scan.
@@ -56,6 +64,7 @@ class InPlaneAdaptation:
         margin: int,
         holdout: int,
         check_patches: int,
+        consistency: str,
         least_gain_db: float,
         profile: str = "gaussian",
         slice_thickness_mm: float | None = None,
@@ -76,6 +85,7 @@ class InPlaneAdaptation:
         self.margin = margin
         self.holdout = holdout
         self.check_patches = check_patches
+        self.consistency = consistency
         self.least_gain_db = least_gain_db
         self.profile = profile
         self.slice_thickness_mm = slice_thickness_mm
@@ -104,8 +114,9 @@ class InPlaneAdaptation:
         if not isinstance(scan, MetaTensor):
             raise TypeError("scan must be a MetaTensor for adaptation, got a plain tensor; set adapt_iterations to 0")
         draw, judge = self._pairs(scan)
+        left = self._left_by_consistency(scan)
         check = judge(self.check_patches)
-        before = self._loss(network, check)
+        before = self._loss(network, check, left)
         adapted = copy.deepcopy(network)
         optimizer = torch.optim.Adam(adapted.parameters(), lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations)
@@ -116,11 +127,12 @@ class InPlaneAdaptation:
                 with torch.autocast(
                     scan.device.type, getattr(torch, self.autocast or "bfloat16"), enabled=self.autocast is not None
                 ):
-                    error = self._error(adapted, pairs)
+                    output = adapted(pairs.image, pairs.positions, pairs.condition)
+                error = _mean_square(left, output, pairs.label)  # outside, because it takes float32 to correct
                 error.backward()
                 optimizer.step()
                 schedule.step()
-        after = self._loss(adapted, check)
+        after = self._loss(adapted, check, left)
         kept = after < before * 10 ** (-self.least_gain_db / 10)
         self.logger.info(
             "adaptation: %d steps, error on held-out slices %.3e -> %.3e; %s",
@@ -131,7 +143,7 @@ class InPlaneAdaptation:
     def _pairs(self, scan: MetaTensor) -> tuple[Callable[[int], Pairs], Callable[[int], Pairs]]:
         """Two sources of pairs: one for training, one for judging."""
         draw = in_plane_pairs(
-            MetaTensor(scan.as_tensor()[0], meta=scan.meta),
+            _without_batch(scan),
             self.size,
             self.margin,
             self.profile,
@@ -142,16 +154,33 @@ class InPlaneAdaptation:
         judges = slices % self.holdout == self.holdout // 2
         return partial(draw, slices=slices[~judges]), partial(draw, slices=slices[judges])
 
-    @staticmethod
-    def _error(network: Callable[..., torch.Tensor], pairs: Pairs) -> torch.Tensor:
-        image, label, positions, condition = pairs
-        return torch.nn.functional.mse_loss(network(image, positions, condition)[:, :1].float(), label)
+    def _left_by_consistency(self, scan: MetaTensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What data consistency leaves of an error ``(..., columns)``; at the ends of a patch, profiles are cut off."""
+        if self.consistency == "off":
+            return lambda error: error
+        image = _without_batch(scan)
+        grid = SliceGrid.covering(self.size[1], slice_grid(image).scale_factor)
+        operator = SliceProfileOperator(grid, self.profile, thickness_to_spacing(image, self.slice_thickness_mm))
+        eps = 0.0 if self.consistency == "exact" else noise_to_signal(image.as_tensor(), padding_of(image))
+        return partial(operator.left_by_enforce, eps=eps)
 
-    def _loss(self, network: Callable[..., torch.Tensor], pairs: Pairs) -> float:
+    def _loss(
+        self, network: Callable[..., torch.Tensor], pairs: Pairs, left: Callable[[torch.Tensor], torch.Tensor]
+    ) -> float:
         image, label, positions, condition = pairs
         with torch.no_grad():
             errors = [
-                float(self._error(network, Pairs(i, b, positions, c))) * len(i)
+                float(_mean_square(left, network(i, positions, c), b)) * len(i)
                 for i, b, c in zip(*(part.split(self.batch_size) for part in (image, label, condition)), strict=True)
             ]
         return float(np.sum(errors)) / len(image)
+
+
+def _mean_square(
+    left: Callable[[torch.Tensor], torch.Tensor], output: torch.Tensor, label: torch.Tensor
+) -> torch.Tensor:
+    return left(output[:, :1].float() - label).square().mean()
+
+
+def _without_batch(scan: MetaTensor) -> MetaTensor:
+    return MetaTensor(scan.as_tensor()[0], meta=scan.meta)
