@@ -17,6 +17,7 @@ from tests.batch.conftest import thick_series
 from tests.node.conftest import cut_off, free_port, received, send, settings, states, storescp, wait_for
 from tests.node.stub import Stub
 from thinslice.node.ledger import State
+from thinslice.node.sender import Sender, _AwayError
 from thinslice.node.serving import retry, status
 from thinslice.node.settings import Disk
 from tools.dcmtk import dcmtk
@@ -199,6 +200,32 @@ def test_a_node_that_was_killed_after_the_last_image_sends_none_again(tmp_path, 
     assert again.ledger.progress(row, 18)
     wait_for(lambda: states(again) == {"acknowledged": 1})
     assert again.counts.values.get("images_sent_total", 0) == 0
+
+
+@pytest.mark.parametrize("error", [_AwayError, OSError])
+def test_a_series_that_grows_while_it_is_sent_has_not_failed(tmp_path, node, monkeypatch, error):
+    """Its new images make new results, which nobody has tried to send."""
+    thick_series(tmp_path / "scan")
+    work = Sender.work
+    monkeypatch.setattr(Sender, "work", lambda self: False)  # of the node's own thread
+    one = node(settings(free_port()))
+    assert send(one.port, tmp_path / "scan").returncode == 0
+    row = wait_for(lambda: one.ledger.select("state = 'produced'"))[0]
+
+    def store(self, row, files):
+        self.ledger.arrived(row.series, row.study, 1)
+        raise error("the association was lost")
+
+    monkeypatch.setattr(Sender, "_store", store)
+    sender = one.senders["PACS"]
+    if error is OSError:
+        with pytest.raises(OSError, match="lost"):
+            work(sender)
+    else:
+        assert work(sender)
+    found = one.ledger.get(row.series)
+    assert found.generation == row.generation + 1
+    assert (found.reason, found.attempts) == (None, 0)
 
 
 def test_a_result_that_cannot_be_read_holds_up_no_other(tmp_path, node):

@@ -86,7 +86,6 @@ class Sender:
                         message = f"storage commitment must be requested, but: {found}; all images have been sent"
                         self._put_off(row, "NOT_COMMITTED", message)
                     else:
-                        row = self.ledger.get(row.series) or row
                         self._put_off(row, "NOT_SENT", f"an image must be sent, but: {found}")
                     raise
                 return True
@@ -103,7 +102,6 @@ class Sender:
             self._store(row, files)
         except _AwayError as error:
             self.counts.add("send_failures_total")
-            row = self.ledger.get(row.series) or row
             self._put_off(row, "NOT_SENT", str(error))
             return
         row = self.ledger.get(row.series) or row
