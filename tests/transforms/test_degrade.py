@@ -53,6 +53,25 @@ def test_profiles_and_widths_are_drawn_as_asked():
     assert ((drawn > 0.85) & (drawn < 1.15)).mean() > 0.3  # a triangle with its tip at 1; a uniform draw has 0.23
 
 
+def test_half_of_the_thick_slices_get_noise_of_their_own():
+    """The target gets none, and what the network is told does not change."""
+    clean, noisy = (RandDegrade({"box": 1.0}, (1.0, 1.0), 8, noise_std=noise_std) for noise_std in (0.0, 0.1))
+    patch = torch.rand(1, 32, 48)
+    deviations = []
+    for seed in range(300):
+        results = [transform.set_random_state(seed)(patch, 2.0, 1.0) for transform in (clean, noisy)]
+        assert all(torch.equal(a, b) for a, b in zip(results[0][1:], results[1][1:], strict=True))
+        assert results[1][0].dtype == torch.float32
+        noise = results[1][0] - results[0][0]
+        deviations.append(float(noise.std()))
+        assert abs(float(noise.mean())) < 5 * 0.1 / noise.numel() ** 0.5
+    deviations = np.array(deviations)
+    added = deviations > 0
+    assert 120 < added.sum() < 180
+    assert deviations.max() < 0.11
+    assert deviations[added].mean() == pytest.approx(0.05, abs=0.01)  # drawn uniformly up to it
+
+
 def test_acquired_patches_are_described_by_what_the_scan_states():
     data = {"image": torch.rand(1, 8, 5), "scale_factor": 2.5, "spacing_mm": (1.0, 4.0), "thickness_to_spacing": 0.8}
     result = DescribeThickd("image", columns=12, profile="box")(data)

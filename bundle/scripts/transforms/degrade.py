@@ -29,14 +29,24 @@ class RandDegrade(Randomizable, Transform):
         thickness_to_spacing: range of slice thickness / slice spacing, drawn from a triangle with its tip at 1 (slices
             that touch), or at the end of the range that is nearest to that.
         margin: thin slices on each side that are used to make thick slices and are not part of the target.
+        noise_std: largest standard deviation of the noise (unit range) that is added to the thick slices. Averaging
+            takes the noise of the patch away, but acquired slices have noise of their own, which the network must not
+            sharpen. Half of the patches get none, the others any amount up to this.
     """
 
-    def __init__(self, profiles: Mapping[str, float], thickness_to_spacing: Sequence[float], margin: int) -> None:
+    def __init__(
+        self,
+        profiles: Mapping[str, float],
+        thickness_to_spacing: Sequence[float],
+        margin: int,
+        noise_std: float = 0.0,
+    ) -> None:
         self.names = list(profiles)
         weights = np.array([profiles[name] for name in self.names], dtype=np.float64)
         self.probabilities = weights / weights.sum()
         self.thickness_to_spacing = thickness_to_spacing
         self.margin = margin
+        self.noise_std = noise_std
 
     def __call__(
         self, hr: torch.Tensor, scale_factor: float, row_to_thin_spacing: float
@@ -58,6 +68,9 @@ class RandDegrade(Randomizable, Transform):
         columns = hr.shape[-1] - 2 * self.margin
         grid = SliceGrid.covering(columns, scale_factor)
         lr = SliceProfileOperator(grid.widened(self.margin), profile, thickness).degrade(hr)
+        sigma = max(0.0, self.R.uniform(-self.noise_std, self.noise_std))
+        if sigma > 0:
+            lr = lr + sigma * torch.from_numpy(self.R.standard_normal(lr.shape)).to(lr)
         positions, condition = SliceProfileOperator(grid, profile, thickness).told(row_to_thin_spacing / scale_factor)
         return lr.contiguous(), hr.narrow(-1, self.margin, columns).contiguous(), positions, condition[0]
 
