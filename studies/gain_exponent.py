@@ -23,8 +23,9 @@ EXPONENTS = np.arange(101) / 100
 def predictions_db(at_zero_db: Sequence[float], at_one_db: Sequence[float]) -> np.ndarray:
     """Predicted gains with every one of ``EXPONENTS``.
 
-    The lead in mean squared error, ``10^(|gain| / 10) - 1``, is taken to grow as a power of a ratio that the self-check
-    measures (see :meth:`scripts.quality.judgement.Judgement.gain_over_cubic_db`). The leads at 0 and 1 tell that ratio.
+    The lead in mean squared error, ``10^(gain / 10) - 1``, is taken to grow as a power of a ratio that the self-check
+    measures (see :meth:`scripts.quality.judgement.Judgement.gain_over_cubic_db`). The leads at 0 and 1 tell that ratio;
+    where interpolation leads, it is 1.
 
     Args:
         at_zero_db: predicted gain of each volume with the exponent 0; none is 0 dB.
@@ -33,8 +34,8 @@ def predictions_db(at_zero_db: Sequence[float], at_one_db: Sequence[float]) -> n
     Returns:
         ``(exponents, volumes)``, dB.
     """
-    lead, lead_at_one = (10 ** (np.abs(gains) / 10) - 1 for gains in (at_zero_db, at_one_db))
-    return np.sign(at_zero_db) * 10 * np.log10(1 + lead * (lead_at_one / lead) ** EXPONENTS[:, None])
+    lead, lead_at_one = (10 ** (np.asarray(gains) / 10) - 1 for gains in (at_zero_db, at_one_db))
+    return 10 * np.log10(1 + lead * (lead_at_one / lead) ** EXPONENTS[:, None])
 
 
 def main() -> None:

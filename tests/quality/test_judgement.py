@@ -85,9 +85,12 @@ def test_cubic_itself_gains_nothing(pairs):
     assert found.expected is None
 
 
-@pytest.mark.parametrize(("network", "cubic", "db"), [(1.0, 2.0, 10 * np.log10(7)), (2.0, 1.0, -10 * np.log10(7))])
+@pytest.mark.parametrize(("network", "cubic", "db"), [(1.0, 2.0, 10 * np.log10(7)), (2.0, 1.0, -10 * np.log10(4))])
 def test_the_lead_grows_with_what_the_network_changes_in_the_scan(network, cubic, db):
-    """Errors of 1 and 2 are a lead of 4 - 1. Squared changes of 1 there and 16 in the scan: 1 + 3 * 16^(1/4) = 7."""
+    """Errors of 1 and 2 are a lead of 4 - 1. Squared changes of 1 there and 16 in the scan: 1 + 3 * 16^(1/4) = 7.
+
+    Only the network's lead grows.
+    """
     ours, theirs = torch.full((8,), network), torch.full((8,), cubic)
     found = Judgement(ours, theirs, theirs, None)
     assert found.gain_over_cubic_db(Changes(16.0, 0.0), 0.25) == pytest.approx(db)

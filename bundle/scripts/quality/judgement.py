@@ -53,7 +53,8 @@ class Judgement:
 
         Slices K pixels thick show less fine detail in-plane than there is along the thick axis, so the network gains
         more on the scan than on the pairs. How much more shows in what it changes: the lead of its mean squared error
-        is taken to grow as a power of the mean squared change.
+        is taken to grow as a power of the mean squared change. If interpolation leads, because of noise, that lead
+        stays as it is.
 
         Args:
             changes: what it changes in the scan.
@@ -72,9 +73,8 @@ def _mean_square(values: torch.Tensor) -> float:
 
 def _gain_db(ours: torch.Tensor, theirs: torch.Tensor, change_in_scan: float, exponent: float) -> float:
     more = (max(change_in_scan, 1e-12) / _mean_square(ours - theirs)) ** exponent
-    ratio = _mean_square(theirs) / _mean_square(ours)
-    lead = max(ratio, 1 / ratio) - 1  # of whichever is better
-    return math.copysign(10 * math.log10(1 + lead * more), ratio - 1)
+    lead = _mean_square(theirs) / _mean_square(ours) - 1
+    return 10 * math.log10(1 + lead * (more if lead > 0 else 1))
 
 
 def judge(
