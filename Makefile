@@ -53,10 +53,13 @@ ablation: setup ## what each stage brings: make ablation CT=<folder> MR=<folder>
 guidance-study: setup ## does CT guidance pay, on made-up people: make guidance-study OUT=<folder>
 	$(RUN) -m studies.guidance --output "$(OUT)" $(ARGS)
 
-calibrate: setup ## figures and pictures of the self-check: make calibrate HR=<folder> HEAD=<file> MR=<folder> OUT=<folder>
+calibrate: setup ## figures and pictures of the self-check: make calibrate HR=<folder> HR_TRAIN=<folder> HEAD=<file> MR=<folder> OUT=<folder>
 	$(RUN) -m studies.calibrate --data "$(HR)" --output "$(OUT)" $(ARGS)
 	$(RUN) -m studies.failure_cases --volume "$(HEAD)" --output "$(OUT)" $(ARGS)
 	$(RUN) -m studies.quality_limits --data "$(MR)" --output "$(OUT)"
+	$(RUN) -m studies.calibrate --data "$(HR_TRAIN)" --output "$(OUT)/exponent0" --size 96 --set gain_exponent=0 $(ARGS)
+	$(RUN) -m studies.calibrate --data "$(HR_TRAIN)" --output "$(OUT)/exponent1" --size 96 --set gain_exponent=1 $(ARGS)
+	$(RUN) -m studies.gain_exponent --at-zero "$(OUT)/exponent0" --at-one "$(OUT)/exponent1"
 
 mutate: setup ## do the tests notice when an equation changes? (minutes)
 	$(RUN) -m tools.mutate $(ARGS)
