@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,14 @@ from scripts.geometry import SliceGrid
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
 SHARED = ROOT.parent / "shared"
+
+
+# The commands flush every file to the disk, which took more than half of the time of the tests that run them. In memory
+# it takes none, and a killed process leaves the same files. Some tests start programs from their folders, which a
+# container may forbid there. `--basetemp` chooses another place.
+MEMORY = Path("/dev/shm")
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 6e9 and not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_modifyitems(config, items):

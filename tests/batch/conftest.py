@@ -102,8 +102,14 @@ def batch_here(tmp_path, weights, monkeypatch):
 
 @pytest.fixture
 def troubled(tmp_path):
-    """Inference configs with :class:`tests.batch.trouble.Troubled` at the end of preprocessing."""
+    """Inference configs with :class:`tests.batch.trouble.Troubled` at the end of preprocessing.
+
+    The slices of the results are thick, so that there are few files, and nothing is checked: the tests are about what
+    becomes of a series, not about what it looks like.
+    """
     path = tmp_path / "trouble.json"
     trouble = {"_target_": "tests.batch.trouble.Troubled", "keys": "image"}
-    path.write_text(json.dumps({"+preprocessing::transforms": [trouble]}))
+    path.write_text(
+        json.dumps({"+preprocessing::transforms": [trouble], "target_spacing_mm": 4.0, "self_check": False})
+    )
     return [str(BUNDLE / "configs" / "inference.json"), str(path)]

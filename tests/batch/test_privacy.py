@@ -72,7 +72,7 @@ def test_canary_stays_where_it_was(tmp_path, batch, troubled):
     thick_series(folder / "crash", seed="crash", spacing=(1.0, 1.2, trouble.CRASH), edit=sing)
     thick_series(folder / "cut", seed="cut", edit=sing, edit_file=lambda k, data: data[:-300] if k == 3 else data)
     (folder / "note.dcm").write_text(CANARY)
-    result = batch(inference_configs=str(troubled), progress=True)
+    result = batch(inference_configs=str(troubled), progress=True, **{"inference::self_check": True})
     assert result.returncode == 3, result.stderr
     assert CANARY not in result.stdout + result.stderr
     found = 0

@@ -67,7 +67,7 @@ def test_the_command_takes_a_ct_and_the_result_still_explains_the_scan(folder, w
         "guided": ["--guide-ct", "ct/b1.nii.gz", "--set", f"ckpt_path={weights}", "--set", "guide_register=false"],
         "as id": ["--set", "guide_ct=ct/b1.nii.gz", "--set", f"ckpt_path={weights}", "--set", "guide_register=false"],
     }.items():
-        result = run(folder, "mr.nii.gz", name, *options, *sets)
+        result = run(folder, "mr.nii.gz", name, "--exact", *options, *sets)
         assert result.returncode == 0, result.stderr
         assert "mr: guide used: placed by the affines of both scans" in result.stdout
         results[name] = nib.load(folder / name / "mr_sr.nii.gz").get_fdata(dtype=np.float32)
@@ -93,7 +93,7 @@ def test_a_guide_without_its_network_or_without_weights_is_one_line(folder, weig
     result = run(folder, "mr.nii.gz", "none", "--guide-ct", "nowhere.nii.gz")
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
     assert "--guide-ct must be a CT, got nowhere.nii.gz" in result.stderr
-    result = run(folder, "mr.nii.gz", "none", "--guide-ct", "ct/b1.nii.gz")
+    result = run(folder, "mr.nii.gz", "none", "--exact", "--guide-ct", "ct/b1.nii.gz")
     assert result.returncode == 2
     assert "must have weights of the guided network" in result.stderr
     result = run(folder, "mr.nii.gz", "none", "--report", "--guide-ct", "ct/b1.nii.gz")

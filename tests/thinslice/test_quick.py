@@ -4,7 +4,10 @@
 import io
 
 import pytest
+import torch
+from scripts.networks.srnet import SRNet
 
+from tests.conftest import TINY_NETWORK
 from thinslice import quick
 from thinslice.screen import Screen
 
@@ -109,8 +112,11 @@ def test_a_cache_that_cannot_be_written_to_does_not_stop_the_run(screen, monkeyp
 
 
 @pytest.mark.slow
-def test_the_measurement_itself(monkeypatch):
-    found = quick.measure("cpu", {})
+def test_the_measurement_itself(tmp_path):
+    torch.manual_seed(0)
+    torch.save(SRNet(**TINY_NETWORK).state_dict(), tmp_path / "tiny.pt")
+    size = {f"network_def::{name}": value for name, value in TINY_NETWORK.items()}
+    found = quick.measure("cpu", {**size, "ckpt_path": str(tmp_path / "tiny.pt")})
     exact, half = found["ways"][:2]
     assert exact["psnr_db"] == pytest.approx(half["psnr_db"], abs=0.02)
     assert exact["psnr_db"] != half["psnr_db"]  # it was computed in another precision

@@ -76,7 +76,7 @@ def test_a_stage_that_would_end_in_the_middle_of_an_accumulation_is_refused(trai
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", [2, 3])  # the first stage trains and resumes by the same lines as the second
 def test_resume_of_two_processes(earlier, training_data, tmp_path, stage):
     ids = {**training_data, **SETTINGS[stage], **EVERYTHING}
     del ids["device"]
