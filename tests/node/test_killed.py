@@ -154,7 +154,7 @@ def test_every_derived_series_arrives_once_whatever_happens(tmp_path, weights, b
         sent = time.monotonic() - began
     time.sleep(AWAY_SECONDS)
     with orthanc(tmp_path / "pacs", serve.pacs, serve.port) as url:
-        time.sleep(rng.uniform(0, 10))  # the last kill comes while series are worked on and sent
+        time.sleep(rng.uniform(0, min(10, SERIES / 3)))  # the last kill comes while series are worked on and sent
         serve.kill()
         serve.start()
         bad = sum(wanted_reasons.values())
