@@ -21,6 +21,7 @@ from scripts.geometry import SliceGrid
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
 SHARED = ROOT.parent / "shared"
+LIGHT = ROOT / "tests" / "light"  # in the path of a Python that must start like a light installation
 
 
 # The commands flush every file to the disk, which took more than half of the time of the tests that run them. In memory

@@ -15,7 +15,7 @@ import pytest
 import torch
 from scripts.networks.srnet import SRNet
 
-from tests.conftest import BUNDLE, ROOT, TINY_NETWORK, make_affine, run_workflow, smooth_volume
+from tests.conftest import BUNDLE, LIGHT, ROOT, TINY_NETWORK, make_affine, run_workflow, smooth_volume
 from tests.dicom.synthetic import write_series
 
 SETTINGS = {"device": "cpu", "threads_per_worker": 1, "progress": False}
@@ -58,7 +58,7 @@ ENVIRONMENT = {
     **os.environ,
     "OMP_NUM_THREADS": "1",
     "PYTHONWARNINGS": "ignore",
-    "PYTHONPATH": os.pathsep.join([str(ROOT), str(BUNDLE)]),
+    "PYTHONPATH": os.pathsep.join(map(str, (LIGHT, ROOT, BUNDLE))),
 }
 
 

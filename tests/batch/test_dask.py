@@ -26,11 +26,13 @@ from tests.batch import trouble
 from tests.batch.conftest import ENVIRONMENT, read_report, thick_series
 from tests.batch.test_resume import contents
 from tests.batch.test_trouble import by_source, wait_for
+from tests.conftest import LIGHT
 from tests.dicom.synthetic import drop
 
 
 @pytest.fixture
-def cluster(tmp_path):
+def cluster(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(LIGHT))
     with LocalCluster(tmp_path / "cluster") as cluster:
         yield cluster
 

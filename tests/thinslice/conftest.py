@@ -2,6 +2,7 @@
 """The wheel, installed into an environment that has the heavy packages and nothing of this checkout."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -9,18 +10,7 @@ import venv
 
 import pytest
 
-from tests.conftest import ROOT
-
-# what a light installation lacks: importing one of these must not be necessary
-ABSENT = ("torchvision", "lpips", "skimage", "tensorboard", "matplotlib", "itk", "onnxruntime", "openvino")
-BLOCKER = f"""
-import importlib.abc, sys
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name.split(".")[0] in {ABSENT!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Absent())
-"""
+from tests.conftest import LIGHT, ROOT
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +29,7 @@ def installed(tmp_path_factory):
     )
     (site,) = (folder / "venv" / "lib").glob("python3.*/site-packages")
     (site / "zz_shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    (site / "sitecustomize.py").write_text(BLOCKER)
+    shutil.copy(LIGHT / "sitecustomize.py", site)
     return python.parent / "thinslice"
 
 
