@@ -4,6 +4,8 @@
 Each data folder has a ``MANIFEST.csv`` with the columns ``path``, ``modality`` and ``use``; only rows whose use is
 ``train`` and whose licence allows shipped weights are taken. High-resolution MR is never shown to the network: each
 such volume is first made into three thick stacks, axial, sagittal and coronal, as a clinic would have acquired them.
+
+With ``--iterations 0 N --set start_weights=FILE``, stage 2 goes on from older weights.
 """
 
 from __future__ import annotations
@@ -124,7 +126,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders with MANIFEST.csv")
     parser.add_argument("--output", type=Path, required=True, help="checkpoints, logs and weights go here")
-    parser.add_argument("--iterations", type=int, nargs=2, default=(600, 11500), help="of stage 1 and 2")
+    parser.add_argument(
+        "--iterations", type=int, nargs=2, default=(600, 11500), help="of stage 1 and 2; 0 leaves one out"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="override file for the configs")
     accept_overrides(parser)
@@ -134,7 +138,8 @@ def main() -> None:
     datalist = prepare(arguments.data, output)
     ids = dict(arguments.set)
     for stage, iterations in enumerate(arguments.iterations, start=1):
-        train_stage(stage, iterations, output, datalist, output, arguments.recipe, arguments.seed, **ids)
+        if iterations:
+            train_stage(stage, iterations, output, datalist, output, arguments.recipe, arguments.seed, **ids)
     if arguments.install:
         shutil.copyfile(output / f"stage{len(arguments.iterations)}.pt", BUNDLE / "models" / "model.pt")
 

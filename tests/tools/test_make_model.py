@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, TINY
+from tools import make_model
 from tools.make_model import patient_of, prepare, weigh
 
 
@@ -32,6 +33,17 @@ def test_an_anatomy_keeps_its_share_however_many_scans_it_has():
     items = [{"anatomy": "head", "patient": p} for p in ("a", "a", "a", "b")] + [{"anatomy": "knee", "patient": "c"}]
     weigh(items, {"head": 6, "knee": 2})
     assert [item["weight"] for item in items] == [1, 1, 1, 3, 2]
+
+
+def test_a_stage_without_iterations_is_left_out(tmp_path, monkeypatch):
+    """Stage 2 goes on from older weights, whose file is an id."""
+    calls = []
+    monkeypatch.setattr(make_model, "prepare", lambda folders, output: output / "datalist.json")
+    monkeypatch.setattr(make_model, "train_stage", lambda *args, **ids: calls.append((args[:2], ids)))
+    options = ["--data", "data", "--output", str(tmp_path), "--iterations", "0", "7", "--set", "start_weights=old.pt"]
+    monkeypatch.setattr(sys, "argv", ["make_model", *options])
+    make_model.main()
+    assert calls == [((2, 7), {"start_weights": "old.pt"})]
 
 
 @pytest.mark.slow
