@@ -90,7 +90,8 @@ def test_a_network_that_is_cubic_scores_as_cubic_does(tmp_path, evaluate, plane,
 )
 def test_any_factor_is_scored_on_the_grid_of_the_truth(tmp_path, evaluate, factor, thick, thin):
     save_nifti(tmp_path / "in" / "h.nii.gz", smooth_volume((28, 26, 31), seed=2) - 100, make_affine([1, 1.1, 1]))
-    evaluate(evaluation_factor=factor, volumes=True, pictures=False, data_consistency="off", background=-9)
+    evaluate(evaluation_factor=factor, volumes=True, pictures=factor == 2.5, data_consistency="off", background=-9)
+    assert (tmp_path / "out" / "pictures" / "h.png").exists() == (factor == 2.5)
     kept = nib.load(tmp_path / "out" / "volumes" / "h" / "ours.nii.gz")
     assert kept.shape == (28, 26, thin)
     metrics = read(tmp_path / "out")

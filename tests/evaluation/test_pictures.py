@@ -92,6 +92,18 @@ def test_thick_slices_are_repeated_as_blocks(tmp_path, drawn):
     assert (np.diff(blocks[:, 0], axis=0) != 0).any(axis=1).all()
 
 
+def test_each_thin_slice_shows_its_nearest_thick_one_for_any_factor(tmp_path, drawn):
+    """K = 2.5: eight slices centred at 0.75, 3.25, 5.75, 8.25 and so on of twenty thin ones."""
+    truth, _, results = case((24, 30, 20))
+    thick = truth[..., [0, 3, 5, 8, 10, 13, 15, 18]]
+    draw_comparison(tmp_path / "a.png", thick, results, truth, 2, (1, 1, 1))
+    shown = dict(panels(drawn[0]))
+    nearest = [0, 0, 0, 3, 3, 5, 5, 5, 8, 8, 10, 10, 10, 13, 13, 15, 15, 15, 18, 18]
+    expected = shown["truth"][::-1][nearest][::-1]  # rows run against the axis
+    differing = (shown["thick slices"] != expected).any(axis=1)[::-1]
+    assert not np.delete(differing, [2, 7, 12, 17]).any()  # these lie halfway between two slices
+
+
 def test_the_slice_is_in_the_middle_of_the_tissue(tmp_path, drawn):
     truth = np.zeros((40, 24, 24), np.float32)
     truth[25:36, 4:20, 4:20] = np.arange(25, 36)[:, None, None]
@@ -145,6 +157,6 @@ def test_shapes_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="method1 must have the truth's shape"):
         draw_comparison(tmp_path / "a.png", thick, {**results, "method1": truth[1:]}, truth, 2, (1, 1, 1))
     with pytest.raises(ValueError, match="thick, repeated must have"):
-        draw_comparison(tmp_path / "a.png", thick[..., 1:], results, truth, 2, (1, 1, 1))
+        draw_comparison(tmp_path / "a.png", thick[1:], results, truth, 2, (1, 1, 1))
     with pytest.raises(ValueError, match="at least one method"):
         draw_comparison(tmp_path / "a.png", thick, {}, truth, 2, (1, 1, 1))

@@ -16,7 +16,7 @@ from nibabel.orientations import apply_orientation, io_orientation
 from scipy.ndimage import uniform_filter
 
 from ..files import whole
-from ..geometry import voxel_spacing_mm
+from ..geometry import SliceGrid, voxel_spacing_mm
 from .metrics import foreground
 
 __all__ = ["TITLES", "draw_case", "draw_comparison", "turn_to_ras"]
@@ -95,7 +95,8 @@ def draw_comparison(
 
     Args:
         path: path of the PNG, whose folder exists. It is written completely or not at all.
-        thick: the thick slices: ``truth.shape``, but K times fewer along the thick axis; shown without interpolation.
+        thick: the thick slices: ``truth.shape``, but K times fewer along the thick axis (K need not be whole); each
+            thin slice shows its nearest thick one.
         results: name to ``(I, J, K)``, in the order of the panels.
         truth: ``(I, J, K)``.
         thick_axis: 0, 1 or 2.
@@ -109,9 +110,9 @@ def draw_comparison(
     """
     if not results:
         raise ValueError("results must hold a volume, got none; give at least one method")
-    factor = truth.shape[thick_axis] // thick.shape[thick_axis]
-    expected = tuple(n * (factor if a == thick_axis else 1) for a, n in enumerate(thick.shape))
-    shapes = {"thick, repeated": expected, **{name: volume.shape for name, volume in results.items()}}
+    n_slices, n_thin = thick.shape[thick_axis], truth.shape[thick_axis]
+    thick = thick.take(SliceGrid.over_slab(n_slices, n_thin / n_slices).nearest_slices, thick_axis)
+    shapes = {"thick, repeated": thick.shape, **{name: volume.shape for name, volume in results.items()}}
     for name, shape in shapes.items():
         if shape != truth.shape:
             raise ValueError(f"{name} must have the truth's shape {truth.shape}, got {shape}; check the grid")
@@ -122,12 +123,12 @@ def draw_comparison(
     index = int(np.searchsorted(across_counts.cumsum(), across_counts.sum() / 2))
     columns, rows = (a for a in range(3) if a != across)
 
-    def cut(volume: np.ndarray, repeat: int = 1) -> np.ndarray:
-        plane = volume.take([index], across).repeat(repeat, axis=thick_axis).astype(np.float32)
+    def cut(volume: np.ndarray) -> np.ndarray:
+        plane = volume.take([index], across).astype(np.float32)
         # rows run down and columns to the right, both against their axes
         return plane.squeeze(across).T[::-1, ::-1]
 
-    images = {"thick slices": cut(thick, factor)}
+    images = {"thick slices": cut(thick)}
     images |= {name: cut(volume) for name, volume in results.items()} | {"truth": cut(truth)}
     value_range = max(float(truth.max()) - float(truth.min()), 1e-30)
     errors = {name: 100 * np.abs(image - images["truth"]) / value_range for name, image in images.items()}
