@@ -27,6 +27,7 @@ from scripts.networks.interpolation import interpolate_cubic
 from scripts.transforms.degrade import DegradeVolume
 from scripts.transforms.load import LoadImageVolumed
 
+from studies.crop import middle
 from tools.run_bundle import BUNDLE, accept_overrides
 
 END_SLICES = 2  # acquired slices at each end that are left out
@@ -110,8 +111,7 @@ def main() -> None:
     for item in find_cases(arguments.data).items:
         volume = LoadImageVolumed("image")({"image": item["image"], "case": item["case"]})["image"]
         if arguments.size:
-            half = arguments.size // 2
-            volume = volume[(slice(None), *(slice(max(0, n // 2 - half), n // 2 + half) for n in volume.shape[1:]))]
+            volume = volume[(slice(None), *middle(volume.shape[1:], arguments.size))]
         for profile, thickness, noise in itertools.product(arguments.profiles, arguments.thicknesses, arguments.noises):
             found = compare(
                 volume, arguments.axis, arguments.scale_factor, profile, thickness, noise, **dict(arguments.set)

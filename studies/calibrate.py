@@ -26,6 +26,7 @@ from scripts.geometry import find_thick_axis
 from scripts.transforms.degrade import DegradeVolume
 from scripts.transforms.load import LoadImageVolumed
 
+from studies.crop import middle
 from studies.cubic import cubic_results, gain_in_tissue_db
 from studies.failure_cases import heavy_noise
 from tools.run_bundle import accept_overrides, run_bundle
@@ -94,8 +95,7 @@ def measure(
         for item in find_cases(dataset_dir).items:
             volume = LoadImageVolumed("image")({"image": item["image"], "case": item["case"]})["image"]
             if size:
-                middle = [slice(max(0, n // 2 - size // 2), n // 2 + size // 2) for n in volume.shape[1:]]
-                volume = volume[(slice(None), *middle)]
+                volume = volume[(slice(None), *middle(volume.shape[1:], size))]
             thick, thin = DegradeVolume(scale_factor, axis, ids["slice_profile"])(volume)
             name, array = str(item["case"]), thick.as_tensor()[0].numpy()
             if noise:

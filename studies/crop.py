@@ -7,12 +7,18 @@ python -m studies.crop --hr <folder of NIfTI> --side 96 --output <folder>
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
 from scripts.data.cases import find_cases
 
-__all__ = ["crop"]
+__all__ = ["crop", "middle"]
+
+
+def middle(shape: Sequence[int], size: int) -> tuple[slice, ...]:
+    """The middle ``size`` voxels along every axis, or all where there are fewer."""
+    return tuple(slice(max(0, length // 2 - size // 2), length // 2 + size // 2) for length in shape)
 
 
 def crop(image: nib.Nifti1Image, side: int) -> nib.Nifti1Image:

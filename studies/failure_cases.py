@@ -26,6 +26,7 @@ from scripts.geometry import SliceGrid
 from scripts.nifti import read_nifti
 from scripts.transforms.degrade import thicken
 
+from studies.crop import middle
 from studies.cubic import cubic_results, gain_in_tissue_db
 from tools.run_bundle import accept_overrides, run_bundle
 
@@ -126,14 +127,14 @@ def cases(volume: np.ndarray, seed: int) -> dict[str, tuple[np.ndarray, Callable
     The truth is the degraded thin volume. For faults that act on the thick slices, it is the original volume.
     """
     rng = np.random.default_rng(seed)
-    middle = tuple(slice(max(0, n // 2 - 20), n // 2 + 20) for n in volume.shape[:2])
+    tiny = middle(volume.shape[:2], 40)
     return {
         "head (as intended)": (volume, lambda thick: thick),
         "no anatomy": (checkerboard(volume.shape), lambda thick: thick),
         "heavy noise": (volume, lambda thick: heavy_noise(thick, rng, 0.15)),
         "motion ghosts": (ghosting(volume, volume.shape[1] // 6, 0.2), lambda thick: thick),
         "motion between slices": (volume, lambda thick: slice_motion(thick, rng, 4)),
-        "tiny field of view": (volume[middle], lambda thick: thick),
+        "tiny field of view": (volume[tiny], lambda thick: thick),
         "already interpolated": (volume, interpolated),
         "zero-filled": (volume, zero_filled),
         "odd slices darker": (volume, lambda thick: odd_even(thick, 0.1)),
@@ -158,7 +159,7 @@ def measure(
     source = read_nifti(path)
     volume = np.moveaxis(source.array, axis, 2)
     if size:
-        volume = volume[tuple(slice(max(0, n // 2 - size // 2), n // 2 + size // 2) for n in volume.shape)]
+        volume = volume[middle(volume.shape, size)]
     grid = SliceGrid.under_slab(volume.shape[2], scale_factor)
     volume = np.ascontiguousarray(volume[..., : grid.n_thin])
     affine = source.affine_ras[:, [*[a for a in range(3) if a != axis], axis, 3]]
@@ -203,9 +204,9 @@ def measure(
                     "covered": float((np.abs(found - truth) <= half_width)[tissue].mean()),
                 }
             )
-            middle = truth.shape[1] // 2
+            row = truth.shape[1] // 2
             nearest = thick[..., grid.nearest_slices]
-            pictures[name] = [v[:, middle].T[::-1] for v in (nearest, cubic, found, truth)]
+            pictures[name] = [v[:, row].T[::-1] for v in (nearest, cubic, found, truth)]
     return rows, pictures
 
 

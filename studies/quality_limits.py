@@ -19,6 +19,7 @@ from scripts.intensity import mr_intensity_range
 from scripts.nifti import read_nifti
 from scripts.quality.numbers import measure
 
+from studies.crop import middle
 from studies.failure_cases import (
     ghosting,
     heavy_noise,
@@ -65,9 +66,9 @@ def main() -> None:
         source = read_nifti(Path(str(item["image"])))
         orientation = Orientation.of(source.affine_ras, find_thick_axis(source.affine_ras))
         thick = orientation.apply(torch.from_numpy(np.float32(source.array))[None])[0].numpy()
-        middle = tuple(slice(max(0, n // 2 - arguments.size // 2), n // 2 + arguments.size // 2) for n in thick.shape)
+        window = middle(thick.shape[:2], arguments.size)
         for name, spoil in faults(arguments.seed).items():
-            spoilt = torch.from_numpy(np.float32(spoil(thick[middle[:2]])))
+            spoilt = torch.from_numpy(np.float32(spoil(thick[window])))
             unit = mr_intensity_range(spoilt, 0.5, 99.5).to_unit(spoilt)
             results.setdefault(name, {})[str(item["case"])] = measure(unit)
     write_json(arguments.output / "quality_limits.json", results)

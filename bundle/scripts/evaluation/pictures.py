@@ -111,8 +111,9 @@ def draw_comparison(
     if not results:
         raise ValueError("results must hold a volume, got none; give at least one method")
     n_slices, n_thin = thick.shape[thick_axis], truth.shape[thick_axis]
-    thick = thick.take(SliceGrid.over_slab(n_slices, n_thin / n_slices).nearest_slices, thick_axis)
-    shapes = {"thick, repeated": thick.shape, **{name: volume.shape for name, volume in results.items()}}
+    nearest = SliceGrid.over_slab(n_slices, n_thin / n_slices).nearest_slices
+    repeated = (*thick.shape[:thick_axis], len(nearest), *thick.shape[thick_axis + 1 :])
+    shapes = {"thick, repeated": repeated, **{name: volume.shape for name, volume in results.items()}}
     for name, shape in shapes.items():
         if shape != truth.shape:
             raise ValueError(f"{name} must have the truth's shape {truth.shape}, got {shape}; check the grid")
@@ -123,12 +124,13 @@ def draw_comparison(
     index = int(np.searchsorted(across_counts.cumsum(), across_counts.sum() / 2))
     columns, rows = (a for a in range(3) if a != across)
 
-    def cut(volume: np.ndarray) -> np.ndarray:
+    def cut(volume: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
         plane = volume.take([index], across).astype(np.float32)
+        plane = plane if places is None else plane.take(places, thick_axis)
         # rows run down and columns to the right, both against their axes
         return plane.squeeze(across).T[::-1, ::-1]
 
-    images = {"thick slices": cut(thick)}
+    images = {"thick slices": cut(thick, nearest)}
     images |= {name: cut(volume) for name, volume in results.items()} | {"truth": cut(truth)}
     value_range = max(float(truth.max()) - float(truth.min()), 1e-30)
     errors = {name: 100 * np.abs(image - images["truth"]) / value_range for name, image in images.items()}

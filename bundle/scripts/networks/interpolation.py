@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-__all__ = ["interpolate_cubic", "keep_linear"]
+__all__ = ["interpolate_cubic", "keep_linear", "nearest_slices"]
 
 
 def interpolate_cubic(image: torch.Tensor, positions: torch.Tensor, a: float = -0.75) -> torch.Tensor:
@@ -36,6 +36,11 @@ def interpolate_cubic(image: torch.Tensor, positions: torch.Tensor, a: float = -
     return result
 
 
+def nearest_slices(positions: torch.Tensor, count: int) -> torch.Tensor:
+    """``(N,)`` int64 index of the thick slice, of ``count``, that is nearest to each of ``positions``."""
+    return torch.floor(positions + 0.5).clamp(0, count - 1).long()
+
+
 def keep_linear(pred: torch.Tensor, image: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Keep a result linear where the image is linear, since no detail can be seen there.
 
@@ -52,8 +57,7 @@ def keep_linear(pred: torch.Tensor, image: torch.Tensor, positions: torch.Tensor
         ``(B, 1, H, N)``.
     """
     room = _range(_slopes(image, 2)) + _range(_slopes(image, 3))
-    nearest = torch.floor(positions + 0.5).clamp(0, image.shape[-1] - 1).long()
-    room = room.index_select(-1, nearest)
+    room = room.index_select(-1, nearest_slices(positions, image.shape[-1]))
     ramp = interpolate_cubic(image, positions, a=-0.5)
     return torch.maximum(torch.minimum(pred, ramp + room), ramp - room)
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .interpolation import interpolate_cubic, keep_linear
+from .interpolation import interpolate_cubic, keep_linear, nearest_slices
 from .rdn import ResidualDenseBlock, check_sizes, default_positions
 
 __all__ = ["CONDITION_LENGTH", "SRNet"]
@@ -131,11 +131,11 @@ class SRNet(nn.Module):
 
     def _decode(self, features: torch.Tensor, positions: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """``(B, F, H, n)`` on the thick grid to ``(B, C, H, N)`` on the thin grid."""
-        nearest = torch.floor(positions + 0.5).clamp(0, features.shape[-1] - 1)
+        nearest = nearest_slices(positions, features.shape[-1])
         offset = (positions - nearest)[None, :, None].expand(condition.shape[0], -1, 1)
         acquisition = condition[:, None, :].expand(-1, positions.shape[0], -1)
         shares = self.mixture(torch.cat([offset, acquisition], dim=2))  # (B, N, sets)
         decoders = (shares @ self.decoders.flatten(1)).unflatten(2, (features.shape[1], self.thin_features))
-        gathered = features.index_select(-1, nearest.long()).permute(0, 3, 2, 1)  # (B, N, H, F)
+        gathered = features.index_select(-1, nearest).permute(0, 3, 2, 1)  # (B, N, H, F)
         thin = gathered @ decoders.to(gathered.dtype)  # (B, N, H, C)
         return thin.permute(0, 3, 2, 1)
